@@ -1,0 +1,329 @@
+//! The configuration as the rest of the house uses it: every value checked, every default filled in.
+
+use crate::identity::IdentitySettings;
+use crate::route::Routes;
+use crate::secret::Secret;
+use crate::semantics::reuse::ClientRefresh;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One whole configuration. One request sees one of these.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Threads that serve traffic.
+    pub workers: NonZeroUsize,
+    /// The app.
+    pub upstream: Upstream,
+    /// Redis, if any; without it larder caches in memory.
+    pub redis: Option<Redis>,
+    /// The store.
+    pub cache: Cache,
+    /// Who callers are.
+    pub identity: IdentitySettings,
+    /// Rate limits.
+    pub limits: Limits,
+    /// The routes.
+    pub routes: Arc<Routes>,
+    /// Which header dialects are spoken.
+    pub headers: Headers,
+    /// Shape of the errors we make.
+    pub errors: ErrorShape,
+    /// The admin port.
+    pub admin: Admin,
+    /// Logging.
+    pub log: Log,
+    /// Stopping.
+    pub shutdown: Shutdown,
+    /// Eight hexadecimal digits that name this configuration.
+    pub hash: String,
+}
+
+/// `listen:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address; an unspecified IPv6 address is dual stack.
+    pub address: SocketAddr,
+    /// PEM files; plain HTTP without.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Certificate chain and private key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Chain, leaf first.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// `upstream:`
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Where the app listens.
+    pub target: UpstreamTarget,
+    /// To a connected (and TLS-greeted) socket.
+    pub connect_timeout: Duration,
+    /// To the response head.
+    pub timeout: Duration,
+    /// Path asked now and then to see whether the app is well.
+    pub health: Option<String>,
+    /// Requests that the app works on at a time.
+    pub max_in_flight: MaxInFlight,
+}
+
+/// The app's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamTarget {
+    /// `http://host:port`
+    Http {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// `https://host:port`
+    Https {
+        /// Name or address, also for SNI.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// `unix:/run/app.sock`
+    Unix(PathBuf),
+}
+
+/// How many requests the app may have at a time; more wait, then get 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxInFlight {
+    /// Follows the app's latency, starting at 256.
+    Adaptive,
+    /// Exactly this many.
+    Fixed(NonZeroU32),
+}
+
+/// `redis:`
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Connection URL with its password: `redis:`, `rediss:` or `redis+unix:`.
+    pub url: Secret,
+    /// Fewest connections kept, over all workers.
+    pub pool_min: u32,
+    /// Most connections, over all workers.
+    pub pool_max: NonZeroU32,
+    /// One command.
+    pub timeout: Duration,
+    /// When to stop asking.
+    pub breaker: Breaker,
+    /// CA bundle (PEM) for `rediss:`; the system's roots without.
+    pub tls_ca: Option<PathBuf>,
+    /// A second Redis for limits.
+    pub limits_url: Option<Secret>,
+}
+
+/// `redis.breaker:`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    /// Share of failures, 0.0 to 1.0, that opens it.
+    pub trip: f64,
+    /// Over this long.
+    pub window: Duration,
+    /// Among at least so many calls.
+    pub min_calls: u32,
+    /// Longest pause between background probes.
+    pub retry_after: Duration,
+}
+
+/// `cache:`
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// First part of every Redis key.
+    pub namespace: String,
+    /// Bytes of the memory tier; 0 = Redis only.
+    pub memory: u64,
+    /// Larger bodies stream through.
+    pub max_body: u64,
+    /// Whether requests' cache directives are looked at.
+    pub client_refresh: ClientRefreshPolicy,
+}
+
+/// `cache.client_refresh:`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientRefreshPolicy {
+    /// `false`
+    #[default]
+    Never,
+    /// `trusted`: with the debug token.
+    Trusted,
+    /// `true`
+    Always,
+}
+
+impl ClientRefreshPolicy {
+    /// For a request that did, or did not, bring the debug token.
+    #[must_use]
+    pub fn decide(self, trusted: bool) -> ClientRefresh {
+        match (self, trusted) {
+            (Self::Always, _) | (Self::Trusted, true) => ClientRefresh::Honor,
+            _ => ClientRefresh::Ignore,
+        }
+    }
+}
+
+/// `limits:` and the routes' `limit:`
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Whether refusals are carried out.
+    pub mode: LimitMode,
+    /// What happens without Redis.
+    pub redis_down: RedisDown,
+    /// Paths that the tiers apply to; `None`: everything but static files.
+    pub paths: Option<Vec<crate::route::Pattern>>,
+    /// Every limit: the tiers first, then the routes' (a [`crate::route::Rule`] points at these).
+    pub all: Vec<Limit>,
+    /// How many of `all` are tiers; the first that fits the caller applies.
+    pub tiers: usize,
+}
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The tier's or the route's name; in headers, metrics and Redis keys.
+    pub name: String,
+    /// Whom it is for (tiers); `Anyone` for routes.
+    pub audience: Audience,
+    /// How many.
+    pub rate: Rate,
+    /// One counter each: several members are several counters, all of which must allow.
+    pub per: Vec<LimitPer>,
+}
+
+/// `for:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everyone.
+    Anyone,
+    /// Whoever has a verified user.
+    User,
+    /// Whoever has this role.
+    Role(String),
+}
+
+/// `per:` of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitPer {
+    /// Client address (IPv6 by prefix).
+    Ip,
+    /// Verified user; the address for anonymous callers.
+    User,
+    /// Credential; the address without one.
+    Token,
+}
+
+/// So many in any window of that length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// How many.
+    pub quota: NonZeroU32,
+    /// In any span of this length.
+    pub window: Duration,
+}
+
+/// `limits.mode:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitMode {
+    /// Refuse.
+    Enforce,
+    /// Count and report, never refuse.
+    Shadow,
+}
+
+/// `limits.redis_down:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisDown {
+    /// Count here, with the limit divided by the replicas last seen.
+    Local,
+    /// Admit everything.
+    Allow,
+    /// Refuse with 503.
+    Deny,
+}
+
+/// `headers:`
+#[derive(Clone, Debug)]
+pub struct Headers {
+    /// `Cache-Status`.
+    pub cache_standard: bool,
+    /// `X-Cache`, `X-Cache-TTL`, `X-Response-Time`.
+    pub cache_legacy: bool,
+    /// `RateLimit`, `RateLimit-Policy`.
+    pub rate_limit_standard: bool,
+    /// `X-RateLimit-*`.
+    pub rate_limit_legacy: bool,
+    /// Unlocks the headers that tell more.
+    pub debug_token: Option<Secret>,
+}
+
+/// `errors.body:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// RFC 9457.
+    Problem,
+    /// `{"error":{code,message,timestamp,traceId,retryAfter}}`
+    Exodrive,
+}
+
+/// `admin:`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where the admin API listens; `None` turns it off.
+    pub listen: Option<SocketAddr>,
+    /// Required as soon as the address is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// `log:`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Least severe level shown.
+    pub level: LogLevel,
+    /// Shape of a line.
+    pub format: LogFormat,
+    /// Requests slower than this are always logged.
+    pub slow: Duration,
+}
+
+/// `log.level:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `log.format:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// One object a line.
+    Json,
+}
+
+/// `shutdown:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Between "not ready" and "no longer accepting".
+    pub delay: Duration,
+    /// For what is in flight.
+    pub grace: Duration,
+}

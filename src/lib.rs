@@ -1,0 +1,29 @@
+//! larder: a sidecar reverse caching proxy.
+//!
+//! One crate of rooms on floors; a room uses only rooms on lower floors (a test holds it so).
+//! `ARCHITECTURE.md` has the map. From the ground up:
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 0 | [`semantics`]: HTTP caching as pure decisions |
+//! | 1 | [`clock`], [`route`], [`identity`] |
+//! | 2 | [`config`] |
+//! | 3 | [`telemetry`] |
+//! | 4 | [`redis_client`] |
+//! | 5 | [`cache`], [`limit`], [`upstream`] |
+//! | 6 | [`proxy`] |
+//! | 7 | [`server`], [`admin`] |
+//! | 8 | [`app`], [`demo`] |
+//! | 9 | [`cli`] |
+
+pub mod admin;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod identity;
+pub mod limit;
+pub mod redis_client;
+pub mod route;
+pub mod secret;
+pub mod semantics;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! When to stop asking Redis, and when to begin again: a pure state machine.

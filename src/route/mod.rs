@@ -1,0 +1,116 @@
+//! From a request to what is to be done with it: match → [`Rule`] → [`Plan`].
+//!
+//! Pure: no socket, no clock, no YAML, no Redis.
+
+pub mod pattern;
+pub mod plan;
+pub mod target;
+pub mod template;
+
+pub use pattern::{Captures, Pattern};
+pub use plan::{Asked, Plan};
+pub use target::Target;
+pub use template::{Placeholder, Template};
+
+use crate::semantics::Policy;
+use http::{HeaderName, Method};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Position of a rule in [`Routes`]; the last one is the fallback.
+pub type RouteId = usize;
+
+/// One route of the configuration, compiled.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Position in [`Routes`].
+    pub id: RouteId,
+    /// Its `name`, or its path where it has none; unique.
+    pub name: Arc<str>,
+    /// It applies to paths that match one of these.
+    pub paths: Vec<Pattern>,
+    /// It applies to these methods; to all when empty.
+    pub methods: Vec<Method>,
+    /// What may be stored; `None` with `no_store: true`.
+    pub policy: Option<Policy>,
+    /// How its key is made.
+    pub key: KeyRule,
+    /// Tags of what it stores.
+    pub tags: Vec<Template>,
+    /// Tags purged after a 2xx to an unsafe method.
+    pub purge: Vec<Template>,
+    /// Limits on top of the tier: positions in the configuration's list of limits.
+    pub limits: Vec<usize>,
+    /// Whether the tiers apply to requests of this path (`limits.paths`) is the limiter's business.
+    /// A hit in the last share of its lifetime refreshes the entry behind; `None` = never.
+    pub refresh_ahead: Option<f32>,
+    /// Hits renew the lifetime, up to this age.
+    pub slide_up_to: Option<Duration>,
+}
+
+/// How the cache key of a route is made.
+#[derive(Clone, Debug, Default)]
+pub struct KeyRule {
+    /// Query parameters in the key: all but `ignore_query` (`None`), or just these.
+    pub query: Option<Vec<String>>,
+    /// Request fields in the key.
+    pub headers: Vec<HeaderName>,
+    /// Cookies in the key.
+    pub cookies: Vec<String>,
+    /// One entry each: `ip`, `user`, `token`.
+    pub per: Vec<Per>,
+    /// Query parameters left out of keys and of fetches that may be stored; `utm_*` ends in a star.
+    pub ignore_query: Arc<[String]>,
+}
+
+/// One each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Per {
+    /// Client address (network).
+    Ip,
+    /// Verified user.
+    User,
+    /// Credential, hashed.
+    Token,
+}
+
+/// All routes in their order, with the fallback last.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    rules: Vec<Rule>,
+}
+
+/// The rule that a request falls under, with what its path captured.
+#[derive(Debug)]
+pub struct Match<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Values of `{…}` in its path.
+    pub captures: Captures<'a>,
+}
+
+impl Routes {
+    /// Routes in their order; `fallback` is for what none of them matches. Ids are set here.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>, fallback: Rule) -> Self {
+        let mut rules = rules;
+        rules.push(fallback);
+        for (id, rule) in rules.iter_mut().enumerate() {
+            rule.id = id;
+        }
+        Self { rules }
+    }
+
+    /// Every rule, the fallback last.
+    #[must_use]
+    pub fn all(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The first rule that applies.
+    #[must_use]
+    pub fn find<'a>(&'a self, method: &Method, target: &'a Target<'_>) -> Match<'a> {
+        let _ = (method, target);
+        unimplemented!()
+    }
+}

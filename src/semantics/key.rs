@@ -1,0 +1,91 @@
+//! The cache key (RFC 9111 §2): which requests may share an answer.
+//!
+//! Every part is length-prefixed before it is hashed, so that no separator inside a value can make
+//! two different requests one key.
+
+/// The identity of a cacheable request: 128 bits of SHA-256 over its parts.
+///
+/// It is safe to log and to put into Redis: nothing of the request can be read from it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key([u8; 16]);
+
+impl Key {
+    /// The digest.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The key with this digest, as read back from a store.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key of one variant of this one: `variant` from [`super::vary::variant`].
+    #[must_use]
+    pub fn variant(&self, variant: &[u8]) -> Self {
+        let mut builder = KeyBuilder::new("variant");
+        builder.part(&self.0);
+        builder.part(variant);
+        builder.finish()
+    }
+}
+
+impl std::fmt::Display for Key {
+    /// 32 lower-case hexadecimal digits.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// Hashes the parts of a key in their order.
+pub struct KeyBuilder(aws_lc_rs::digest::Context);
+
+impl KeyBuilder {
+    /// Begins a key of this `kind`; keys of different kinds never meet.
+    #[must_use]
+    pub fn new(kind: &str) -> Self {
+        let mut builder = Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256));
+        builder.part(kind.as_bytes());
+        builder
+    }
+
+    /// Adds one part.
+    pub fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// The key of all parts added.
+    #[must_use]
+    pub fn finish(self) -> Key {
+        let digest = self.0.finish();
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest.as_ref()[..16]);
+        Key(short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_one_part_ends_matters() {
+        let key = |parts: &[&str]| {
+            let mut builder = KeyBuilder::new("request");
+            parts.iter().for_each(|part| builder.part(part.as_bytes()));
+            builder.finish()
+        };
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+        assert_ne!(key(&["ab"]), key(&["ab", ""]));
+        assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+    }
+}

@@ -1,0 +1,28 @@
+//! HTTP caching as pure decisions: RFC 9110, 9111, 5861, 8246, 9211, 9213.
+//!
+//! Header fields and a [`Timestamp`] go in, a verdict with its [`Reason`] comes out. This room knows
+//! no socket, no clock, no YAML and no Redis, and writes no log.
+
+pub mod answer;
+pub mod directives;
+pub mod fields;
+pub mod freshness;
+pub mod invalidation;
+pub mod key;
+pub mod range;
+pub mod reason;
+pub mod reuse;
+pub mod stored;
+pub mod storing;
+pub mod time;
+pub mod validation;
+pub mod vary;
+
+pub use answer::{Answer, answer};
+pub use key::{Key, KeyBuilder};
+pub use reason::{Outcome, Reason};
+pub use reuse::{Reuse, reuse, usable_on_error};
+pub use stored::{Sharing, Stored};
+pub use storing::{Exchange, Policy, SetCookie, Ttl, storable};
+pub use time::Timestamp;
+pub use vary::Vary;

@@ -1,0 +1,12 @@
+//! What happened, told outside: metrics (one table), access log, traces.
+//!
+//! A request's thread only adds to its own worker's counters and hands records over; formatting and
+//! exporting happen elsewhere. Nothing here ever waits or fails a request.
+
+pub mod log;
+pub mod metrics;
+pub mod trace;
+
+pub use log::{AccessLog, AccessRecord};
+pub use metrics::{Metrics, Recorder, RouteHandle};
+pub use trace::{Span, TraceContext, Traces};
