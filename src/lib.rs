@@ -27,3 +27,4 @@ pub mod route;
 pub mod secret;
 pub mod semantics;
 pub mod telemetry;
+pub mod upstream;
