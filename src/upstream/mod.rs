@@ -13,7 +13,7 @@ pub use gate::Gate;
 
 use crate::config::settings;
 use connect::{Connection, TlsConfig};
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,17 +176,6 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     copy
-}
-
-/// Whether a method may be sent twice with the effect of once (RFC 9110 §9.2.2).
-trait Idempotent {
-    fn is_idempotent(&self) -> bool;
-}
-
-impl Idempotent for Method {
-    fn is_idempotent(&self) -> bool {
-        self.is_safe() || matches!(*self, Self::PUT | Self::DELETE)
-    }
 }
 
 /// Idle connections, the last one back first.
