@@ -76,6 +76,16 @@ impl Coalescer {
         })
     }
 
+    /// A fetch of `key` that nobody else takes part in.
+    #[must_use]
+    pub fn alone(self: &Arc<Self>, key: Key, position: Position) -> Lead {
+        Lead {
+            coalescer: self.clone(),
+            key,
+            fill: Arc::new(Fill::new(position)),
+        }
+    }
+
     /// Whether a fetch of `key` is under way.
     #[must_use]
     pub fn is_under_way(&self, key: &Key) -> bool {
@@ -119,6 +129,12 @@ pub struct Lead {
 }
 
 impl Lead {
+    /// What is fetched.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
     /// What the followers wait for.
     #[must_use]
     pub fn fill(&self) -> &Arc<Fill> {
@@ -268,13 +284,34 @@ impl Fill {
     #[must_use]
     pub fn body(&self) -> Bytes {
         match &self.lock().phase {
-            Phase::Streaming(stream) => match stream.chunks.len() {
-                0 => Bytes::new(),
-                1 => stream.chunks[0].clone(),
-                _ => stream.chunks.iter().flatten().copied().collect(),
-            },
+            Phase::Streaming(stream) => joined(&stream.chunks),
             _ => Bytes::new(),
         }
+    }
+
+    /// Waits for the end; the body in one piece, unless it broke off or has outgrown the store.
+    pub async fn whole(&self) -> Option<Bytes> {
+        poll_fn(|context| {
+            let mut state = self.lock();
+            match &state.phase {
+                Phase::Streaming(Stream {
+                    end: None,
+                    outgrown: false,
+                    ..
+                }) => {
+                    state.wait(context);
+                    Poll::Pending
+                }
+                Phase::Streaming(Stream {
+                    end: Some(End::Whole(_)),
+                    outgrown: false,
+                    chunks,
+                    ..
+                }) => Poll::Ready(Some(joined(chunks))),
+                _ => Poll::Ready(None),
+            }
+        })
+        .await
     }
 
     /// Waits until no more than `bytes_max` are held for readers. Returns whether anybody still reads.
@@ -364,6 +401,14 @@ impl Fill {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
+    match chunks.len() {
+        0 => Bytes::new(),
+        1 => chunks[0].clone(),
+        _ => chunks.iter().flatten().copied().collect(),
     }
 }
 

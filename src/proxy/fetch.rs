@@ -1,7 +1,6 @@
 //! Asking the app for what may be stored: one fetch for all who wait, kept when it has come whole.
 
-use super::body::Body;
-use super::coalesce::{Coalescer, Fill, Join, Lead, Outcome as Filled, Reader};
+use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
 use super::respond::Problem;
 use super::{Ask, Proxy, Snapshot, forward, purge};
@@ -22,6 +21,17 @@ use tokio::sync::oneshot;
 
 /// What a fetch may hold for its readers once it has outgrown the store, in bytes.
 const WINDOW_BYTES: usize = 256 * 1024;
+
+/// For whom a fetch is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// For all who wait, and the store: whole and without conditions.
+    Together,
+    /// For one client, whose own conditions reach the app unless ours have to.
+    Apart,
+    /// For the store alone: nobody's credentials go along.
+    Behind,
+}
 
 /// What the one who leads a fetch learns when the head is there.
 #[derive(Debug)]
@@ -54,24 +64,26 @@ impl Proxy {
         stale: Option<Arc<Entry>>,
         why: Reason,
     ) -> Result<Reply, Problem> {
-        let _span = ask.span.child("fetch");
         let (cache, shared) = (&self.0.cache, &self.0.shared);
         let position = cache.position();
-        let alone = || Coalescer::alone(&shared.coalescer, key, position);
+        let alone = || shared.coalescer.alone(key, position);
         let join = match ask.is_personal() {
             true => Join::Apart,
             false => shared.coalescer.join(key, position, ask.visit.now),
         };
         match join {
-            Join::Lead(lead) => self.lead(ask, lead, stale, why).await,
+            Join::Lead(lead) => self.lead(ask, lead, stale, why, Conditions::Ours).await,
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
-            Join::Apart => self.lead(ask, alone(), stale, why).await,
+            Join::Apart => {
+                self.lead(ask, alone(), stale, why, Conditions::Theirs)
+                    .await
+            }
             Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref()).await {
                 Some(outcome) => outcome,
                 None if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
                 None => {
-                    self.lead(ask, alone(), stale, Reason::CollapsedFailed)
+                    self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
                         .await
                 }
             },
@@ -88,7 +100,10 @@ impl Proxy {
             .coalescer
             .join(key, self.0.cache.position(), ask.visit.now)
         {
-            tokio::spawn(self.job(ask, lead, Some(entry.clone())).run(None));
+            tokio::spawn(
+                self.job(ask, lead, Some(entry.clone()), Manner::Behind)
+                    .run(None),
+            );
         }
     }
 
@@ -98,24 +113,24 @@ impl Proxy {
         lead: Lead,
         stale: Option<Arc<Entry>>,
         why: Reason,
+        manner: Manner,
     ) -> Result<Reply, Problem> {
         let (tell, told) = oneshot::channel();
         // The fetch outlives its client: others may wait for it, and the store wants it.
-        tokio::spawn(self.job(ask, lead, stale.clone()).run(Some(tell)));
+        tokio::spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
         match told.await {
             Ok(Led::Streaming { stored, fill, .. }) if ask.visit.headers.contains_key(RANGE) => {
-                let body = fill
-                    .whole()
-                    .await
-                    .ok_or(Problem::App(UpstreamError::Reset))?;
-                Ok(Reply::whole(
-                    ask,
-                    &Stored {
-                        body,
-                        ..(*stored).clone()
-                    },
-                    why,
-                ))
+                match fill.whole().await {
+                    Some(body) => Ok(Reply::whole(
+                        ask,
+                        &Stored {
+                            body,
+                            ..(*stored).clone()
+                        },
+                        why,
+                    )),
+                    None => self.part(ask).await,
+                }
             }
             Ok(Led::Streaming {
                 head,
@@ -265,11 +280,20 @@ impl Proxy {
         }
     }
 
-    fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>) -> Job {
+    fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
         let mut fields = forward::request_fields(visit, ask.caller, true);
-        validation::make_unconditional(&mut fields);
+        let mut client = visit.headers.clone();
+        if manner == Manner::Behind && rule.key.per.is_empty() {
+            for credential in [AUTHORIZATION, COOKIE] {
+                fields.remove(&credential);
+                client.remove(&credential);
+            }
+        }
+        if manner != Manner::Apart || stale.is_some() {
+            validation::make_unconditional(&mut fields);
+        }
         let unconditional = stale.as_ref().map(|_| fields.clone());
         let conditional = stale
             .as_ref()
@@ -284,10 +308,11 @@ impl Proxy {
             tags: purge::Tags::new(ask),
             request: ask.get(fields, target),
             unconditional: unconditional.filter(|_| conditional),
-            client: visit.headers.clone(),
+            client,
             stale: stale.filter(|_| conditional),
             span: ask.span.child("fetch"),
             lead,
+            manner,
         }
     }
 }
@@ -331,6 +356,7 @@ struct Job {
     stale: Option<Arc<Entry>>,
     span: crate::telemetry::Span,
     lead: Lead,
+    manner: Manner,
 }
 
 impl Job {
@@ -353,6 +379,14 @@ impl Job {
                     .store(&self.lead.key(), entry.clone(), self.now());
                 self.lead.ready(entry.clone());
                 return say(tell, Led::Confirmed(entry));
+            }
+            if self.manner == Manner::Apart && self.stale.is_none() {
+                // It answers the client's own condition, and is the client's.
+                let reason = Reason::NotModified;
+                return match outcome {
+                    Ok(response) => say(tell, Led::Apart { response, reason }),
+                    Err(error) => say(tell, Led::Failed(error)),
+                };
             }
             // A 304 about something else, or to a plain GET: ask once more, without conditions.
             let fields = self.unconditional.take();

@@ -71,6 +71,24 @@ impl Drop for Connected {
     }
 }
 
+/// The call to stop, as those who have to obey it see it.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// A call that comes when `true` is sent, or when the sender is gone.
+    #[must_use]
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Returns once the call has come.
+    pub async fn called(&mut self) {
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
 /// A listener that others of this process may share the port with. `[::]` listens on IPv4 too.
 ///
 /// Must be called inside the runtime that will accept from it.
@@ -114,7 +132,7 @@ pub async fn serve(
     proxy: Proxy,
     tls: Option<Tls>,
     connections: Connections,
-    mut stop: watch::Receiver<bool>,
+    mut stop: Stop,
 ) {
     let (under_way, mut all_done) = mpsc::channel::<Infallible>(1);
     while let Some(accepted) = accept(&listener, &mut stop).await {
@@ -150,12 +168,12 @@ pub async fn serve(
 /// already accepted for us would be reset if the listener closed on it.
 async fn accept(
     listener: &TcpListener,
-    stop: &mut watch::Receiver<bool>,
+    stop: &mut Stop,
 ) -> Option<io::Result<(TcpStream, SocketAddr)>> {
     tokio::select! {
         biased;
         accepted = listener.accept() => Some(accepted),
-        _ = stop.wait_for(|stop| *stop) => None,
+        () = stop.called() => None,
     }
 }
 
@@ -164,7 +182,7 @@ async fn connection(
     address: SocketAddr,
     proxy: Proxy,
     tls: Option<Tls>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 ) {
     // Answers are written whole; there is nothing for Nagle to gather.
     let _ = stream.set_nodelay(true);
@@ -187,7 +205,7 @@ async fn connection(
     }
 }
 
-async fn exchange<S>(stream: S, peer: Peer, proxy: Proxy, mut stop: watch::Receiver<bool>)
+async fn exchange<S>(stream: S, peer: Peer, proxy: Proxy, mut stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -210,7 +228,7 @@ where
     let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stop.called() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
