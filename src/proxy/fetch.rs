@@ -72,13 +72,10 @@ impl Proxy {
             false => shared.coalescer.join(key, position, ask.visit.now),
         };
         match join {
-            Join::Lead(lead) => self.lead(ask, lead, stale, why, Conditions::Ours).await,
+            Join::Lead(lead) => self.lead(ask, lead, stale, why, Manner::Together).await,
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
-            Join::Apart => {
-                self.lead(ask, alone(), stale, why, Conditions::Theirs)
-                    .await
-            }
+            Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
             Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref()).await {
                 Some(outcome) => outcome,
                 None if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,

@@ -4,6 +4,7 @@
 //! no socket, no clock, no YAML and no Redis, and writes no log.
 
 pub mod answer;
+pub mod cache_status;
 pub mod directives;
 pub mod fields;
 pub mod freshness;

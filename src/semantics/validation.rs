@@ -31,3 +31,18 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
     let _ = (stored, exchange, policy);
     unimplemented!()
 }
+
+/// x
+pub enum Heeded {
+    /// x
+    Unchanged,
+    /// x
+    Freshened(Box<Stored>),
+    /// x
+    Spoiled,
+}
+/// x
+pub fn heed_head(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Heeded {
+    let _ = (stored, exchange, policy);
+    Heeded::Unchanged
+}
