@@ -499,3 +499,146 @@ impl Drop for Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::KeyBuilder;
+    use crate::semantics::stored::{Lifetime, Sharing};
+    use http::StatusCode;
+    use http_body_util::BodyExt;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn key(name: &str) -> Key {
+        KeyBuilder::new(name).finish()
+    }
+
+    fn lead(coalescer: &Arc<Coalescer>, key: Key) -> Lead {
+        match coalescer.join(key, Position::default(), NOW) {
+            Join::Lead(lead) => lead,
+            other => panic!("expected to lead, got {other:?}"),
+        }
+    }
+
+    fn follow(coalescer: &Arc<Coalescer>, key: Key) -> Arc<Fill> {
+        match coalescer.join(key, Position::default(), NOW) {
+            Join::Follow(fill) => fill,
+            other => panic!("expected to follow, got {other:?}"),
+        }
+    }
+
+    fn head() -> Arc<Stored> {
+        Arc::new(Stored {
+            lifetime: Lifetime {
+                received: NOW,
+                ..Lifetime::default()
+            },
+            sharing: Sharing::App,
+            ..Stored::new(StatusCode::OK)
+        })
+    }
+
+    async fn text(reader: Reader) -> Result<String, BodyError> {
+        let body = crate::proxy::Body::shared(reader).collect().await?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_follower_reads_from_the_first_byte_however_late_it_came() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let leader = fill.stream(head(), None);
+        fill.push(Bytes::from_static(b"one "));
+        let follower = follow(&coalescer, key("a"));
+        let Outcome::Streaming(_, reader) = follower.outcome().await else {
+            panic!("the head is there");
+        };
+        fill.push(Bytes::from_static(b"two"));
+        fill.finish(HeaderMap::new());
+        drop(lead);
+        assert_eq!(text(reader).await.unwrap(), "one two");
+        assert_eq!(text(leader).await.unwrap(), "one two");
+        assert_eq!(fill.whole().await.unwrap(), "one two");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_vanishes_releases_its_followers() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead_of_a = lead(&coalescer, key("a"));
+        let follower = follow(&coalescer, key("a"));
+        let waiting = tokio::spawn(async move { follower.outcome().await });
+        drop(lead_of_a);
+        assert!(matches!(
+            waiting.await.unwrap(),
+            Outcome::Released(Reason::CollapsedFailed)
+        ));
+        drop(lead(&coalescer, key("a")));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_never_taken_for_the_whole() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let reader = lead.fill().stream(head(), Some(10));
+        lead.fill().push(Bytes::from_static(b"half"));
+        let fill = lead.fill().clone();
+        drop(lead);
+        assert!(text(reader).await.is_err());
+        assert!(fill.whole().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_outgrown_the_store_is_let_go_once_read() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let mut reader = fill.stream(head(), None);
+        fill.push(Bytes::from(vec![0; 100]));
+        fill.push(Bytes::from(vec![0; 100]));
+        let waiting = tokio::spawn({
+            let fill = fill.clone();
+            async move { fill.drained(50).await }
+        });
+        for _ in 0..2 {
+            poll_fn(|context| reader.poll_frame(context)).await;
+        }
+        assert!(waiting.await.unwrap());
+        assert!(matches!(
+            fill.outcome().await,
+            Outcome::Released(Reason::TooLarge)
+        ));
+        drop(reader);
+        assert!(!fill.drained(50).await, "nobody reads any more");
+    }
+
+    #[test]
+    fn a_fetch_from_before_a_purge_is_not_joined() {
+        let coalescer = Arc::new(Coalescer::default());
+        let _before = lead(&coalescer, key("a"));
+        let after = Position {
+            log: (0, 0),
+            local: 1,
+        };
+        assert!(matches!(
+            coalescer.join(key("a"), after, NOW),
+            Join::Lead(_)
+        ));
+    }
+
+    #[test]
+    fn nobody_queues_behind_what_is_not_shareable_until_it_is_forgotten() {
+        let coalescer = Arc::new(Coalescer::default());
+        coalescer.set_apart(key("a"), NOW);
+        assert!(matches!(
+            coalescer.join(key("a"), Position::default(), NOW),
+            Join::Apart
+        ));
+        let later = NOW + APART;
+        assert!(matches!(
+            coalescer.join(key("a"), Position::default(), later),
+            Join::Lead(_)
+        ));
+    }
+}

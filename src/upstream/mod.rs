@@ -12,6 +12,7 @@ pub use body::{BodyCopy, Finished, RequestBody, ResponseBody};
 pub use gate::Gate;
 
 use crate::config::settings;
+use arc_swap::ArcSwap;
 use connect::{Connection, TlsConfig};
 use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
@@ -72,23 +73,75 @@ impl UpstreamError {
 /// One worker's way to the app.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    settings: Arc<settings::Upstream>,
-    tls: Option<TlsConfig>,
+    address: Arc<ArcSwap<Address>>,
     pool: Arc<Pool>,
     gate: Gate,
 }
 
-impl Upstream {
-    /// A way to the app; connects when first needed. `gate` is shared by all workers.
-    #[must_use]
-    pub fn new(settings: settings::Upstream, gate: Gate) -> Self {
+/// Where the app is, and how long to wait for it; exchanged as a whole when the configuration changes.
+#[derive(Debug)]
+struct Address {
+    settings: settings::Upstream,
+    tls: Option<TlsConfig>,
+}
+
+impl Address {
+    fn new(settings: settings::Upstream) -> Self {
         let tls = TlsConfig::for_target(&settings.target);
+        Self { settings, tls }
+    }
+}
+
+impl Upstream {
+    /// A way to the app; connects when first needed.
+    #[must_use]
+    pub fn new(settings: settings::Upstream) -> Self {
         Self {
-            settings: Arc::new(settings),
-            tls,
+            gate: Gate::new(settings.max_in_flight),
+            address: Arc::new(ArcSwap::from_pointee(Address::new(settings))),
             pool: Arc::default(),
-            gate,
         }
+    }
+
+    /// The same app with a pool of its own, for another worker.
+    #[must_use]
+    pub fn for_worker(&self) -> Self {
+        Self {
+            pool: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes up new settings, for all workers; requests under way finish by the old ones. The bound
+    /// on requests in flight stays as it was.
+    pub fn set(&self, settings: settings::Upstream) {
+        self.address.store(Arc::new(Address::new(settings)));
+    }
+
+    /// Whether the app answers: its health path with anything below 500, or a connection at all.
+    pub async fn is_up(&self) -> bool {
+        let address = self.address.load_full();
+        let Ok(sender) = connect(&address).await else {
+            return false;
+        };
+        let Some(path) = &address.settings.health else {
+            return true;
+        };
+        let Ok(request) = Request::get(path.as_str())
+            .header(http::header::HOST, "localhost")
+            .header(http::header::USER_AGENT, "larder-health")
+            .body(RequestBody::empty())
+        else {
+            return false;
+        };
+        let answer = self.exchange(&address, sender, request).await;
+        answer.is_ok_and(|response| !response.status().is_server_error())
+    }
+
+    /// The bound on requests that the app has at a time, and how many it has now.
+    #[must_use]
+    pub fn load(&self) -> (u32, u32) {
+        (self.gate.limit(), self.gate.in_flight())
     }
 
     /// Sends a request and waits for the response head.
@@ -99,18 +152,19 @@ impl Upstream {
         &self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let permit = self.gate.enter(self.settings.timeout).await?;
+        let address = self.address.load_full();
+        let permit = self.gate.enter(address.settings.timeout).await?;
         let repeatable = request.method().is_idempotent() && request.body().is_none();
         let outcome = loop {
-            let (sender, reused) = match self.pool.take().await {
+            let (sender, reused) = match self.pool.take(&address).await {
                 Some(sender) => (sender, true),
-                None => match self.connect().await {
+                None => match connect(&address).await {
                     Ok(sender) => (sender, false),
                     Err(error) => break Err(error),
                 },
             };
             let again = (reused && repeatable).then(|| copy(&request));
-            match self.exchange(sender, request).await {
+            match self.exchange(&address, sender, request).await {
                 Err(UpstreamError::Reset) => match again {
                     Some(copy) => request = copy,
                     None => break Err(UpstreamError::Reset),
@@ -122,25 +176,15 @@ impl Upstream {
         outcome
     }
 
-    async fn connect(&self) -> Result<SendRequest<RequestBody>, UpstreamError> {
-        let timeout = self.settings.connect_timeout;
-        let connecting = connect::connect(&self.settings.target, self.tls.as_ref());
-        let Connection { sender, driver } = tokio::time::timeout(timeout, connecting)
-            .await
-            .map_err(|_| UpstreamError::ConnectTimeout)??;
-        // The connection's own task ends when the app closes it or when its sender is dropped.
-        tokio::spawn(driver);
-        Ok(sender)
-    }
-
     async fn exchange(
         &self,
+        address: &Arc<Address>,
         mut sender: SendRequest<RequestBody>,
         request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let method = request.method().clone();
         let sent = request.body().finished();
-        let answer = tokio::time::timeout(self.settings.timeout, sender.send_request(request));
+        let answer = tokio::time::timeout(address.settings.timeout, sender.send_request(request));
         let response = match answer.await {
             Err(_) => return Err(UpstreamError::Timeout),
             Ok(Err(error)) if sent.broken() => {
@@ -161,12 +205,23 @@ impl Upstream {
         let framing = check::head(&method, &mut head)?;
         let home = framing
             .reusable
-            .then(|| self.pool.lend(sender, &head.headers));
+            .then(|| self.pool.lend(address, sender, &head.headers));
         Ok(Response::from_parts(
             head,
             ResponseBody::new(body, framing.delimited, sent, home),
         ))
     }
+}
+
+async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    let timeout = address.settings.connect_timeout;
+    let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
+    let Connection { sender, driver } = tokio::time::timeout(timeout, connecting)
+        .await
+        .map_err(|_| UpstreamError::ConnectTimeout)??;
+    // The connection's own task ends when the app closes it or when its sender is dropped.
+    tokio::spawn(driver);
+    Ok(sender)
 }
 
 /// The same request once more; only called for requests without a body.
@@ -187,6 +242,7 @@ struct Pool {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<RequestBody>,
+    address: Arc<Address>,
     until: Instant,
 }
 
@@ -195,14 +251,18 @@ struct Idle {
 pub(crate) struct Home {
     pool: Arc<Pool>,
     sender: SendRequest<RequestBody>,
+    address: Arc<Address>,
     keep: Duration,
 }
 
 impl Pool {
-    async fn take(&self) -> Option<SendRequest<RequestBody>> {
+    async fn take(&self, address: &Arc<Address>) -> Option<SendRequest<RequestBody>> {
         loop {
             let mut idle = self.lock().pop_back()?;
-            if idle.until <= Instant::now() || idle.sender.is_closed() {
+            if idle.until <= Instant::now()
+                || idle.sender.is_closed()
+                || !Arc::ptr_eq(&idle.address, address)
+            {
                 continue;
             }
             if idle.sender.is_ready() {
@@ -215,10 +275,16 @@ impl Pool {
         }
     }
 
-    fn lend(self: &Arc<Self>, sender: SendRequest<RequestBody>, head: &http::HeaderMap) -> Home {
+    fn lend(
+        self: &Arc<Self>,
+        address: &Arc<Address>,
+        sender: SendRequest<RequestBody>,
+        head: &http::HeaderMap,
+    ) -> Home {
         Home {
             pool: self.clone(),
             sender,
+            address: address.clone(),
             keep: check::keep_alive_hint(head).map_or(IDLE_TIME, |hint| hint.min(IDLE_TIME)),
         }
     }
@@ -238,6 +304,7 @@ impl Home {
         }
         idle.push_back(Idle {
             sender: self.sender,
+            address: self.address,
             until,
         });
     }
