@@ -89,16 +89,3 @@ impl Cache {
         unimplemented!()
     }
 }
-
-impl Entry {
-    /// x
-    pub fn with(&self, stored: Stored) -> Self {
-        Self {
-            stored,
-            tags: self.tags.clone(),
-            url: self.url.clone(),
-            position: self.position,
-            app_time: self.app_time,
-        }
-    }
-}

@@ -41,14 +41,3 @@ pub enum PurgeOutcome {
     /// There is no Redis: done here, and here is everywhere.
     Local,
 }
-
-impl Scope {
-    /// x
-    pub fn tag(&self) -> Option<&str> {
-        None
-    }
-    /// x
-    pub fn word(&self) -> &'static str {
-        ""
-    }
-}

@@ -67,33 +67,3 @@ impl Limiter {
         unimplemented!()
     }
 }
-
-/// x
-pub fn checks<'a>(
-    settings: &'a crate::config::settings::Limits,
-    limits: &[usize],
-    path: &str,
-    caller: &crate::identity::Caller<'_>,
-) -> Vec<Check<'a>> {
-    let _ = (settings, limits, path, caller);
-    vec![]
-}
-impl State {
-    /// x
-    pub fn verdict(&self, mode: crate::config::settings::LimitMode) -> &'static str {
-        let _ = mode;
-        ""
-    }
-}
-/// x
-pub mod headers {
-    /// x
-    pub fn add(
-        headers: &mut http::HeaderMap,
-        decision: &super::Decision,
-        style: &crate::config::settings::Headers,
-        now: crate::semantics::Timestamp,
-    ) {
-        let _ = (headers, decision, style, now);
-    }
-}

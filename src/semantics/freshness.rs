@@ -1,14 +1,29 @@
 //! Age and remaining lifetime of a stored response (RFC 9111 §4.2).
 
-use super::Timestamp;
+use super::directives::{Delta, Directives, delta_seconds};
+use super::fields::{single, trim};
 use super::stored::Lifetime;
+use super::{Exchange, Timestamp};
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, StatusCode};
 use std::time::Duration;
+
+/// The share of the time since the last change that a guessed lifetime has (RFC 9111 §4.2.2).
+const HEURISTIC_DIVISOR: u32 = 10;
+/// The longest guessed lifetime.
+pub const HEURISTIC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Lifetime {
     /// `current_age` (RFC 9111 §4.2.3).
     #[must_use]
     pub fn age(&self, now: Timestamp) -> Duration {
         self.initial_age.saturating_add(now.since(self.received))
+    }
+
+    /// `response_is_fresh` (RFC 9111 §4.2).
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.fresh > self.age(now)
     }
 
     /// Seconds of freshness left; negative once stale.
@@ -28,10 +43,85 @@ impl Lifetime {
     }
 }
 
-impl Lifetime {
-    /// x
-    pub fn slide(&self, ttl: Duration, cap: Duration, now: Timestamp) -> Option<Self> {
-        let _ = (ttl, cap, now);
-        None
+/// How old a response was when it came in (RFC 9111 §4.2.3), by either of the two ways to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InitialAge {
+    /// `corrected_age_value`: what caches before us say, and the time that the app took.
+    pub told: Duration,
+    /// `apparent_age`: what Date says.
+    pub apparent: Duration,
+}
+
+impl InitialAge {
+    /// `corrected_initial_age`
+    pub(super) fn corrected(self) -> Duration {
+        self.told.max(self.apparent)
     }
+}
+
+/// How old the response of `exchange` was when it came in.
+pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
+    let delay = exchange.received.since(exchange.requested);
+    let apparent = date(exchange.response).map_or(0, |date| {
+        // Dates have seconds; comparing them with milliseconds would make every response older.
+        exchange.received.as_secs().saturating_sub(date.as_secs())
+    });
+    InitialAge {
+        told: age_value(exchange.response).saturating_add(delay),
+        apparent: Duration::from_secs(apparent),
+    }
+}
+
+/// The Age received: its first member, and nothing when that is no number (RFC 9111 §5.1).
+fn age_value(response: &HeaderMap) -> Duration {
+    response
+        .get(AGE)
+        .and_then(|line| line.as_bytes().split(|byte| *byte == b',').next())
+        .and_then(|first| delta_seconds(trim(first)))
+        .unwrap_or_default()
+}
+
+/// The response's Date, where there is one and it is a date.
+pub(super) fn date(response: &HeaderMap) -> Option<Timestamp> {
+    single(response, &DATE).and_then(Timestamp::from_http_date)
+}
+
+/// The lifetime that the app states: s-maxage, max-age or Expires − Date (RFC 9111 §4.2.1). Zero
+/// where it is unreadable or contradicted; `None` where nothing is stated.
+pub(super) fn stated(
+    response: &HeaderMap,
+    said: &Directives,
+    received: Timestamp,
+) -> Option<Duration> {
+    let delta = match said.s_maxage {
+        Delta::Absent => said.max_age,
+        stated => stated,
+    };
+    if let Some(stated) = delta.stated() {
+        return Some(stated);
+    }
+    if said.targeted || !response.contains_key(EXPIRES) {
+        return None;
+    }
+    let expires = single(response, &EXPIRES).and_then(Timestamp::from_http_date);
+    Some(expires.map_or(Duration::ZERO, |expires| {
+        let date = date(response).unwrap_or(received);
+        Duration::from_secs(expires.as_secs().saturating_sub(date.as_secs()))
+    }))
+}
+
+/// A lifetime guessed from Last-Modified (RFC 9111 §4.2.2).
+pub(super) fn guessed(response: &HeaderMap, received: Timestamp) -> Option<Duration> {
+    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?)?;
+    let date = date(response).unwrap_or(received);
+    let unchanged = date.since(modified);
+    (!unchanged.is_zero()).then(|| (unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX))
+}
+
+/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1).
+pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
 }
