@@ -40,7 +40,9 @@ pub fn checks<'a>(
 
 fn tiers_apply(limits: &Limits, method: &Method, target: &Target<'_>) -> bool {
     match &limits.paths {
-        Some(paths) => paths.iter().any(|path| path.matches(&target.decoded).is_some()),
+        Some(paths) => paths
+            .iter()
+            .any(|path| path.matches(&target.decoded).is_some()),
         None => !is_static(method, target),
     }
 }
@@ -69,7 +71,12 @@ fn fits(audience: &Audience, caller: &Caller<'_>) -> bool {
 /// may look like an address: `kind` and the dimension are part of the subject.
 fn add<'a>(checks: &mut Vec<Check<'a>>, limit: &'a Limit, kind: &str, caller: &Caller<'_>) {
     for (position, per) in limit.per.iter().enumerate() {
-        if limit.per.iter().take(position).any(|earlier| earlier == per) {
+        if limit
+            .per
+            .iter()
+            .take(position)
+            .any(|earlier| earlier == per)
+        {
             continue;
         }
         let name = match limit.per.len() {

@@ -237,7 +237,10 @@ impl LocalLimits {
             return Arc::clone(governor);
         }
         drop(known);
-        let mut known = self.fallback.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .fallback
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if known.len() >= FALLBACK_RATES_MAX {
             known.clear();
         }
@@ -310,7 +313,9 @@ impl Governor {
     fn read(&self, id: &Id, now: Timestamp) -> Reading {
         self.hand.set(now);
         let now = self.hand.now().as_u64();
-        let full_at = self.states.measure_and_replace(id, |full_at| Err::<((), _), _>(full_at));
+        let full_at = self
+            .states
+            .measure_and_replace(id, |full_at| Err::<((), _), _>(full_at));
         let full_at = full_at.err().flatten().map_or(now, Nanos::as_u64);
         let owed = full_at.saturating_sub(now);
         let free = (self.refill * u64::from(self.burst)).saturating_sub(owed);

@@ -121,10 +121,23 @@ impl Decision {
         }
     }
 
-    /// Whether a counter is over its limit, be that carried out or not.
+    /// The counters that refused, be that carried out or not.
+    pub fn refusals(&self) -> impl Iterator<Item = &State> {
+        self.states.iter().filter(|state| state.refused)
+    }
+}
+
+impl State {
+    /// The word for the metrics: `allowed`, `near` (four fifths used), `limited` or `shadow`.
     #[must_use]
-    pub fn over_limit(&self) -> bool {
-        self.states.iter().any(|state| state.refused)
+    pub fn word(&self, mode: LimitMode) -> &'static str {
+        let near = u64::from(self.remaining) * 5 < u64::from(self.quota);
+        match (self.refused, mode) {
+            (true, LimitMode::Enforce) => "limited",
+            (true, LimitMode::Shadow) => "shadow",
+            (false, _) if near => "near",
+            (false, _) => "allowed",
+        }
     }
 }
 
@@ -315,11 +328,12 @@ fn slices(texts: &[String]) -> Vec<&[u8]> {
 
 fn hex(id: &Id) -> String {
     use std::fmt::Write;
-    id.iter().fold(String::with_capacity(ID_BYTES * 2), |mut hex, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    id.iter()
+        .fold(String::with_capacity(ID_BYTES * 2), |mut hex, byte| {
+            // Writing into a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 #[cfg(test)]

@@ -116,7 +116,10 @@ impl Window {
                     *made = now;
                 }
                 let window = micros(rate.window);
-                while log.front().is_some_and(|made| made.saturating_add(window) <= now) {
+                while log
+                    .front()
+                    .is_some_and(|made| made.saturating_add(window) <= now)
+                {
                     log.pop_front();
                 }
             }
@@ -138,11 +141,14 @@ impl Window {
     fn reset(&self, rate: Rate, now: u64) -> u64 {
         let quota = rate.quota.get();
         match self {
-            Self::Log(log) => log
-                .get(log.len().saturating_sub(quota as usize))
-                .map_or(0, |leaves| {
-                    leaves.saturating_add(micros(rate.window)).saturating_sub(now)
-                }),
+            Self::Log(log) => {
+                log.get(log.len().saturating_sub(quota as usize))
+                    .map_or(0, |leaves| {
+                        leaves
+                            .saturating_add(micros(rate.window))
+                            .saturating_sub(now)
+                    })
+            }
             Self::Cells(newest, cells) => {
                 let mut left = self.count();
                 for (position, count) in cells.iter().enumerate() {

@@ -6,6 +6,8 @@ use super::respond::Problem;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::Entry;
 use crate::route::RouteId;
+use crate::semantics::reuse::{ClientRefresh, is_failure};
+use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
@@ -142,9 +144,7 @@ impl Proxy {
                 Reason::NotModified,
             )),
             Ok(Led::Apart { response, reason }) => match stale {
-                Some(stale)
-                    if is_server_error(response.status()) && self.may_stand_in(ask, &stale) =>
-                {
+                Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
                     Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
                 }
                 _ => Ok(Reply::app(
@@ -177,6 +177,7 @@ impl Proxy {
                     &visit.headers,
                     Some(stored),
                     false,
+                    ask.policy(),
                     visit.client_refresh(),
                     visit.now,
                 ) == Reuse::Fresh
@@ -210,7 +211,7 @@ impl Proxy {
 
     /// A range of what is not stored, straight from the app.
     async fn part(&self, ask: &Ask<'_>) -> Result<Reply, Problem> {
-        let fields = forward::request_fields(ask.visit, ask.caller, false);
+        let fields = forward::request_fields(ask, false);
         let request = ask.request(
             fields,
             forward::target(&ask.visit.uri, None),
@@ -240,6 +241,7 @@ impl Proxy {
         semantics::usable_on_error(
             &visit.headers,
             &stale.stored,
+            ask.policy(),
             visit.client_refresh(),
             visit.now,
         )
@@ -254,9 +256,6 @@ impl Proxy {
         response: &Response<ResponseBody>,
         requested: Timestamp,
     ) {
-        let Some(policy) = ask.found.rule.policy.as_ref() else {
-            return;
-        };
         let exchange = Exchange {
             method: &Method::HEAD,
             request: &ask.visit.headers,
@@ -264,23 +263,24 @@ impl Proxy {
             response: response.headers(),
             requested,
             received: self.0.shared.clock.now(),
+            client: ask.visit.client_refresh(),
             chance: fastrand::f32(),
         };
-        match validation::heed_head(&entry.stored, &exchange, policy) {
-            validation::Heeded::Unchanged => {}
-            validation::Heeded::Freshened(stored) => {
+        match validation::judge_head(&entry.stored, &exchange, ask.policy()) {
+            HeadVerdict::Unrelated => {}
+            HeadVerdict::Freshened(stored) => {
                 self.0
                     .cache
                     .store(&key, Arc::new(entry.with(*stored)), ask.visit.now);
             }
-            validation::Heeded::Spoiled => self.0.cache.remove(&key).await,
+            HeadVerdict::Spoiled => self.0.cache.remove(&key).await,
         }
     }
 
     fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
-        let mut fields = forward::request_fields(visit, ask.caller, true);
+        let mut fields = forward::request_fields(ask, true);
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
             for credential in [AUTHORIZATION, COOKIE] {
@@ -310,6 +310,7 @@ impl Proxy {
             span: ask.span.child("fetch"),
             lead,
             manner,
+            refresh: visit.client_refresh(),
         }
     }
 }
@@ -354,6 +355,7 @@ struct Job {
     span: crate::telemetry::Span,
     lead: Lead,
     manner: Manner,
+    refresh: ClientRefresh,
 }
 
 impl Job {
@@ -369,11 +371,7 @@ impl Job {
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
         {
-            if let Some(entry) = self.confirmed(response, requested) {
-                self.proxy
-                    .0
-                    .cache
-                    .store(&self.lead.key(), entry.clone(), self.now());
+            if let Some(entry) = self.confirmed(response, requested).await {
                 self.lead.ready(entry.clone());
                 return say(tell, Led::Confirmed(entry));
             }
@@ -529,8 +527,9 @@ impl Job {
         Ok(stored)
     }
 
-    /// The stored response with a confirming 304 merged in.
-    fn confirmed(
+    /// The stored response with a confirming 304 merged in, stored anew. A 304 that forbids to keep
+    /// it any longer still answers the one request that brought it.
+    async fn confirmed(
         &self,
         response: &Response<ResponseBody>,
         requested: Timestamp,
@@ -539,11 +538,18 @@ impl Job {
         if !validation::confirms(response.headers(), &stale.stored) {
             return None;
         }
+        let (cache, key) = (&self.proxy.0.cache, self.lead.key());
         let exchange = self.exchange(response, requested);
-        let stored = validation::freshen(&stale.stored, &exchange, self.policy()?)?;
+        let Some(stored) = validation::freshen(&stale.stored, &exchange, self.policy()?) else {
+            cache.remove(&key).await;
+            let merged = validation::merge(&stale.stored, &exchange);
+            return Some(Arc::new(stale.with(merged)));
+        };
         let mut entry = stale.with(stored);
         entry.position = self.lead.fill().position();
-        Some(Arc::new(entry))
+        let entry = Arc::new(entry);
+        cache.store(&key, entry.clone(), self.now());
+        Some(entry)
     }
 
     fn exchange<'a>(
@@ -558,6 +564,7 @@ impl Job {
             response: response.headers(),
             requested,
             received: self.now(),
+            client: self.refresh,
             chance: fastrand::f32(),
         }
     }
@@ -601,9 +608,4 @@ const fn is_lasting(reason: Reason) -> bool {
             | Reason::TooLarge
             | Reason::NoLifetime
     )
-}
-
-/// RFC 5861 §4: what counts as an error of the app's.
-const fn is_server_error(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

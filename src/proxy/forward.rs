@@ -1,7 +1,7 @@
 //! Heads on their way through: what the app sees of a request, what a client sees of an answer.
 
+use super::Ask;
 use super::visit::Visit;
-use crate::identity::Caller;
 use crate::semantics::fields;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Uri};
@@ -16,34 +16,6 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Carries the debug token.
 pub(super) const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
-
-/// Fields that apps are known to reflect or to route by, and that no cache key holds: an answer that
-/// may be stored is asked for without them, or one visitor's value would be everybody's page
-/// (`X-Forwarded-*` is set by us instead). After the web cache poisoning research of PortSwigger.
-const UNKEYED: [&str; 22] = [
-    "forwarded",
-    "front-end-https",
-    "x-forward-for",
-    "x-forwarded",
-    "x-forwarded-by",
-    "x-forwarded-path",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-host",
-    "x-http-host-override",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-middleware-prefetch",
-    "x-middleware-subrequest",
-    "x-original-host",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-url-scheme",
-];
 
 /// The name by which this process knows its own requests (RFC 9110 §7.6.3).
 pub(super) fn pseudonym() -> &'static str {
@@ -62,17 +34,17 @@ pub(super) fn is_loop(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The fields that go to the app. `storable`: the answer may be shared with others.
-pub(super) fn request_fields(visit: &Visit, caller: &Caller<'_>, storable: bool) -> HeaderMap {
+/// The fields that go to the app. `storable`: the answer may be shared with others, so that what the
+/// key does not hold is left out where apps are known to reflect it.
+pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
+    let visit = ask.visit;
     let mut headers = visit.headers.clone();
     fields::remove_hop_by_hop(&mut headers);
     headers.remove(header::EXPECT);
     headers.remove(LARDER_DEBUG);
-    let trusted = caller.via_trusted_proxy();
+    let trusted = ask.caller.via_trusted_proxy();
     if storable {
-        UNKEYED.iter().for_each(|name| {
-            headers.remove(*name);
-        });
+        fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
     } else if !trusted {
         headers.remove(header::FORWARDED);
     }

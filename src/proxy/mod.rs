@@ -21,11 +21,10 @@ pub use visit::Peer;
 use crate::cache::{Cache, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::LimitMode;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::route::{Asked, Match, Per, Plan, Target};
-use crate::semantics::{self, Key, Outcome, Reason, Reuse};
+use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
@@ -34,7 +33,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use visit::Visit;
 
@@ -167,33 +166,21 @@ impl Proxy {
     /// Asks the limits that this request falls under; a refusal is a [`Problem`].
     async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Decision>) -> Result<(), Problem> {
         let settings = &ask.visit.snapshot.settings.limits;
-        let checks = limit::checks(
-            settings,
-            &ask.found.rule.limits,
-            &ask.target.decoded,
-            ask.caller,
-        );
+        let (method, route_limits) = (&ask.visit.method, &ask.found.rule.limits);
+        let checks = limit::checks::checks(settings, route_limits, method, ask.target, ask.caller);
         if checks.is_empty() {
             return Ok(());
         }
         let _span = ask.span.child("limit");
-        let mut decision = self
-            .0
-            .limiter
+        let (limiter, recorder) = (&self.0.limiter, &self.0.recorder);
+        let decision = limiter
             .admit(&checks, settings.redis_down, ask.visit.now)
             .await;
         for state in &decision.states {
-            self.0
-                .recorder
-                .limit(&state.name, state.verdict(settings.mode));
+            recorder.limit(&state.name, state.word(settings.mode));
         }
-        if settings.mode == LimitMode::Shadow {
-            decision.admitted = true;
-        }
-        let admitted = decision.admitted;
-        let unavailable = decision.unavailable;
-        let decision = limits.insert(decision);
-        match (admitted, unavailable) {
+        let decision = limits.insert(decision.in_mode(settings.mode));
+        match (decision.admitted, decision.unavailable) {
             (true, _) => Ok(()),
             (false, true) => Err(Problem::LimitsUnavailable),
             (false, false) => Err(Problem::Limited(Box::new(decision.clone()))),
@@ -212,7 +199,14 @@ impl Proxy {
             }
             Lookup::Absent(reason) => {
                 let client = visit.client_refresh();
-                return match semantics::reuse(&visit.headers, None, false, client, visit.now) {
+                return match semantics::reuse(
+                    &visit.headers,
+                    None,
+                    false,
+                    ask.policy(),
+                    client,
+                    visit.now,
+                ) {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
                     _ => self.fetch(ask, key, None, reason).await,
                 };
@@ -227,6 +221,7 @@ impl Proxy {
             &visit.headers,
             Some(&entry.stored),
             softly_purged,
+            ask.policy(),
             visit.client_refresh(),
             visit.now,
         ) {
@@ -275,7 +270,7 @@ impl Proxy {
     async fn pass(&self, ask: &Ask<'_>, body: Incoming, reason: Reason) -> Result<Reply, Problem> {
         let mut body = RequestBody::streaming(body);
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
-        let fields = forward::request_fields(ask.visit, ask.caller, false);
+        let fields = forward::request_fields(ask, false);
         let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
         let response = self.ask_app(ask, request).await?;
         let reply = Reply::app(ask, response, Outcome::Bypass, reason);
@@ -292,7 +287,7 @@ impl Proxy {
         stale: Option<(Key, Arc<Entry>)>,
         reason: Reason,
     ) -> Result<Reply, Problem> {
-        let fields = forward::request_fields(ask.visit, ask.caller, false);
+        let fields = forward::request_fields(ask, false);
         let request = ask.request(
             fields,
             forward::target(&ask.visit.uri, None),
@@ -311,7 +306,7 @@ impl Proxy {
 
     async fn tunnel(&self, ask: &Ask<'_>, upgrade: Option<OnUpgrade>) -> Result<Reply, Problem> {
         let place = self.0.shared.tunnels.enter()?;
-        let mut fields = forward::request_fields(ask.visit, ask.caller, false);
+        let mut fields = forward::request_fields(ask, false);
         tunnel::ask(&mut fields, &ask.visit.headers);
         let request = ask.request(
             fields,
@@ -369,6 +364,12 @@ impl Proxy {
 impl<'a> Ask<'a> {
     fn handle(&self) -> &'a RouteHandle {
         &self.visit.snapshot.handles[self.found.rule.id]
+    }
+
+    /// What the route asks of storing; of a route that stores nothing, what a plain cache would do.
+    fn policy(&self) -> &'a Policy {
+        static PLAIN: LazyLock<Policy> = LazyLock::new(Policy::default);
+        self.found.rule.policy.as_ref().unwrap_or(&PLAIN)
     }
 
     fn plan(&self, has_body: bool) -> Plan {

@@ -198,7 +198,7 @@ impl Reply {
                 collapsed: self.coalesced,
                 fwd_status: self.fwd_status,
             };
-            status.append_to(headers);
+            status.append(headers);
         }
         if style.cache_legacy {
             headers.insert(X_CACHE, HeaderValue::from_static(self.outcome.header()));
@@ -214,7 +214,7 @@ impl Reply {
             }
         }
         if let Some(decision) = limits {
-            limit::headers::add(headers, decision, style, visit.now);
+            limit::headers::apply(decision, style, visit.now, headers);
         }
         if ask.found.rule.policy.is_none() {
             forbid_storing(headers);

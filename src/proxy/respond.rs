@@ -2,16 +2,15 @@
 
 use super::body::Body;
 use crate::config::settings::ErrorShape;
-use crate::limit::{Decision, State};
+use crate::limit::{self, Decision};
 use crate::semantics::Timestamp;
 use crate::upstream::UpstreamError;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
-use std::time::Duration;
 
-/// How long a client is asked to wait when the app has too much to do.
-const OVERLOAD_WAIT: Duration = Duration::from_secs(1);
+/// How long a client is asked to wait when the app has too much to do, in seconds.
+const OVERLOAD_WAIT_SECS: u64 = 1;
 
 /// Why larder answers by itself instead of passing an answer on; grouped by whose doing it is.
 #[derive(Clone, Debug)]
@@ -127,14 +126,14 @@ impl Problem {
         }
     }
 
-    /// When to try again, where we know.
+    /// In how many seconds to try again, where we know.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Limited(decision) => decision.refusals().map(|state| state.reset).max(),
+            Self::Limited(decision) => limit::headers::retry_after(decision),
             Self::LimitsUnavailable
             | Self::TooManyTunnels
-            | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT),
+            | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
             _ => None,
         }
     }
@@ -154,7 +153,7 @@ impl Problem {
     /// The answer, in the shape the operator chose.
     #[must_use]
     pub fn answer(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Response<Body> {
-        let retry_after = self.retry_after().map(whole_seconds);
+        let retry_after = self.retry_after();
         let (content_type, body) = match shape {
             ErrorShape::Problem => (
                 "application/problem+json",
@@ -224,25 +223,11 @@ impl Problem {
     }
 }
 
-impl Decision {
-    /// The counters that refused.
-    pub fn refusals(&self) -> impl Iterator<Item = &State> {
-        self.states.iter().filter(|state| state.refused)
-    }
-}
-
-/// Rounded up, so that nobody comes back too early.
-fn whole_seconds(duration: Duration) -> u64 {
-    duration
-        .as_millis()
-        .div_ceil(1_000)
-        .try_into()
-        .unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::State;
+    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_737_626_400_000);
 
