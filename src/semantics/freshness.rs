@@ -40,10 +40,8 @@ impl Lifetime {
         let age = self.age(now);
         let fresh = age.saturating_add(ttl).min(cap);
         let gained = fresh.saturating_sub(self.fresh);
-        (gained > ttl / 5 || fresh == cap && gained > Duration::ZERO).then_some(Self {
-            fresh,
-            ..*self
-        })
+        (gained > ttl / 5 || fresh == cap && gained > Duration::ZERO)
+            .then_some(Self { fresh, ..*self })
     }
 
     /// How long the response can be of any use from `now`, stale service included: the longest a
