@@ -1,0 +1,506 @@
+//! What is wrong with a configuration, and how it is told: what, where, the likely fix, a code.
+//!
+//! Owns the table of codes and the three ways of printing a report. Shows single lines of the file
+//! only, with every secret on them starred out.
+
+use super::tree::{Place, Source};
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use std::fmt;
+use std::ops::Range;
+
+/// Problems written out in full; the others are counted.
+pub const PROBLEMS_SHOWN_MAX: usize = 100;
+
+macro_rules! codes {
+    ($($code:ident $title:literal $explanation:literal)*) => {
+        /// The code of a problem: E is an error, W a warning, N a note.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs)]
+        pub enum Code { $($code),* }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$code),*];
+
+            /// As printed.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code)),* }
+            }
+
+            /// A few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$code => $title),* }
+            }
+
+            /// A paragraph: what it means and what to do.
+            #[must_use]
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$code => $explanation),* }
+            }
+        }
+    };
+}
+
+codes! {
+    E101 "not YAML"
+        "The text cannot be read as YAML. In lists and maps written on one line, text with braces, colons or a leading star or ampersand needs quotes: `[\"car:{id}\"]`. Indentation is by spaces, never tabs. Only plain YAML is read: no tags, one document."
+    E102 "cannot be read"
+        "The file is missing, is not UTF-8 text, is larger than 1 MiB, or nests brackets deeper than a configuration ever does."
+    E103 "key given twice"
+        "The same key stands twice in one map. Which of the two was meant cannot be known; remove one."
+    E104 "no value"
+        "A key has nothing after its colon. Give it a value, or remove the line to get the default."
+    E105 "missing key"
+        "Something that has no default was left out: `upstream` for the whole file, `path` for a route, `name` and `rate` for a tier."
+    E106 "wrong kind of value"
+        "A list stands where one value is expected, a value where a map is expected, or the like. Plural keys take lists, singular ones a value; `path` and `per` take either."
+    E107 "unknown key"
+        "No such key exists at this place. Unknown keys are refused, because a misspelt setting that is silently ignored is found out in production."
+    E108 "not supported yet"
+        "The key or value belongs to the configuration's design, but this version does not act on it. It is refused so that nobody relies on something that does nothing."
+    E109 "unknown word"
+        "The setting takes one of a few words, and this is none of them."
+    E110 "variable not set"
+        "`${NAME}` needs the environment variable NAME. Set it, give a default with `${NAME:-default}`, or an empty one with `${NAME:-}`. In `redis:` an unset variable means that there is no Redis. `larder check --no-env` checks without variables."
+    E111 "malformed reference"
+        "A reference to the environment is `${NAME}`, `${NAME:-default}` or `${NAME:?message}`; names are letters, digits and underscores. For a literal `${` write `$${`."
+    E112 "no unit"
+        "A number without a unit does not exist: `30s`, `64MiB`, `10%`, `60/min`. Units are never guessed."
+    E113 "not a duration"
+        "Durations are whole numbers with the units ms, s, m, h and d, also one after another: `1h30m`."
+    E114 "not a size"
+        "Sizes are whole numbers with the units B, KiB, MiB, GiB (powers of 1024) or kB, MB, GB (powers of 1000), spelt exactly so."
+    E115 "not a percentage"
+        "Shares are numbers from 0 to 100 with a percent sign: `10%`."
+    E116 "not a rate"
+        "Rates are `N/s`, `N/min`, `N/hour`, `N/day`, or a number in any window: `5/15m`."
+    E117 "out of range"
+        "The value is well formed, but too small or too large to make sense here. The message says what is allowed."
+    E118 "not an address"
+        "The address or URL cannot be used here. The app is `http://host:port`, `https://host` or `unix:/path`; Redis is `redis://`, `rediss://` or `redis+unix:`; listeners are `:8080`, `127.0.0.1:8080` or `[::1]:8080`."
+    E119 "not a pattern"
+        "A path starts with `/`; `{name}` stands for one segment, a final `*` for the rest. Tags may use `{name}` from the path, `{query.x}`, `{header.x}`, `{user}`, `{token}`, `{request.field}` and `{response.field}`."
+    E120 "unknown placeholder"
+        "The tag uses `{name}`, but no path of the route has `{name}`, so the tag could never be made."
+    E121 "name used twice"
+        "Names of routes and tiers appear in headers, metrics and Redis keys, so each may be used once. A route without a name is called by its path."
+    E122 "not a name"
+        "The text is not a valid method, header name, status, claim, cookie or namespace."
+    E123 "file not usable"
+        "A certificate, key, CA or secret file that the configuration names cannot be opened, is empty, or is too large."
+    E124 "admin port open to everyone"
+        "The admin port can purge the cache. As soon as its address is not loopback, `admin.token` is required."
+    E125 "token too short"
+        "An admin token that can be reached from other machines needs at least 32 bytes. `openssl rand -hex 32` makes one."
+    E126 "settings contradict each other"
+        "Two settings cannot both hold, for example `no_store: true` with a `ttl`, or a `min` above its `max`."
+    W201 "route never reached"
+        "An earlier route matches everything that this one does, and the first match wins. Put the narrower route first."
+    W202 "has no effect"
+        "The setting is valid but changes nothing here, for example a tier after one that is for everyone."
+    W203 "larger than the memory tier"
+        "`cache.max_body` is larger than `cache.memory`: bodies near the bound could only ever be kept in Redis."
+    W204 "Redis from a REST address"
+        "Only the variables of a REST interface were found. larder speaks the Redis protocol and tries the same host and token over TLS on port 6379; set REDIS_URL to be sure."
+    W205 "nobody is ever a user"
+        "Something is meant per user or per role, but `identity` verifies no tokens and trusts no header, so every caller is anonymous: such limits count by address and such answers are never stored."
+    W206 "nothing can be stored"
+        "There is neither a memory tier nor a Redis: every request goes to the app."
+    N301 "no Redis"
+        "Without a Redis, larder caches in memory and counts limits in this process alone."
+    N302 "Redis found in the environment"
+        "The file names no Redis, but a well-known variable does: REDIS_URL, then KV_URL, then the UPSTASH_REDIS_REST and KV_REST_API pairs."
+}
+
+impl Code {
+    /// How grave it is, by its letter.
+    #[must_use]
+    pub fn severity(self) -> Severity {
+        match self.as_str().as_bytes().first() {
+            Some(b'E') => Severity::Error,
+            Some(b'W') => Severity::Warning,
+            _ => Severity::Note,
+        }
+    }
+}
+
+/// How grave a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// It is accepted, but hardly meant so.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+impl Severity {
+    /// As printed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong; one sentence without a full stop.
+    pub message: String,
+    /// The setting, as `routes[2].ttl`; empty for the whole file.
+    pub path: String,
+    /// Where in the file, if it is in it.
+    pub place: Option<Place>,
+    /// The likely fix, shown beside the caret.
+    pub fix: String,
+}
+
+/// What is wrong with one value, before it is known where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong.
+    pub message: String,
+    /// The likely fix; may be empty.
+    pub fix: String,
+}
+
+impl Fault {
+    /// A fault with its likely fix.
+    pub fn new(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, message: message.into(), fix: fix.into() }
+    }
+
+    /// Reads back what `Display` wrote: serde hands errors on as text.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let known = Code::ALL.iter().find_map(|code| {
+            let rest = text.strip_prefix(code.as_str())?.strip_prefix(": ")?;
+            let (message, fix) = rest.split_once('\n').unwrap_or((rest, ""));
+            Some(Self::new(*code, message, fix))
+        });
+        known.unwrap_or_else(|| Self::new(Code::E106, text, ""))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}\n{}", self.code.as_str(), self.message, self.fix)
+    }
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people, with the line and a caret.
+    #[default]
+    Human,
+    /// One JSON array; stable.
+    Json,
+    /// Workflow commands that GitHub shows at the line of a pull request.
+    Github,
+}
+
+/// Everything there is to say about one configuration.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The text it is about.
+    pub source: Source,
+    /// The problems, errors first, then by line.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// A report in its order.
+    #[must_use]
+    pub fn new(source: Source, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| (problem.code.severity(), problem.place));
+        Self { source, problems }
+    }
+
+    /// A report of one problem with the whole.
+    #[must_use]
+    pub fn whole(source: Source, fault: Fault) -> Self {
+        let Fault { code, message, fix } = fault;
+        Self::new(source, vec![Problem { code, message, path: String::new(), place: None, fix }])
+    }
+
+    /// Problems of this severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.problems.iter().filter(|problem| problem.code.severity() == severity).count()
+    }
+
+    /// Prints the report; `color` is for [`Format::Human`] only.
+    #[must_use]
+    pub fn render(&self, format: Format, color: bool) -> String {
+        match format {
+            Format::Human => self.human(color),
+            Format::Json => self.json(),
+            Format::Github => self.github(),
+        }
+    }
+
+    fn human(&self, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let renderer = renderer.decor_style(DecorStyle::Ascii);
+        let mut text = String::new();
+        for problem in self.problems.iter().take(PROBLEMS_SHOWN_MAX) {
+            text.push_str(&self.snippet(problem, &renderer));
+            text.push('\n');
+        }
+        let left = self.problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+        if left > 0 {
+            text.push_str(&format!("… and {left} more\n"));
+        }
+        text
+    }
+
+    fn snippet(&self, problem: &Problem, renderer: &Renderer) -> String {
+        let level = match problem.code.severity() {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
+        };
+        let title = level.primary_title(problem.message.as_str()).id(problem.code.as_str());
+        let Some(place) = problem.place else {
+            let mut group = annotate_snippets::Group::with_title(title);
+            if !problem.fix.is_empty() {
+                group = group.element(Level::HELP.message(problem.fix.as_str()));
+            }
+            return renderer.render(&[group]);
+        };
+        let line = starred(self.source.line(place.line));
+        let caret = extent(&line, place.column);
+        let annotation = AnnotationKind::Primary.span(caret).label(problem.fix.as_str());
+        let snippet = Snippet::source(line)
+            .line_start(place.line)
+            .path(self.source.name.as_str())
+            .annotation(annotation);
+        renderer.render(&[title.element(snippet)])
+    }
+
+    fn json(&self) -> String {
+        let problems = self.problems.iter().map(|problem| {
+            serde_json::json!({
+                "severity": problem.code.severity().as_str(),
+                "code": problem.code.as_str(),
+                "message": problem.message,
+                "fix": problem.fix,
+                "path": problem.path,
+                "file": self.source.name,
+                "line": problem.place.map(|place| place.line),
+                "column": problem.place.map(|place| place.column),
+            })
+        });
+        format!("{:#}\n", serde_json::Value::from_iter(problems))
+    }
+
+    fn github(&self) -> String {
+        let escape = |text: &str| {
+            text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+        };
+        let property = |text: &str| escape(text).replace(':', "%3A").replace(',', "%2C");
+        let line = |problem: &Problem| {
+            let level = match problem.code.severity() {
+                Severity::Note => "notice",
+                other => other.as_str(),
+            };
+            let place = problem.place.unwrap_or(Place { line: 1, column: 1 });
+            let fix = match problem.fix.as_str() {
+                "" => String::new(),
+                fix => format!(": {fix}"),
+            };
+            format!(
+                "::{level} file={},line={},col={},title={}::{}\n",
+                property(&self.source.name),
+                place.line,
+                place.column,
+                problem.code.as_str(),
+                escape(&format!("{}{fix}", problem.message)),
+            )
+        };
+        self.problems.iter().map(line).collect()
+    }
+}
+
+/// What the documentation says of every code.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Error codes\n\n\
+         What `larder check` and `larder run` say about a configuration. \
+         E refuses it, W warns, N is a note.\n\
+         This page is written by the program itself; a test keeps it up to date.\n",
+    );
+    for code in Code::ALL {
+        text.push_str(&format!(
+            "\n## {}\n\n**{}.** {}\n",
+            code.as_str(),
+            capitalized(code.title()),
+            code.explanation()
+        ));
+    }
+    text
+}
+
+/// The candidate that `word` was probably meant to be.
+#[must_use]
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let worst = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= worst)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Characters to change, add, drop or swap with their neighbour (optimal string alignment).
+fn distance(left: &str, right: &str) -> usize {
+    const CHARS_MAX: usize = 64;
+    let left: Vec<char> = left.chars().take(CHARS_MAX).collect();
+    let right: Vec<char> = right.chars().take(CHARS_MAX).collect();
+    let mut rows = vec![(0..=right.len()).collect::<Vec<_>>()];
+    for (i, a) in left.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in right.iter().enumerate() {
+            let changed = rows[i][j] + usize::from(a != b);
+            let mut best = changed.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *a == right[j - 1] && left[i - 1] == *b {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[left.len()][right.len()]
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Bytes of `line` that the scalar or key at this column (from 1, in characters) takes.
+fn extent(line: &str, column: usize) -> Range<usize> {
+    let start = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    let rest = &line[start..];
+    let quoted = rest.starts_with(['"', '\'']).then(|| rest[1..].find(&rest[..1])).flatten();
+    let length = match quoted {
+        Some(end) => end + 2,
+        None => {
+            let ends = [" #", ": ", ",", "]", "}"];
+            let end = ends.iter().filter_map(|end| rest.find(end)).filter(|end| *end > 0).min();
+            let text = rest[..end.unwrap_or(rest.len())].trim_end();
+            text.strip_suffix(':').unwrap_or(text).len()
+        }
+    };
+    start..start + length
+}
+
+/// Keys whose values are never shown.
+const SECRET_KEYS: [&str; 5] = ["token", "secret", "encrypt", "webhook", "webhook_url"];
+
+/// The line with each secret in it replaced by as many stars: values of secret keys, and passwords
+/// in URLs. References to the environment and to files tell nothing and stay.
+fn starred(line: &str) -> String {
+    let mut bytes = line.as_bytes().to_vec();
+    for key in SECRET_KEYS {
+        for (at, _) in line.match_indices(key) {
+            let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
+            if let Some(value) = after.trim_start().strip_prefix(':') {
+                let value = value.trim_start();
+                if !value.trim_start_matches(['"', '\'']).starts_with("file:") {
+                    star(&mut bytes, line.len() - value.len(), &value[..secret_len(value)]);
+                }
+            }
+        }
+    }
+    for (at, _) in line.match_indices("://") {
+        let rest = &line[at + 3..];
+        let host = rest.find([' ', '"', '\'', ',']).unwrap_or(rest.len());
+        if let Some(end) = rest[..host].rfind('@') {
+            let start = rest[..end].find(':').map_or(0, |colon| colon + 1);
+            star(&mut bytes, at + 3 + start, &rest[start..end]);
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Replaces `text`, which starts at byte `from`, unless it is a mere reference to the environment.
+/// Every byte becomes a star, so that columns of ASCII lines stay where they are.
+fn star(bytes: &mut [u8], from: usize, text: &str) {
+    let bare = text.trim_matches(['"', '\'']);
+    if bare.starts_with("${") && !bare.contains(":-") {
+        return;
+    }
+    let quotes = text.len() - text.trim_start_matches(['"', '\'']).len();
+    let end = text.trim_end_matches(['"', '\'']).len();
+    for byte in bytes.iter_mut().skip(from + quotes).take(end.saturating_sub(quotes)) {
+        *byte = b'*';
+    }
+}
+
+fn secret_len(value: &str) -> usize {
+    if let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) {
+        return value[1..].find(quote).map_or(value.len(), |end| end + 2);
+    }
+    if value.starts_with("${") {
+        return value.find('}').map_or(value.len(), |end| end + 1);
+    }
+    value.find([',', '}', ' ']).unwrap_or(value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_finds_its_word_and_a_stranger_does_not() {
+        let keys = ["ttl", "tags", "timeout", "stale_if_error"];
+        assert_eq!(closest("tll", keys), Some("ttl"));
+        assert_eq!(closest("timout", keys), Some("timeout"));
+        assert_eq!(closest("stale_on_error", keys), Some("stale_if_error"));
+        assert_eq!(closest("flavour", keys), None);
+    }
+
+    #[test]
+    fn a_shown_line_hides_its_secrets() {
+        for (line, shown) in [
+            ("  token: hunter2 # mine", "  token: ******* # mine"),
+            ("admin: { token: 'a b', listen: x }", "admin: { token: '***', listen: x }"),
+            ("token: ${ADMIN_TOKEN}", "token: ${ADMIN_TOKEN}"),
+            ("debug_token: ${T:-abc}", "debug_token: *********"),
+            ("redis: redis://u:p@ss@host:1/0", "redis: redis://u:****@host:1/0"),
+            ("secret: file:/run/key", "secret: file:/run/key"),
+        ] {
+            assert_eq!(starred(line), shown);
+        }
+    }
+
+    #[test]
+    fn a_fault_survives_the_way_through_serde() {
+        let fault = Fault::new(Code::E112, "`60` has no unit", "write 60s");
+        assert_eq!(Fault::from_text(&fault.to_string()), fault);
+    }
+
+    #[test]
+    fn the_caret_covers_one_word() {
+        assert_eq!(extent("    tll: 10m", 5), 4..7);
+        assert_eq!(extent("key: { per: [a b, c] }", 14), 13..16);
+        assert_eq!(extent("a: \"x, y\" # z", 4), 3..9);
+        assert_eq!(extent("a", 9), 1..1);
+    }
+}

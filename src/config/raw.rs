@@ -1,0 +1,428 @@
+//! The mirror of the YAML: what may be written, and nothing more. The JSON Schema is made of these
+//! types, their comments and all. Defaults and meaning are the compiler's business.
+
+use super::read::Given;
+use super::values::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// larder's configuration.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map of settings")]
+#[schemars(title = "larder")]
+pub(super) struct Raw {
+    /// Where clients connect; `:$PORT` or `:8080` by default.
+    pub listen: Given<Short<Listen>>,
+    /// Threads that serve traffic; by default one for each processor.
+    pub workers: Given<Count>,
+    /// The app.
+    pub upstream: Given<Short<Upstream>>,
+    /// Redis; without it larder caches in memory.
+    pub redis: Given<Short<Redis>>,
+    /// The store.
+    pub cache: Given<Cache>,
+    /// What user, role, token and ip mean.
+    pub identity: Given<Identity>,
+    /// Rate limits.
+    pub limits: Given<Limits>,
+    /// What holds for every route that does not say otherwise.
+    pub defaults: Given<Defaults>,
+    /// Top to bottom, the first match wins.
+    pub routes: Given<List<Route>>,
+    /// Which header dialects are spoken.
+    pub headers: Given<Headers>,
+    /// The shape of the errors that larder makes.
+    pub errors: Given<Errors>,
+    /// The admin port, or `off`.
+    pub admin: Given<Short<Admin>>,
+    /// Alerts; not supported yet, an empty webhook is accepted.
+    #[schemars(skip)]
+    pub alerts: Given<Alerts>,
+    /// Logging.
+    pub log: Given<Log>,
+    /// Stopping.
+    pub shutdown: Given<Shutdown>,
+}
+
+/// A listener.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "an address or a map")]
+pub(super) struct Listen {
+    /// Address and port; `:8080` is every address.
+    pub address: Given<Address>,
+    /// Serve TLS; plain HTTP without.
+    pub tls: Given<Tls>,
+}
+
+impl OneLine for Listen {
+    type Line = Address;
+    fn from_line(line: Address) -> Self {
+        Self { address: Given::Value(line), tls: Given::Absent }
+    }
+}
+
+/// Certificate and key, PEM.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with cert and key")]
+pub(super) struct Tls {
+    /// File with the chain, leaf first.
+    pub cert: Given<FilePath>,
+    /// File with the private key.
+    pub key: Given<FilePath>,
+}
+
+/// The app.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a URL or a map")]
+pub(super) struct Upstream {
+    /// `http://host:port`, `https://host` or `unix:/run/app.sock`.
+    pub url: Given<UpstreamUrl>,
+    /// Until connected; 2s by default.
+    pub connect_timeout: Given<Span>,
+    /// Until the response head; 30s by default.
+    pub timeout: Given<Span>,
+    /// Path asked now and then to see whether the app is well.
+    pub health: Given<AppPath>,
+    /// Requests that the app works on at a time: `adaptive` (default) or a number.
+    pub max_in_flight: Given<Count>,
+}
+
+impl OneLine for Upstream {
+    type Line = UpstreamUrl;
+    fn from_line(line: UpstreamUrl) -> Self {
+        Self { url: Given::Value(line), ..Self::default() }
+    }
+}
+
+/// Redis.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a URL or a map")]
+pub(super) struct Redis {
+    /// `redis://`, `rediss://` or `redis+unix:`.
+    pub url: Given<RedisUrl>,
+    /// Connections.
+    pub pool: Given<Pool>,
+    /// One command; 100ms by default.
+    pub timeout: Given<Span>,
+    /// When to stop asking.
+    pub breaker: Given<Breaker>,
+    /// Where hits are read from.
+    pub read_from: Given<ReadFrom>,
+    /// For `rediss:`.
+    pub tls: Given<RedisTls>,
+    /// A second Redis for limits.
+    pub limits_url: Given<RedisUrl>,
+}
+
+impl OneLine for Redis {
+    type Line = RedisUrl;
+    fn from_line(line: RedisUrl) -> Self {
+        Self { url: Given::Value(line), ..Self::default() }
+    }
+}
+
+/// Connections to Redis, over all workers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with min and max")]
+pub(super) struct Pool {
+    /// Kept open; 2 by default.
+    pub min: Given<Whole>,
+    /// At most; 10 by default.
+    pub max: Given<Whole>,
+}
+
+/// The circuit breaker in front of Redis.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Breaker {
+    /// Share of failures that opens it; 70% by default.
+    pub trip: Given<Percent>,
+    /// Over this long; 10s by default.
+    pub window: Given<Span>,
+    /// Among at least so many calls; 10 by default.
+    pub min_calls: Given<Whole>,
+    /// Longest pause between background probes; 15s by default.
+    pub retry_after: Given<Span>,
+}
+
+/// TLS towards Redis.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with ca")]
+pub(super) struct RedisTls {
+    /// File with the CA certificates, PEM; the system's by default.
+    pub ca: Given<FilePath>,
+}
+
+/// The store.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Cache {
+    /// First part of every Redis key; larder by default.
+    pub namespace: Given<Namespace>,
+    /// In front of Redis; 64MiB by default, 0B = Redis only.
+    pub memory: Given<Size>,
+    /// Larger bodies stream through; 1MiB by default.
+    pub max_body: Given<Size>,
+    /// Only `off` so far.
+    pub compress: Given<Compress>,
+    /// Encryption at rest; not supported yet, an empty value is accepted.
+    #[schemars(skip)]
+    pub encrypt: Given<SecretText>,
+    /// What a response with Set-Cookie does: it is not stored (default), stored without, or stored with.
+    pub set_cookie: Given<CookieRule>,
+    /// Whether requests' cache directives reach the app.
+    pub client_refresh: Given<Refresh>,
+    /// Query parameters left out of keys, and of fetches that may be stored.
+    pub ignore_query: Given<List<Text>>,
+}
+
+/// Who callers are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Identity {
+    /// Peers whose X-Forwarded-For is believed; nobody by default.
+    pub trusted_proxies: Given<List<Proxy>>,
+    /// IPv6 prefix that counts as one client; 64 by default.
+    pub ipv6_prefix: Given<Whole>,
+    /// How tokens are verified.
+    pub jwt: Given<Jwt>,
+    /// A claim of a verified token, `sub` by default, or `{ header: x-user-id }`.
+    pub user: Given<Short<User>>,
+    /// The claim that holds the role, or roles.
+    pub role: Given<Claim>,
+}
+
+/// Where the keys of tokens come from: one of the two.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with jwks or secret")]
+pub(super) struct Jwt {
+    /// URL or file of a key set.
+    pub jwks: Given<Keys>,
+    /// The shared secret of HS256, HS384 or HS512.
+    pub secret: Given<SecretText>,
+}
+
+/// What names the user.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a claim or a map with header")]
+pub(super) struct User {
+    #[schemars(skip)]
+    #[serde(skip)]
+    pub claim: Option<Claim>,
+    /// A header field, believed from a trusted proxy only.
+    pub header: Given<FieldName>,
+}
+
+impl OneLine for User {
+    type Line = Claim;
+    fn from_line(line: Claim) -> Self {
+        Self { claim: Some(line), header: Given::Absent }
+    }
+}
+
+/// Rate limits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Limits {
+    /// `enforce` (default), or `shadow`: count and report, never refuse.
+    pub mode: Given<Mode>,
+    /// Without Redis: count here (`local`, default), `allow` or `deny`.
+    pub redis_down: Given<Down>,
+    /// How requests are counted.
+    pub algorithm: Given<Algorithm>,
+    /// Paths that the tiers apply to; everything but static files by default.
+    pub paths: Given<List<PathPattern>>,
+    /// The first that fits the caller.
+    pub tiers: Given<List<Tier>>,
+}
+
+/// A limit for a kind of caller.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with name, for, rate and per")]
+pub(super) struct Tier {
+    /// In headers, metrics and Redis keys.
+    pub name: Given<Name>,
+    /// `anyone` (default), `user` or `role:NAME`.
+    #[serde(rename = "for")]
+    pub audience: Given<Audience>,
+    /// How many, in any window of that length.
+    pub rate: Given<Rate>,
+    /// One counter each; `user` by default, `ip` where it is for anyone.
+    pub per: Given<OneOrMany<PerWho>>,
+}
+
+/// What holds for every route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Defaults {
+    /// Share by which lifetimes are spread; 10% by default.
+    pub ttl_jitter: Given<Percent>,
+    /// Stale answers at once while a refresh runs; 0s by default.
+    pub stale_while_revalidate: Given<Span>,
+    /// Stale answers when the app fails; 0s by default.
+    pub stale_if_error: Given<Span>,
+    /// Guess a lifetime from Last-Modified; false by default.
+    pub heuristic: Given<Flag>,
+}
+
+/// A route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with path")]
+pub(super) struct Route {
+    /// In headers, metrics and Redis keys; its path by default.
+    pub name: Given<Name>,
+    /// `{id}` is one segment, a final `*` the rest.
+    pub path: Given<OneOrMany<PathPattern>>,
+    /// GET and HEAD by default where it has a ttl, else any.
+    pub methods: Given<List<MethodName>>,
+    /// How long answers live where the app does not say.
+    pub ttl: Given<Short<Ttl>>,
+    /// The ttl wins over the app's Cache-Control.
+    #[serde(rename = "override")]
+    pub override_app: Given<Flag>,
+    /// Hits in the last share of the lifetime renew the entry.
+    pub refresh_ahead: Given<Percent>,
+    /// What requests must have in common to share an answer.
+    pub key: Given<Key>,
+    /// Tags of what is stored.
+    pub tags: Given<List<TagTemplate>>,
+    /// Tags purged after a 2xx.
+    pub purge: Given<List<TagTemplate>>,
+    /// A limit on top of the tier.
+    pub limit: Given<Limit>,
+    /// Never store, and tell browsers so.
+    pub no_store: Given<Flag>,
+    /// Hits renew the lifetime up to this age.
+    pub slide_up_to: Given<Span>,
+    /// As in `defaults`.
+    pub stale_while_revalidate: Given<Span>,
+    /// As in `defaults`.
+    pub stale_if_error: Given<Span>,
+    /// Statuses that the ttl is for; 200, 203, 301, 308, and 404, 410 for at most 1m.
+    pub statuses: Given<List<Status>>,
+    /// As in `cache`.
+    pub set_cookie: Given<CookieRule>,
+    /// As in `defaults`.
+    pub heuristic: Given<Flag>,
+}
+
+/// A lifetime at length.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a duration or a map")]
+pub(super) struct Ttl {
+    /// For the route's statuses.
+    pub default: Given<Span>,
+    /// The app's own lifetime is raised to this.
+    pub min: Given<Span>,
+    /// The app's own lifetime is cut to this.
+    pub max: Given<Span>,
+    /// Other lifetimes for single statuses.
+    pub by_status: Given<ByStatus>,
+}
+
+impl OneLine for Ttl {
+    type Line = Span;
+    fn from_line(line: Span) -> Self {
+        Self { default: Given::Value(line), ..Self::default() }
+    }
+}
+
+/// A cache key.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Key {
+    /// Query parameters; all by default, sorted.
+    pub query: Given<List<Text>>,
+    /// Request fields.
+    pub headers: Given<List<FieldName>>,
+    /// Cookies.
+    pub cookies: Given<List<Text>>,
+    /// One entry each: ip, user, token.
+    pub per: Given<OneOrMany<PerWho>>,
+}
+
+/// A route's own limit.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with rate and per")]
+pub(super) struct Limit {
+    /// How many, in any window of that length.
+    pub rate: Given<Rate>,
+    /// One counter each, all of which must allow; ip by default.
+    pub per: Given<OneOrMany<PerWho>>,
+}
+
+/// Header dialects.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Headers {
+    /// `standard`: Cache-Status; `legacy`: X-Cache, X-Cache-TTL, X-Response-Time.
+    pub cache: Given<List<Dialect>>,
+    /// `standard`: RateLimit, RateLimit-Policy; `legacy`: X-RateLimit-*.
+    pub rate_limit: Given<List<Dialect>>,
+    /// Unlocks the headers that tell more.
+    pub debug_token: Given<SecretText>,
+}
+
+/// Errors that larder makes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with body")]
+pub(super) struct Errors {
+    /// `problem` (RFC 9457, default) or `exodrive`.
+    pub body: Given<Shape>,
+}
+
+/// The admin port.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "off or a map")]
+pub(super) struct Admin {
+    #[schemars(skip)]
+    #[serde(skip)]
+    pub off: bool,
+    /// 127.0.0.1:9800 by default.
+    pub listen: Given<Address>,
+    /// Required as soon as the address is not loopback.
+    pub token: Given<SecretText>,
+}
+
+impl OneLine for Admin {
+    type Line = Off;
+    fn from_line(_: Off) -> Self {
+        Self { off: true, ..Self::default() }
+    }
+}
+
+/// Alerts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a map with webhook")]
+pub(super) struct Alerts {
+    pub webhook: Given<SecretText>,
+}
+
+/// Logging.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map")]
+pub(super) struct Log {
+    /// Least severe level shown; info by default.
+    pub level: Given<Level>,
+    /// `auto` (default): pretty on a terminal, JSON otherwise.
+    pub format: Given<LineFormat>,
+    /// Slower requests are always logged; 500ms by default.
+    pub slow: Given<Span>,
+}
+
+/// Stopping.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with delay and grace")]
+pub(super) struct Shutdown {
+    /// Between "not ready" and "no longer accepting"; 0s by default.
+    pub delay: Given<Span>,
+    /// For what is in flight; 25s by default.
+    pub grace: Given<Span>,
+}
+
+/// The JSON Schema of the file, draft 7, as editors read it.
+pub(super) fn schema() -> String {
+    let generator = schemars::generate::SchemaSettings::draft07().into_generator();
+    let schema = generator.into_root_schema_for::<Raw>();
+    format!("{:#}\n", schema.as_value())
+}

@@ -1,0 +1,119 @@
+//! Tells when a configuration file changes. The reload itself is not this room's business.
+//!
+//! Directories are watched, not files: editors replace files, and Kubernetes swaps the symlink
+//! beside them (`..data`), so that the file itself never sees an event.
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// Quiet time after the last event before a change is told: a save is several events.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// A running watch; dropping it ends it.
+pub struct Watch {
+    _watcher: RecommendedWatcher,
+}
+
+/// Calls `changed`, on a thread of its own, each time the content of one of `files` is another.
+pub fn watch(files: Vec<PathBuf>, changed: impl FnMut() + Send + 'static) -> Result<Watch, notify::Error> {
+    // One slot is enough: an event that finds it taken has been heard of already.
+    let (sender, receiver) = sync_channel(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file must not look like a change of it.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = sender.try_send(());
+        }
+    })?;
+    let mut directories: Vec<PathBuf> = files.iter().map(|file| directory(file)).collect();
+    directories.sort();
+    directories.dedup();
+    for directory in &directories {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    }
+    let before = fingerprint(&files);
+    let thread = std::thread::Builder::new().name("config-watch".into());
+    thread
+        .spawn(move || listen(&receiver, &files, before, changed))
+        .map_err(notify::Error::io)?;
+    Ok(Watch { _watcher: watcher })
+}
+
+/// Ends when the watcher, which holds the sender, is dropped.
+fn listen(events: &Receiver<()>, files: &[PathBuf], before: u64, mut changed: impl FnMut()) {
+    let mut known = before;
+    while events.recv().is_ok() {
+        loop {
+            match events.recv_timeout(SETTLE) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        let now = fingerprint(files);
+        if now != known {
+            known = now;
+            changed();
+        }
+    }
+}
+
+/// Changes when the content of a file does; a file that is away, as amid a swap, changes nothing yet.
+fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        std::fs::read(file).unwrap_or_default().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn directory(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_changed_file_is_told_once_and_a_touched_one_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("proxy.yaml");
+        std::fs::write(&file, "a").unwrap();
+        let (sender, receiver) = channel();
+        let _watch = watch(vec![file.clone()], move || sender.send(()).unwrap()).unwrap();
+        std::fs::write(&file, "a").unwrap();
+        std::fs::write(dir.path().join("other"), "b").unwrap();
+        assert!(receiver.recv_timeout(SETTLE * 3).is_err());
+        std::fs::write(&file, "b").unwrap();
+        receiver.recv_timeout(PATIENCE).unwrap();
+        assert!(receiver.recv_timeout(SETTLE * 3).is_err());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_swapped_symlink_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("proxy.yaml"), version).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", at("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/proxy.yaml", at("proxy.yaml")).unwrap();
+        let (sender, receiver) = channel();
+        let _watch = watch(vec![at("proxy.yaml")], move || sender.send(()).unwrap()).unwrap();
+        std::os::unix::fs::symlink("v2", at("..data_tmp")).unwrap();
+        std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        receiver.recv_timeout(PATIENCE).unwrap();
+    }
+}
