@@ -4,145 +4,273 @@
 //! admin port, the purge log, the probes, the signals and everything else that no request waits for.
 
 mod banner;
+mod demo;
 mod keys;
+mod reload;
 mod worker;
+
+pub use demo::run as run_demo;
 
 use crate::admin::{self, AdminState, Condition};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{self, RunOptions, Settings};
+use crate::config::{RunOptions, Settings, watch};
 use crate::identity::Identity;
 use crate::limit::LocalLimits;
-use crate::proxy::{Coalescer, Shared, Snapshot, Tunnels};
-use crate::semantics::Timestamp;
+use crate::proxy::{Coalescer, Shared, Tunnels};
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::{self, Metrics, Traces};
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
+use reload::Reloader;
+use std::future::Future;
 use std::io;
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use worker::Kit;
 
-/// Between two looks at whether the app answers.
-const APP_LOOK: Duration = Duration::from_secs(5);
-/// How long the end of the process waits for logs and spans to leave.
+/// Between two looks at whether the app answers, and at how many sidecars there are.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for purges, logs and spans to leave.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
-/// Where a manual clock begins: 2026-01-01T00:00:00Z.
-#[cfg(debug_assertions)]
-const MANUAL_START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+/// Exit codes of this room (`sysexits.h` where it has a word for it).
+const UNAVAILABLE: u8 = 69;
+const INVALID: u8 = 78;
 
 /// `larder run`: serves until told to stop.
 #[must_use]
 pub fn run(options: RunOptions) -> ExitCode {
-    let loaded = match config::load(&options) {
+    let (settings, report) = match options.load() {
         Ok(loaded) => loaded,
         Err(report) => {
-            report.print();
-            return config::exit::CONFIG;
+            eprint!("{}", report.render(crate::config::Format::Human, options.color));
+            return ExitCode::from(INVALID);
         }
     };
-    loaded.report.print();
-    telemetry::log::init(&loaded.settings.log);
+    eprint!("{}", report.render(crate::config::Format::Human, options.color));
+    match block_on(&settings.log.clone(), serve(options, settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("larder: {error}");
+            ExitCode::from(UNAVAILABLE)
+        }
+    }
+}
+
+/// Runs `main` on the background's runtime, with logs and TLS in place around it.
+fn block_on(log: &crate::config::settings::Log, main: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    telemetry::logging::init(log.level, log.format);
+    // An error only says that somebody has chosen it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("background")
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(serve(options, loaded.settings)));
-    telemetry::log::flush(FLUSH_TIME);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("larder: {error}");
-            ExitCode::from(69)
-        }
-    }
-}
-
-/// Everything that lives as long as the process.
-struct House {
-    kit: Kit,
-    settings: Arc<ArcSwap<Settings>>,
-    condition: Arc<Condition>,
-    options: RunOptions,
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(main);
+            runtime.shutdown_timeout(FLUSH_TIME);
+            outcome
+        });
+    telemetry::logging::flush(FLUSH_TIME);
+    outcome
 }
 
 async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
     let began = Instant::now();
+    let mut signals = Signals::new()?;
     let (stop_workers, stop) = Stop::new();
-    let house = House::build(options, settings, stop)?;
+    let house = House::build(settings, stop)?;
     let settings = house.kit.settings.clone();
     if server::is_taken(settings.listen.address) {
-        return Err(io::Error::other(format!(
-            "{} is taken by another process; choose another address with `listen:`",
-            settings.listen.address
-        )));
+        let address = settings.listen.address;
+        let told = format!("{address} is taken by another process; name another address with `listen:`");
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, told));
     }
+    let admin = house.admin_listener().await?;
     let workers = (0..settings.workers.get())
         .map(|index| worker::start(index, house.kit.clone()))
         .collect::<io::Result<Vec<_>>>()?;
     house.condition.listening.store(true, Ordering::Relaxed);
-    let background = house.background().await?;
+    house.start_background(admin);
     banner::hello(&settings);
+    tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
 
-    house.until_told_to_stop().await?;
+    house.until_stopped(options, &mut signals).await?;
 
     house.condition.draining.store(true, Ordering::Relaxed);
     tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "stopping");
     tokio::time::sleep(settings.shutdown.delay).await;
     let _ = stop_workers.send(true);
-    let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+    let drained = tokio::task::spawn_blocking(|| {
+        for worker in workers {
+            // A worker that panicked has said so itself.
+            let _ = worker.join();
+        }
+    });
     tokio::select! {
         _ = drained => {}
-        () = told_again() => tracing::warn!("told to stop again: what was in flight is cut"),
+        () = signals.stop() => tracing::warn!("told to stop again: what was in flight is cut"),
     }
     house.kit.cache.flush(FLUSH_TIME).await;
-    house.kit.shared.traces.shutdown(FLUSH_TIME).await;
+    let traces = house.kit.shared.traces.clone();
+    let _ = tokio::task::spawn_blocking(move || traces.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());
-    drop(background);
     Ok(())
 }
 
+/// Everything that lives as long as the process.
+struct House {
+    kit: Kit,
+    /// The configuration in force, as the admin port sees it.
+    settings: Arc<ArcSwap<Settings>>,
+    condition: Arc<Condition>,
+}
+
 impl House {
-    fn build(options: RunOptions, settings: Settings, stop: Stop) -> io::Result<Self> {
-        let workers = settings.workers.get();
-        let metrics = Metrics::new(workers);
-        let tls = settings.listen.tls.as_ref().map(Tls::load).transpose().map_err(io::Error::other)?;
+    fn build(settings: Settings, stop: Stop) -> io::Result<Self> {
+        let metrics = Metrics::new(settings.workers.get());
+        let tls = settings.listen.tls.as_ref().map(Tls::load).transpose();
         let settings = Arc::new(settings);
-        let clock = clock();
         let identity = Arc::new(Identity::new(settings.identity.clone()));
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot(settings.clone(), identity, &metrics)),
+            snapshot: ArcSwap::from_pointee(reload::snapshot(settings.clone(), identity, &metrics)),
             coalescer: Arc::new(Coalescer::default()),
             tunnels: Tunnels::default(),
-            clock,
+            clock: clock(),
             log: telemetry::AccessLog::new(&settings.log),
             traces: Traces::from_env(&metrics),
         });
-        let cache = Cache::new(&settings.cache);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
+                cache: Cache::new(&settings.cache),
                 upstream: Upstream::new(settings.upstream.clone()),
                 settings: settings.clone(),
                 shared,
-                cache,
                 local_limits: Arc::new(LocalLimits::new()),
                 metrics,
-                tls,
+                tls: tls.map_err(io::Error::other)?,
                 connections: Connections::default(),
                 stop,
             },
             settings: Arc::new(ArcSwap::new(settings)),
             condition,
-            options,
         })
     }
+
+    async fn admin_listener(&self) -> io::Result<Option<TcpListener>> {
+        let Some(address) = self.kit.settings.admin.listen else {
+            return Ok(None);
+        };
+        match TcpListener::bind(address).await {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                let told = format!("the admin port {address}: {error}; name another with `admin.listen:`, or `off`");
+                Err(io::Error::new(error.kind(), told))
+            }
+        }
+    }
+
+    /// Starts what runs beside the traffic. Its tasks end with the runtime.
+    fn start_background(&self, admin: Option<TcpListener>) {
+        let kit = &self.kit;
+        let index = kit.settings.workers.get();
+        let redis = kit.redis(index);
+        let cache = kit.cache.with_redis(redis.clone());
+        tokio::spawn(keys::keep(kit.shared.clone()));
+        tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
+        if let Some(redis) = redis.clone() {
+            tokio::spawn(kit.cache.clone().follow(redis));
+        }
+        let state = AdminState {
+            settings: self.settings.clone(),
+            metrics: kit.metrics.clone(),
+            redis,
+            cache,
+            clock: kit.shared.clock.clone(),
+            condition: self.condition.clone(),
+        };
+        if let Some(listener) = admin {
+            tokio::spawn(admin::serve(listener, state));
+        }
+    }
+
+    /// Serves, reloading when told to, until told to stop.
+    async fn until_stopped(&self, options: RunOptions, signals: &mut Signals) -> io::Result<()> {
+        let (tell, mut changed) = mpsc::channel(1);
+        let files = options.files();
+        let _watch = options.watch.then(|| {
+            watch::watch(files, move || drop(tell.try_send(())))
+                .inspect_err(|error| tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still reloads it"))
+        });
+        let reloader = Reloader::new(options);
+        loop {
+            tokio::select! {
+                () = signals.stop() => return Ok(()),
+                _ = signals.reload.recv() => reloader.reload(self),
+                Some(()) = changed.recv() => reloader.reload(self),
+                _ = signals.stats.recv() => eprintln!("{}", banner::stats(&self.kit.metrics)),
+            }
+        }
+    }
+}
+
+/// What nobody waits for but everybody wants to know: is the app up, and how many sidecars are we?
+async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
+    loop {
+        let up = kit.upstream.is_up().await;
+        if condition.app_up.swap(up, Ordering::Relaxed) != up {
+            match up {
+                true => tracing::info!("the app answers again"),
+                false => tracing::warn!("the app does not answer"),
+            }
+        }
+        let replicas = NonZeroU32::new(cache.replicas()).unwrap_or(NonZeroU32::MIN);
+        kit.local_limits.set_replicas(replicas);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    reload: Signal,
+    stats: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            stats: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// The host's clock; in a debug build with `LARDER_TEST_CLOCK=1`, one that the admin port moves.
+fn clock() -> Clock {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("LARDER_TEST_CLOCK").is_some_and(|value| value == "1") {
+        return Clock::manual(Clock::system().now());
+    }
+    Clock::system()
 }
