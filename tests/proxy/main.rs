@@ -1,1 +1,3 @@
-fn main() {}
+//! Scenarios against the real binary: the app says, larder is configured, the client expects.
+
+mod support;
