@@ -17,7 +17,10 @@ async fn a_hundred_simultaneous_misses_reach_the_app_once() {
         let client = larder.client();
         clients.spawn(async move { client.get("/one").await });
     }
-    eventually("the app is asked", async || (app.count("/one") > 0).then_some(())).await;
+    eventually("the app is asked", async || {
+        (app.count("/one") > 0).then_some(())
+    })
+    .await;
     gate.open();
     let mut bodies = HashSet::new();
     while let Some(answer) = clients.join_next().await {
@@ -35,21 +38,34 @@ async fn what_turns_out_private_is_never_shared_with_those_who_waited() {
     let (held, number) = (gate.clone(), std::sync::atomic::AtomicUsize::new(0));
     let app = App::says(move |_| {
         let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Answer::ok(format!("for {number}")).header("Set-Cookie", &format!("id={number}")).header("Cache-Control", "max-age=60").behind(&held)
+        Answer::ok(format!("for {number}"))
+            .header("Set-Cookie", &format!("id={number}"))
+            .header("Cache-Control", "max-age=60")
+            .behind(&held)
     })
     .await;
-    let larder = larder(&app).yaml("routes: [{ path: /*, ttl: 1m, override: true }]").start().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /*, ttl: 1m, override: true }]")
+        .start()
+        .await;
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let client = larder.client();
         clients.spawn(async move { client.get("/mine").await });
     }
-    eventually("the app is asked", async || (app.count("/mine") > 0).then_some(())).await;
+    eventually("the app is asked", async || {
+        (app.count("/mine") > 0).then_some(())
+    })
+    .await;
     gate.open();
     let mut seen = HashSet::new();
     while let Some(answer) = clients.join_next().await {
         let answer = answer.unwrap();
-        assert!(seen.insert(answer.text()), "{} was given twice", answer.text());
+        assert!(
+            seen.insert(answer.text()),
+            "{} was given twice",
+            answer.text()
+        );
         assert!(seen.contains(&answer.header("set-cookie").replace("id=", "for ")));
     }
     assert_eq!(app.count("/mine"), 20);
@@ -66,12 +82,29 @@ async fn a_route_with_a_ttl_hits_until_it_expires() {
         .await;
     let first = larder.get("/api/cars/42").await;
     assert_eq!(first.cache(), "MISS");
-    assert!(first.header("cache-status").contains("larder; fwd=uri-miss"), "{:?}", first.headers);
-    assert!(first.header("cache-status").contains("stored"), "{:?}", first.headers);
+    assert!(
+        first
+            .header("cache-status")
+            .contains("larder; fwd=uri-miss"),
+        "{:?}",
+        first.headers
+    );
+    assert!(
+        first.header("cache-status").contains("stored"),
+        "{:?}",
+        first.headers
+    );
     larder.advance("9m").await;
     let second = larder.get("/api/cars/42").await;
-    assert_eq!((second.cache().as_str(), second.text().as_str()), ("HIT", "car"));
-    assert!(second.header("cache-status").contains("larder; hit"), "{:?}", second.headers);
+    assert_eq!(
+        (second.cache().as_str(), second.text().as_str()),
+        ("HIT", "car")
+    );
+    assert!(
+        second.header("cache-status").contains("larder; hit"),
+        "{:?}",
+        second.headers
+    );
     assert_eq!(second.header("age"), "540");
     assert_eq!(second.header("x-cache-ttl"), "60");
     assert!(second.has("x-response-time"));
@@ -84,7 +117,9 @@ async fn a_route_with_a_ttl_hits_until_it_expires() {
 async fn the_app_wins_over_a_ttl_and_override_wins_over_the_app() {
     let app = App::says(|_| Answer::ok("x").header("Cache-Control", "no-store")).await;
     let larder = larder(&app)
-        .yaml("routes:\n  - { path: /polite, ttl: 5m }\n  - { path: /firm, ttl: 5m, override: true }")
+        .yaml(
+            "routes:\n  - { path: /polite, ttl: 5m }\n  - { path: /firm, ttl: 5m, override: true }",
+        )
         .start()
         .await;
     for _ in 0..2 {
@@ -150,31 +185,55 @@ async fn the_key_takes_the_named_query_parameters_and_drops_the_ignored_ones() {
         .start()
         .await;
     larder.get("/fleet?page=1&sort=a").await;
-    assert_eq!(larder.get("/fleet?sort=a&page=1&debug=9").await.cache(), "HIT");
+    assert_eq!(
+        larder.get("/fleet?sort=a&page=1&debug=9").await.cache(),
+        "HIT"
+    );
     assert_eq!(larder.get("/fleet?page=2&sort=a").await.cache(), "MISS");
     larder.get("/all?b=2&a=1").await;
-    assert_eq!(larder.get("/all?a=1&b=2&utm_source=ad").await.cache(), "HIT");
+    assert_eq!(
+        larder.get("/all?a=1&b=2&utm_source=ad").await.cache(),
+        "HIT"
+    );
     larder.get("/all?utm_source=poison").await;
-    assert!(!app.last("/all").target.contains("poison"), "an ignored parameter reached a fetch that is stored");
+    assert!(
+        !app.last("/all").target.contains("poison"),
+        "an ignored parameter reached a fetch that is stored"
+    );
 }
 
 #[tokio::test]
 async fn an_entry_per_token_is_nobody_elses() {
     let app = App::says(|seen| {
-        Answer::ok(seen.header("authorization").unwrap_or("nobody").to_owned()).header("Cache-Control", "private")
+        Answer::ok(seen.header("authorization").unwrap_or("nobody").to_owned())
+            .header("Cache-Control", "private")
     })
     .await;
-    let larder = larder(&app).yaml("routes: [{ path: /me, ttl: 5m, key: { per: token } }]").start().await;
-    for (token, cache) in [("Bearer a", "MISS"), ("Bearer b", "MISS"), ("Bearer a", "HIT"), ("Bearer b", "HIT")] {
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /me, ttl: 5m, key: { per: token } }]")
+        .start()
+        .await;
+    for (token, cache) in [
+        ("Bearer a", "MISS"),
+        ("Bearer b", "MISS"),
+        ("Bearer a", "HIT"),
+        ("Bearer b", "HIT"),
+    ] {
         let answer = larder.get_with("/me", &[("Authorization", token)]).await;
-        assert_eq!((answer.cache().as_str(), answer.text().as_str()), (cache, token));
+        assert_eq!(
+            (answer.cache().as_str(), answer.text().as_str()),
+            (cache, token)
+        );
     }
 }
 
 #[tokio::test]
 async fn no_store_routes_are_never_stored_and_say_so() {
     let app = App::says(|_| Answer::public("stats")).await;
-    let larder = larder(&app).yaml("routes: [{ name: admin, path: /api/admin/*, no_store: true }]").start().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ name: admin, path: /api/admin/*, no_store: true }]")
+        .start()
+        .await;
     for _ in 0..2 {
         let answer = larder.get("/api/admin/stats").await;
         assert_eq!(answer.header("cache-control"), "no-store");
@@ -194,8 +253,14 @@ async fn variants_are_kept_apart_by_vary() {
     let larder = larder(&app).start().await;
     for (language, cache) in [("de", "MISS"), ("en", "MISS"), ("de", "HIT"), ("en", "HIT")] {
         let answer = larder.get_with("/", &[("Accept-Language", language)]).await;
-        assert_eq!((answer.text().as_str(), answer.cache().as_str()), (language, cache));
-        assert_eq!(answer.header("vary").to_ascii_lowercase(), "accept-language");
+        assert_eq!(
+            (answer.text().as_str(), answer.cache().as_str()),
+            (language, cache)
+        );
+        assert_eq!(
+            answer.header("vary").to_ascii_lowercase(),
+            "accept-language"
+        );
     }
 }
 
@@ -214,7 +279,10 @@ async fn another_larder_finds_in_redis_what_the_first_one_stored() {
         (answer.cache() == "HIT").then_some(answer)
     })
     .await;
-    assert_eq!((found.body.len(), found.header("x-kept")), (5000, "yes".into()));
+    assert_eq!(
+        (found.body.len(), found.header("x-kept")),
+        (5000, "yes".into())
+    );
     assert!(found.header("cache-status").contains("hit"));
     for key in redis.keys().await {
         let ttl: i64 = redis.cli(&["TTL", &key]).await.parse().unwrap();
@@ -230,7 +298,10 @@ async fn a_foreign_or_damaged_entry_in_redis_is_a_miss() {
     let larder = larder(&app).redis(&redis).yaml(yaml).start().await;
     larder.redis_is(true).await;
     larder.get("/x").await;
-    eventually("it is stored", async || (larder.get("/x").await.cache() == "HIT").then_some(())).await;
+    eventually("it is stored", async || {
+        (larder.get("/x").await.cache() == "HIT").then_some(())
+    })
+    .await;
     for key in redis.keys().await {
         if redis.cli(&["TYPE", &key]).await == "string" {
             redis.cli(&["SETRANGE", &key, "20", "damaged!"]).await;
@@ -248,7 +319,10 @@ async fn errors_of_the_app_are_passed_on_and_not_stored() {
         _ => Answer::new(404, "gone").header("Cache-Control", "max-age=60"),
     })
     .await;
-    let larder = larder(&app).yaml("routes: [{ path: /500, ttl: 1m, override: true }]").start().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /500, ttl: 1m, override: true }]")
+        .start()
+        .await;
     for _ in 0..2 {
         assert_eq!(larder.get("/500").await.status, 500);
         assert_eq!(larder.get("/404").await.text(), "gone");
@@ -260,7 +334,9 @@ async fn errors_of_the_app_are_passed_on_and_not_stored() {
 async fn a_stale_entry_is_validated_and_a_304_renews_it() {
     let app = App::says(|seen| {
         if seen.header("if-none-match") == Some("\"1\"") {
-            Answer::new(304, "").header("ETag", "\"1\"").header("Cache-Control", "max-age=60")
+            Answer::new(304, "")
+                .header("ETag", "\"1\"")
+                .header("Cache-Control", "max-age=60")
         } else {
             Answer::public("body").header("ETag", "\"1\"")
         }
@@ -290,7 +366,12 @@ async fn lifetimes_are_spread_so_that_entries_do_not_expire_together() {
     let mut lifetimes = HashSet::new();
     for n in 0..40 {
         client.get(&format!("/{n}")).await;
-        let ttl: u64 = client.get(&format!("/{n}")).await.header("x-cache-ttl").parse().unwrap();
+        let ttl: u64 = client
+            .get(&format!("/{n}"))
+            .await
+            .header("x-cache-ttl")
+            .parse()
+            .unwrap();
         assert!((800..=1200).contains(&ttl), "{ttl}");
         lifetimes.insert(ttl);
     }
@@ -300,7 +381,10 @@ async fn lifetimes_are_spread_so_that_entries_do_not_expire_together() {
 #[tokio::test]
 async fn a_body_above_the_bound_streams_through_and_is_not_stored() {
     let app = App::says(|_| Answer::public("x".repeat(300_000))).await;
-    let larder = larder(&app).yaml("cache: { max_body: 64KiB }").start().await;
+    let larder = larder(&app)
+        .yaml("cache: { max_body: 64KiB }")
+        .start()
+        .await;
     for _ in 0..2 {
         assert_eq!(larder.get("/big").await.body.len(), 300_000);
     }

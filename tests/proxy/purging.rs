@@ -32,7 +32,14 @@ async fn a_booking_purges_its_car_and_the_fleet_before_its_answer_leaves() {
     let larder = larder(&app).yaml(ROUTES).start().await;
     fill(&larder).await;
     let json = [("Content-Type", "application/json")];
-    assert_eq!(larder.client().post("/api/bookings", &json, r#"{"carId":1}"#).await.status, 201);
+    assert_eq!(
+        larder
+            .client()
+            .post("/api/bookings", &json, r#"{"carId":1}"#)
+            .await
+            .status,
+        201
+    );
     assert_eq!(larder.get("/api/cars/2").await.cache(), "HIT");
     for path in ["/api/cars/1", "/api/fleet"] {
         assert_ne!(larder.get(path).await.cache(), "HIT", "{path}");
@@ -46,7 +53,10 @@ async fn a_booking_that_fails_purges_nothing() {
     let larder = larder(&app).yaml(ROUTES).start().await;
     fill(&larder).await;
     let json = [("Content-Type", "application/json")];
-    larder.client().post("/api/bookings", &json, r#"{"carId":1,"fail":true}"#).await;
+    larder
+        .client()
+        .post("/api/bookings", &json, r#"{"carId":1,"fail":true}"#)
+        .await;
     assert_eq!(larder.get("/api/cars/1").await.cache(), "HIT");
 }
 
@@ -55,9 +65,21 @@ async fn the_admin_port_purges_tags_urls_routes_and_all() {
     let app = shop().await;
     let larder = larder(&app).yaml(ROUTES).start().await;
     for (what, gone, kept) in [
-        (json!({"tags": ["car:1"]}), "/api/cars/1", Some("/api/cars/2")),
-        (json!({"urls": ["/api/cars/2"]}), "/api/cars/2", Some("/api/fleet")),
-        (json!({"routes": ["car"]}), "/api/cars/1", Some("/api/fleet")),
+        (
+            json!({"tags": ["car:1"]}),
+            "/api/cars/1",
+            Some("/api/cars/2"),
+        ),
+        (
+            json!({"urls": ["/api/cars/2"]}),
+            "/api/cars/2",
+            Some("/api/fleet"),
+        ),
+        (
+            json!({"routes": ["car"]}),
+            "/api/cars/1",
+            Some("/api/fleet"),
+        ),
         (json!({"all": true}), "/api/fleet", None),
     ] {
         fill(&larder).await;
@@ -82,8 +104,16 @@ async fn a_purge_reaches_the_memory_of_another_larder() {
     two.redis_is(true).await;
     two.get("/api/cars/1").await;
     assert_eq!(two.get("/api/cars/1").await.cache(), "HIT");
-    assert_eq!(one.purge(json!({"tags": ["car:1"], "soft": false})).await.status, 200);
-    eventually("the other larder knows", async || (two.get("/api/cars/1").await.cache() != "HIT").then_some(())).await;
+    assert_eq!(
+        one.purge(json!({"tags": ["car:1"], "soft": false}))
+            .await
+            .status,
+        200
+    );
+    eventually("the other larder knows", async || {
+        (two.get("/api/cars/1").await.cache() != "HIT").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -94,8 +124,13 @@ async fn a_fill_that_began_before_a_purge_is_not_kept() {
     let larder = larder(&app).yaml(ROUTES).start().await;
     let client = larder.client();
     let old = tokio::spawn(async move { client.get("/api/cars/1").await });
-    eventually("the app is asked", async || (app.count("/api/cars/1") == 1).then_some(())).await;
-    larder.purge(json!({"tags": ["car:1"], "soft": false})).await;
+    eventually("the app is asked", async || {
+        (app.count("/api/cars/1") == 1).then_some(())
+    })
+    .await;
+    larder
+        .purge(json!({"tags": ["car:1"], "soft": false}))
+        .await;
     app.now_says(|_| Answer::ok("new"));
     gate.open();
     assert_eq!(old.await.unwrap().text(), "old");
@@ -109,10 +144,17 @@ async fn purges_made_while_redis_is_away_hold_when_it_is_back() {
     let one = larder(&app).redis(&redis).yaml(ROUTES).start().await;
     one.redis_is(true).await;
     one.get("/api/cars/1").await;
-    eventually("it is in Redis", async || (!redis.keys().await.is_empty()).then_some(())).await;
+    eventually("it is in Redis", async || {
+        (!redis.keys().await.is_empty()).then_some(())
+    })
+    .await;
     redis.kill().await;
     let answer = one.purge(json!({"tags": ["car:1"], "soft": false})).await;
-    assert!(answer.status == 200 || answer.status == 202, "{}", answer.status);
+    assert!(
+        answer.status == 200 || answer.status == 202,
+        "{}",
+        answer.status
+    );
     assert_eq!(one.get("/api/cars/1").await.cache(), "MISS");
     redis.up().await;
     one.redis_is(true).await;
@@ -121,5 +163,8 @@ async fn purges_made_while_redis_is_away_hold_when_it_is_back() {
     // What Redis still held from before the purge must not come back through the other larder.
     app.now_says(|_| Answer::ok("new"));
     let answer = two.get("/api/cars/1").await;
-    assert!(answer.cache() != "HIT" || answer.text() != "old", "{answer:?}");
+    assert!(
+        answer.cache() != "HIT" || answer.text() != "old",
+        "{answer:?}"
+    );
 }

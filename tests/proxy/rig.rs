@@ -11,7 +11,12 @@ async fn the_app_says_what_it_is_told_and_counts() {
     assert_eq!(client.post("/a", &[], "hello").await.text(), "/a hello");
     assert_eq!((app.count("/a"), app.total()), (2, 2));
     app.down().await;
-    assert!(Client::new(app.address).try_send("GET", "/a", &[], "").await.is_err());
+    assert!(
+        Client::new(app.address)
+            .try_send("GET", "/a", &[], "")
+            .await
+            .is_err()
+    );
     app.up().await;
     assert_eq!(Client::new(app.address).get("/a").await.status, 200);
 }
@@ -28,9 +33,18 @@ async fn the_app_cuts_resets_and_waits_on_demand() {
     })
     .await;
     for path in ["/cut", "/reset"] {
-        assert!(Client::new(app.address).try_send("GET", path, &[], "").await.is_err(), "{path}");
+        assert!(
+            Client::new(app.address)
+                .try_send("GET", path, &[], "")
+                .await
+                .is_err(),
+            "{path}"
+        );
     }
-    assert_eq!(Client::new(app.address).get("/chunked").await.text(), "onetwo");
+    assert_eq!(
+        Client::new(app.address).get("/chunked").await.text(),
+        "onetwo"
+    );
     let client = Client::new(app.address);
     let (answer, ()) = tokio::join!(client.get("/held"), async { gate.open() });
     assert_eq!(answer.text(), "at last");
@@ -47,7 +61,10 @@ async fn redis_keeps_its_data_over_a_kill_unless_it_is_told_to_lose_it() {
     assert!(redis.keys().await.is_empty());
     let monitor = redis.monitor().await;
     redis.cli(&["GET", "other"]).await;
-    eventually("MONITOR tells of GET", async || (monitor.count("\"GET\" \"other\"") == 1).then_some(())).await;
+    eventually("MONITOR tells of GET", async || {
+        (monitor.count("\"GET\" \"other\"") == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -66,7 +83,14 @@ async fn the_network_fails_as_it_is_told() {
     network.set(Fault::Slice(7, Duration::from_millis(1)));
     assert!(ask().await.unwrap().is_ok());
     network.set(Fault::Corrupt(150));
-    assert!(ask().await.unwrap().is_ok_and(|answer| answer.body.iter().filter(|byte| **byte != b'x').count() == 1));
+    assert!(
+        ask().await.unwrap().is_ok_and(|answer| answer
+            .body
+            .iter()
+            .filter(|byte| **byte != b'x')
+            .count()
+            == 1)
+    );
     network.set(Fault::CutAfter(90));
     assert!(ask().await.unwrap().is_err());
     network.set(Fault::Reset);

@@ -10,9 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 async fn methods_statuses_cookies_and_redirects_pass_untouched() {
     let app = App::says(|seen| match seen.path() {
         "/moved" => Answer::new(302, "").header("Location", "/there?x=1"),
-        "/cookies" => Answer::ok("").header("Set-Cookie", "a=1; Path=/").header("Set-Cookie", "b=2; HttpOnly"),
+        "/cookies" => Answer::ok("")
+            .header("Set-Cookie", "a=1; Path=/")
+            .header("Set-Cookie", "b=2; HttpOnly"),
         "/empty" => Answer::new(204, ""),
-        _ => Answer::new(if seen.method == "DELETE" { 410 } else { 200 }, format!("{} {}", seen.method, seen.text())),
+        _ => Answer::new(
+            if seen.method == "DELETE" { 410 } else { 200 },
+            format!("{} {}", seen.method, seen.text()),
+        ),
     })
     .await;
     let larder = larder(&app).start().await;
@@ -24,7 +29,10 @@ async fn methods_statuses_cookies_and_redirects_pass_untouched() {
         assert_eq!(answer.status, if method == "DELETE" { 410 } else { 200 });
     }
     let moved = client.get("/moved").await;
-    assert_eq!((moved.status, moved.header("location")), (302, "/there?x=1".into()));
+    assert_eq!(
+        (moved.status, moved.header("location")),
+        (302, "/there?x=1".into())
+    );
     let cookies = client.get_with("/cookies", &[("Cookie", "x=1; y=2")]).await;
     assert_eq!(cookies.headers.get_all("set-cookie").iter().count(), 2);
     assert_eq!(app.last("/cookies").header("cookie"), Some("x=1; y=2"));
@@ -35,9 +43,21 @@ async fn methods_statuses_cookies_and_redirects_pass_untouched() {
 async fn head_has_the_length_of_get_and_no_body() {
     let app = App::says(|_| Answer::public("twelve bytes")).await;
     let larder = larder(&app).start().await;
-    let raw = larder.client().raw(format!("HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", larder.address).as_bytes()).await;
+    let raw = larder
+        .client()
+        .raw(
+            format!(
+                "HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                larder.address
+            )
+            .as_bytes(),
+        )
+        .await;
     assert!(raw.starts_with("HTTP/1.1 200"), "{raw}");
-    assert!(raw.to_ascii_lowercase().contains("content-length: 12"), "{raw}");
+    assert!(
+        raw.to_ascii_lowercase().contains("content-length: 12"),
+        "{raw}"
+    );
     assert!(raw.ends_with("\r\n\r\n"), "{raw}");
     // A stored GET answers HEAD; a HEAD never answers GET (RFC 9110 §9.3.2).
     assert_eq!(larder.get("/").await.text(), "twelve bytes");
@@ -58,11 +78,28 @@ async fn chunked_bodies_arrive_whole_and_as_they_come() {
     })
     .await;
     let larder = larder(&app).start().await;
-    let mut answer = larder.client().open("GET", "/", &[], Bytes::new()).await.unwrap();
-    let first = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!(first, "first ", "the first chunk does not wait for the second");
+    let mut answer = larder
+        .client()
+        .open("GET", "/", &[], Bytes::new())
+        .await
+        .unwrap();
+    let first = answer
+        .body_mut()
+        .frame()
+        .await
+        .unwrap()
+        .unwrap()
+        .into_data()
+        .unwrap();
+    assert_eq!(
+        first, "first ",
+        "the first chunk does not wait for the second"
+    );
     gate.open();
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "second");
+    assert_eq!(
+        answer.into_body().collect().await.unwrap().to_bytes(),
+        "second"
+    );
 }
 
 #[tokio::test]
@@ -77,15 +114,41 @@ async fn an_event_arrives_at_once_and_is_never_stored() {
             .then("0\r\n\r\n")
     })
     .await;
-    let larder = larder(&app).yaml("routes: [{ path: /events, ttl: 1m }]").start().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /events, ttl: 1m }]")
+        .start()
+        .await;
     let client = larder.client();
-    let mut answer = client.open("GET", "/events", &[("Accept", "text/event-stream")], Bytes::new()).await.unwrap();
+    let mut answer = client
+        .open(
+            "GET",
+            "/events",
+            &[("Accept", "text/event-stream")],
+            Bytes::new(),
+        )
+        .await
+        .unwrap();
     let first = tokio::time::timeout(Duration::from_secs(5), answer.body_mut().frame()).await;
-    assert_eq!(first.expect("at once").unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
+    assert_eq!(
+        first
+            .expect("at once")
+            .unwrap()
+            .unwrap()
+            .into_data()
+            .unwrap(),
+        "data: 1\n\n"
+    );
     gate.open();
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "data: 2\n\n");
+    assert_eq!(
+        answer.into_body().collect().await.unwrap().to_bytes(),
+        "data: 2\n\n"
+    );
     larder.get("/events").await;
-    assert_eq!(app.count("/events"), 2, "every listener has a stream of its own");
+    assert_eq!(
+        app.count("/events"),
+        2,
+        "every listener has a stream of its own"
+    );
 }
 
 #[tokio::test]
@@ -96,46 +159,76 @@ async fn an_upload_streams_before_it_is_whole() {
         let told = told.clone();
         async move {
             let mut socket = BufReader::new(socket);
-            let Some(head) = read_head(&mut socket).await else { return };
+            let Some(head) = read_head(&mut socket).await else {
+                return;
+            };
             if head.path() == "/api/health" {
-                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+                let _ = socket
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .await;
                 return;
             }
             let (mut seen, mut piece) = (0, vec![0; 1 << 16]);
             while seen < TOTAL {
-                let Ok(read @ 1..) = socket.read(&mut piece).await else { return };
+                let Ok(read @ 1..) = socket.read(&mut piece).await else {
+                    return;
+                };
                 seen += read;
                 let _ = told.try_send(seen);
             }
-            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole").await;
+            let _ = socket
+                .write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole",
+                )
+                .await;
         }
     })
     .await;
     let larder = larder(&app).start().await;
     let mut socket = larder.client().socket().await;
-    let head = format!("POST /upload HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {TOTAL}\r\n\r\n");
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {TOTAL}\r\n\r\n"
+    );
     socket.write_all(head.as_bytes()).await.unwrap();
     let piece = vec![7; 1 << 20];
     socket.write_all(&piece).await.unwrap();
-    let early = tokio::time::timeout(PATIENCE, tells.recv()).await.expect("the app reads while we still send");
+    let early = tokio::time::timeout(PATIENCE, tells.recv())
+        .await
+        .expect("the app reads while we still send");
     assert!(early.unwrap() < TOTAL);
     for _ in 1..50 {
         socket.write_all(&piece).await.unwrap();
     }
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("whole"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("whole"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn hop_by_hop_fields_stay_on_their_hop_and_ours_are_added() {
     let app = App::says(|_| {
-        Answer::ok("x").header("Keep-Alive", "timeout=5").header("Proxy-Authenticate", "Basic").header("X-App", "kept")
+        Answer::ok("x")
+            .header("Keep-Alive", "timeout=5")
+            .header("Proxy-Authenticate", "Basic")
+            .header("X-App", "kept")
     })
     .await;
     let larder = larder(&app).start().await;
     let answer = larder
-        .get_with("/", &[("Keep-Alive", "timeout=9"), ("Proxy-Authorization", "x"), ("TE", "gzip"), ("Connection", "X-Hop"), ("X-Hop", "1"), ("X-End", "2")])
+        .get_with(
+            "/",
+            &[
+                ("Keep-Alive", "timeout=9"),
+                ("Proxy-Authorization", "x"),
+                ("TE", "gzip"),
+                ("Connection", "X-Hop"),
+                ("X-Hop", "1"),
+                ("X-End", "2"),
+            ],
+        )
         .await;
     let seen = app.last("/");
     for gone in ["keep-alive", "proxy-authorization", "x-hop", "upgrade"] {
@@ -144,11 +237,21 @@ async fn hop_by_hop_fields_stay_on_their_hop_and_ours_are_added() {
     assert_eq!(seen.header("x-end"), Some("2"));
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("http"));
-    assert_eq!(seen.header("x-forwarded-host"), Some(larder.address.to_string().as_str()));
-    assert!(seen.header("via").is_some_and(|via| via.contains("larder")), "{seen:?}");
+    assert_eq!(
+        seen.header("x-forwarded-host"),
+        Some(larder.address.to_string().as_str())
+    );
+    assert!(
+        seen.header("via").is_some_and(|via| via.contains("larder")),
+        "{seen:?}"
+    );
     assert!(!answer.has("keep-alive") && !answer.has("proxy-authenticate"));
     assert_eq!(answer.header("x-app"), "kept");
-    assert!(answer.header("via").contains("larder"), "{:?}", answer.headers);
+    assert!(
+        answer.header("via").contains("larder"),
+        "{:?}",
+        answer.headers
+    );
 }
 
 #[tokio::test]
@@ -158,9 +261,15 @@ async fn a_strangers_x_forwarded_for_is_replaced_and_a_trusted_proxys_extended()
     let strict = larder(&app).start().await;
     strict.get_with("/", &forged).await;
     assert_eq!(app.last("/").header("x-forwarded-for"), Some("127.0.0.1"));
-    let trusting = larder(&app).yaml("identity: { trusted_proxies: [\"127.0.0.0/8\"] }").start().await;
+    let trusting = larder(&app)
+        .yaml("identity: { trusted_proxies: [\"127.0.0.0/8\"] }")
+        .start()
+        .await;
     trusting.get_with("/", &forged).await;
-    assert_eq!(app.last("/").header("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
+    assert_eq!(
+        app.last("/").header("x-forwarded-for"),
+        Some("9.9.9.9, 127.0.0.1")
+    );
 }
 
 #[tokio::test]
@@ -169,15 +278,30 @@ async fn request_ids_and_trace_context_are_passed_on_or_made() {
     let larder = larder(&app).start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
-    let answer = larder.get_with("/", &[("X-Request-Id", "abc-123"), ("traceparent", &parent)]).await;
+    let answer = larder
+        .get_with(
+            "/",
+            &[("X-Request-Id", "abc-123"), ("traceparent", &parent)],
+        )
+        .await;
     let seen = app.last("/");
     assert_eq!(seen.header("x-request-id"), Some("abc-123"));
     assert_eq!(answer.header("x-request-id"), "abc-123");
-    assert!(seen.header("traceparent").is_some_and(|value| value.contains(trace)), "{seen:?}");
+    assert!(
+        seen.header("traceparent")
+            .is_some_and(|value| value.contains(trace)),
+        "{seen:?}"
+    );
     larder.get_with("/", &[("X-Request-Id", "bad id {}")]).await;
     let made = app.last("/");
     let id = made.header("x-request-id").unwrap();
-    assert!(!id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)), "{id}");
+    assert!(
+        !id.is_empty()
+            && id
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
+        "{id}"
+    );
     assert_eq!(made.header("traceparent").map(str::len), Some(55));
 }
 
@@ -191,7 +315,10 @@ async fn an_app_that_is_down_is_a_502_in_the_configured_shape() {
     assert_eq!(answer.header("content-type"), "application/problem+json");
     assert_eq!(answer.json()["status"], 502);
     assert!(answer.json()["title"].is_string());
-    let exodrive = larder(&app).yaml("errors: { body: exodrive }").start_unready().await;
+    let exodrive = larder(&app)
+        .yaml("errors: { body: exodrive }")
+        .start_unready()
+        .await;
     let answer = exodrive.get("/api/x").await;
     assert_eq!(answer.status, 502);
     let error = &answer.json()["error"];
@@ -210,7 +337,10 @@ async fn an_app_that_is_slow_is_a_504_after_the_timeout() {
     for (shape, member) in [("problem", "status"), ("exodrive", "error")] {
         let larder = larder(&app)
             .upstream(None)
-            .yaml(&format!("upstream: {{ url: \"{}\", timeout: 300ms }}\nerrors: {{ body: {shape} }}", app.url()))
+            .yaml(&format!(
+                "upstream: {{ url: \"{}\", timeout: 300ms }}\nerrors: {{ body: {shape} }}",
+                app.url()
+            ))
             .start_unready()
             .await;
         let started = Instant::now();
@@ -237,7 +367,10 @@ async fn an_app_that_breaks_off_cuts_the_client_too_and_nothing_is_stored() {
         for times in 1..=2 {
             let cut = larder.client().try_send("GET", path, &[], "").await;
             // Either the cut is seen, or nothing had left yet and a 502 says so.
-            assert!(cut.is_err() || cut.is_ok_and(|answer| answer.status == 502), "{path}");
+            assert!(
+                cut.is_err() || cut.is_ok_and(|answer| answer.status == 502),
+                "{path}"
+            );
             assert_eq!(app.count(path), times, "{path} is not stored");
         }
     }
@@ -267,7 +400,9 @@ async fn requests_that_can_be_read_in_two_ways_are_refused_and_never_reach_the_a
     ];
     for message in two_ways {
         let answer = larder.client().raw(message.as_bytes()).await;
-        let refused = ["400", "405", "501"].iter().any(|status| answer.starts_with(&format!("HTTP/1.1 {status}")));
+        let refused = ["400", "405", "501"]
+            .iter()
+            .any(|status| answer.starts_with(&format!("HTTP/1.1 {status}")));
         assert!(refused, "{message:?} got {answer:?}");
     }
     assert_eq!(app.total(), 0);
@@ -277,11 +412,18 @@ async fn requests_that_can_be_read_in_two_ways_are_refused_and_never_reach_the_a
 async fn connections_to_the_app_are_kept_and_reused() {
     let app = App::says(|_| Answer::ok("x")).await;
     let network = FaultProxy::before(app.address).await;
-    let larder = larder(&app).upstream(Some(format!("http://{}", network.address))).start().await;
+    let larder = larder(&app)
+        .upstream(Some(format!("http://{}", network.address)))
+        .start()
+        .await;
     let client = larder.client();
     for n in 0..200 {
         client.get(&format!("/{n}")).await;
     }
     // Workers have a pool each, and health checks have theirs.
-    assert!(network.accepted() < 20, "{} connections for 200 requests", network.accepted());
+    assert!(
+        network.accepted() < 20,
+        "{} connections for 200 requests",
+        network.accepted()
+    );
 }

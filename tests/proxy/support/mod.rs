@@ -7,12 +7,14 @@ mod client;
 mod fault;
 mod larder;
 mod redis;
+mod token;
 
-pub use app::{Answer, App, Gate, Seen, read_head};
+pub use app::{Answer, App, Gate, read_head};
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
-pub use larder::{Larder, Setup, larder, larder_cli};
+pub use larder::{Larder, larder, larder_cli};
 pub use redis::RedisServer;
+pub use token::{SECRET, identity, signed, token};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
