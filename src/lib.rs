@@ -20,6 +20,7 @@ pub mod admin;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod identity;
 pub mod limit;
 pub mod proxy;
