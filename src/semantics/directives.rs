@@ -106,6 +106,8 @@ impl Directives {
             if !members(line.as_bytes(), |name, argument| {
                 directives.take(name, &argument);
             }) {
+                // No lifetime in it is to be believed, whichever side of the quote it is on.
+                directives.s_maxage = Delta::Invalid;
                 directives.max_age = Delta::Invalid;
             }
         }
@@ -491,7 +493,7 @@ mod tests {
 
     #[test]
     fn an_open_quote_hides_no_restriction_and_grants_nothing() {
-        let directives = of(r#"cache-control: max-age=60, ext="a, no-store, max-age=9, public=""#);
+        let directives = of(r#"cache-control: max-age=60, ext="a, no-store, max-age=9, public"#);
         assert!(directives.no_store);
         assert_eq!(directives.max_age, Delta::Invalid);
     }

@@ -136,3 +136,80 @@ pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
         200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::testing::{at, exchange, headers};
+    use proptest::prelude::*;
+
+    fn age(response: &str, delay: u64) -> u64 {
+        let (request, response) = (HeaderMap::new(), headers(response));
+        let exchange = Exchange {
+            received: at(delay),
+            ..exchange(200, &request, &response)
+        };
+        initial_age(&exchange).corrected().as_secs()
+    }
+
+    #[test]
+    fn the_received_age_and_the_delay_count_rfc9111_4_2_3() {
+        assert_eq!(age("age: 7", 0), 7);
+        assert_eq!(age("age: 7", 3), 10);
+        assert_eq!(age("age: 0007", 0), 7);
+    }
+
+    #[test]
+    fn a_date_in_the_past_makes_a_response_old_and_one_in_the_future_does_not() {
+        let dated = |seconds: u64| {
+            let date = Timestamp::from_millis(at(0).as_millis() - 1_000 * 100 + 1_000 * seconds)
+                .http_date();
+            format!("date: {}", date.to_str().unwrap())
+        };
+        assert_eq!(age(&dated(0), 0), 100);
+        assert_eq!(age(&format!("{}\nage: 200", dated(0)), 0), 200);
+        assert_eq!(age(&dated(200), 0), 0);
+        assert_eq!(age("date: yesterday", 0), 0);
+    }
+
+    #[test]
+    fn the_first_member_of_age_counts_and_what_is_no_number_does_not_rfc9111_5_1() {
+        assert_eq!(age("age: 7, 9", 0), 7);
+        assert_eq!(age("age: 7\nage: 9", 0), 7);
+        for ignored in ["-7", "7.0", "7;a=b", "x", "", "x, 7"] {
+            assert_eq!(age(&format!("age: {ignored}"), 0), 0, "{ignored}");
+        }
+        assert_eq!(age("age: 99999999999999999999", 0), 1 << 31);
+    }
+
+    fn lifetime(initial: Duration, fresh: Duration) -> Lifetime {
+        Lifetime {
+            received: at(0),
+            initial_age: initial,
+            fresh,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            must_revalidate: false,
+            no_cache: false,
+            immutable: false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn age_only_grows_and_freshness_ends_once(initial in 0u64..=1 << 31, fresh in 0u64..=1 << 31, one: u64, other: u64) {
+            let lifetime = lifetime(Duration::from_secs(initial), Duration::from_secs(fresh));
+            let (early, late) = (Timestamp::from_millis(one.min(other)), Timestamp::from_millis(one.max(other)));
+            prop_assert!(lifetime.age(early) <= lifetime.age(late));
+            prop_assert!(lifetime.ttl_secs(early) >= lifetime.ttl_secs(late));
+            prop_assert!(lifetime.is_fresh(early) || !lifetime.is_fresh(late));
+            prop_assert!(lifetime.useful(early) >= lifetime.useful(late));
+        }
+
+        #[test]
+        fn nothing_is_fresh_beyond_what_the_app_states_and_its_age_allows(max_age in 0u64..100_000, received in 0u64..100_000, later in 0u64..200_000) {
+            let lifetime = lifetime(Duration::from_secs(received), Duration::from_secs(max_age));
+            prop_assert_eq!(lifetime.is_fresh(at(later)), received + later < max_age);
+        }
+    }
+}

@@ -415,3 +415,623 @@ const fn is_understood(status: StatusCode) -> bool {
         200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 425 | 426 | 428 | 429 | 431 | 451 | 500..=505 | 511
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::testing::{any_value, at, exchange, headers, store, store_status};
+    use http::header::{AGE, CACHE_CONTROL, EXPIRES, LAST_MODIFIED, PRAGMA, VARY};
+    use proptest::prelude::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn plain(response: &str) -> Result<Stored, Reason> {
+        store("", response, &Policy::default())
+    }
+
+    fn fresh(response: &str) -> Option<u64> {
+        plain(response)
+            .ok()
+            .map(|stored| stored.lifetime.fresh.as_secs())
+    }
+
+    fn route(ttl: u64) -> Policy {
+        Policy {
+            ttl: Some(Ttl::new(secs(ttl))),
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn only_get_is_stored_rfc9111_3() {
+        let (request, response) = (HeaderMap::new(), headers("cache-control: max-age=60"));
+        for method in [Method::HEAD, Method::POST, Method::PUT] {
+            let exchange = Exchange {
+                method: &method,
+                ..exchange(200, &request, &response)
+            };
+            assert_eq!(storable(&exchange, &Policy::default()), Err(Reason::Method));
+        }
+    }
+
+    #[test]
+    fn every_final_status_is_stored_with_explicit_freshness_rfc9111_3() {
+        for status in [
+            200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504,
+            599,
+        ] {
+            let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
+            assert!(stored.is_ok(), "{status}");
+        }
+        for status in [100, 103, 206, 304] {
+            let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
+            assert_eq!(stored.err(), Some(Reason::Status), "{status}");
+        }
+    }
+
+    #[test]
+    fn answers_to_a_question_that_others_did_not_ask_are_not_stored() {
+        let status = |status, request| {
+            store_status(
+                status,
+                request,
+                "cache-control: max-age=60",
+                &Policy::default(),
+            )
+            .err()
+        };
+        assert_eq!(status(416, "range: bytes=9-"), Some(Reason::Range));
+        assert_eq!(status(412, "if-match: \"a\""), Some(Reason::Status));
+        assert_eq!(status(417, "expect: x"), Some(Reason::Status));
+    }
+
+    #[test]
+    fn no_store_and_private_are_not_stored_rfc9111_5_2_2() {
+        for (response, reason) in [
+            ("cache-control: max-age=60, no-store", Reason::NoStore),
+            (
+                "cache-control: max-age=60\ncache-control: No-Store",
+                Reason::NoStore,
+            ),
+            ("cache-control: private, max-age=60", Reason::Private),
+            (
+                "cdn-cache-control: no-store\ncache-control: max-age=60",
+                Reason::NoStore,
+            ),
+            (
+                "cdn-cache-control: private\ncache-control: max-age=60",
+                Reason::Private,
+            ),
+        ] {
+            assert_eq!(plain(response).err(), Some(reason), "{response}");
+        }
+    }
+
+    #[test]
+    fn a_requests_no_store_counts_only_where_it_is_honoured_rfc9111_5_2_1_5() {
+        let (request, response) = (
+            headers("cache-control: no-store"),
+            headers("cache-control: max-age=60"),
+        );
+        let honoured = exchange(200, &request, &response);
+        assert_eq!(
+            storable(&honoured, &Policy::default()).err(),
+            Some(Reason::NoStore)
+        );
+        let ignored = Exchange {
+            client: ClientRefresh::Ignore,
+            ..honoured
+        };
+        assert!(storable(&ignored, &Policy::default()).is_ok());
+    }
+
+    #[test]
+    fn must_understand_outweighs_no_store_for_known_statuses_rfc9111_5_2_2_3() {
+        let says = "cache-control: max-age=60, no-store, must-understand";
+        assert!(store_status(200, "", says, &Policy::default()).is_ok());
+        assert_eq!(
+            store_status(299, "", says, &Policy::default()).err(),
+            Some(Reason::Status)
+        );
+        let says = "cache-control: max-age=60, must-understand";
+        assert_eq!(
+            store_status(499, "", says, &Policy::default()).err(),
+            Some(Reason::Status)
+        );
+    }
+
+    #[test]
+    fn the_order_of_lifetimes_is_s_maxage_max_age_expires_rfc9111_4_2_1() {
+        let expires = format!("expires: {}\n", at(30).http_date().to_str().unwrap());
+        assert_eq!(
+            fresh(&format!("{expires}cache-control: s-maxage=10, max-age=20")),
+            Some(10)
+        );
+        assert_eq!(
+            fresh(&format!("{expires}cache-control: max-age=20")),
+            Some(20)
+        );
+        assert_eq!(fresh(&expires), Some(30));
+        assert_eq!(
+            fresh(&format!(
+                "{expires}date: {}",
+                at(10).http_date().to_str().unwrap()
+            )),
+            Some(20)
+        );
+        assert_eq!(fresh(&format!("{expires}cache-control: public")), Some(30));
+    }
+
+    #[test]
+    fn a_targeted_field_hides_cache_control_and_expires_rfc9213_2_1() {
+        let expires = format!(
+            "expires: {}\ncache-control: max-age=60\n",
+            at(30).http_date().to_str().unwrap()
+        );
+        assert_eq!(
+            fresh(&format!("{expires}cdn-cache-control: max-age=5")),
+            Some(5)
+        );
+        assert_eq!(fresh(&format!("{expires}cdn-cache-control: foo")), None);
+        assert_eq!(
+            fresh("cache-control: no-store\ncdn-cache-control: max-age=5"),
+            Some(5)
+        );
+    }
+
+    #[test]
+    fn unreadable_or_contradicted_lifetimes_are_not_fresh_rfc9111_4_2_1() {
+        let future = at(60).http_date();
+        let future = future.to_str().unwrap();
+        for response in [
+            "expires: 0".to_owned(),
+            "expires: Sun, 06 Nov 2050 08:49:37 AEST".into(),
+            format!("expires: {future}\nexpires: 0"),
+            format!("expires: {future}\ncache-control: max-age=x"),
+            "cache-control: max-age=60, max-age=1".into(),
+            "cache-control: max-age=60, s-maxage=-1".into(),
+            "cache-control: max-age=0".into(),
+        ] {
+            assert_eq!(
+                plain(&response).err(),
+                Some(Reason::NoLifetime),
+                "{response}"
+            );
+            // With a validator it is kept, to be validated.
+            assert_eq!(
+                fresh(&format!("{response}\netag: \"a\"")),
+                Some(0),
+                "{response}"
+            );
+        }
+        assert_eq!(
+            fresh(&format!("expires: {future}\nexpires: {future}")),
+            Some(60)
+        );
+    }
+
+    #[test]
+    fn what_arrives_stale_and_cannot_be_validated_is_not_stored() {
+        assert_eq!(
+            plain("cache-control: max-age=60\nage: 60").err(),
+            Some(Reason::NoLifetime)
+        );
+        assert!(plain("cache-control: max-age=60\nage: 59").is_ok());
+    }
+
+    #[test]
+    fn without_any_lifetime_nothing_is_stored() {
+        for response in [
+            "",
+            "etag: \"a\"",
+            "cache-control: public",
+            "last-modified: Sun, 06 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(
+                plain(response).err(),
+                Some(Reason::NoLifetime),
+                "{response}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_guessed_only_where_asked_and_only_without_a_stated_one_rfc9111_4_2_2() {
+        let policy = Policy {
+            heuristic: true,
+            ..Policy::default()
+        };
+        // at(0) − 1000 s
+        let modified = format!(
+            "last-modified: {}\n",
+            Timestamp::from_millis(at(0).as_millis() - 1_000_000)
+                .http_date()
+                .to_str()
+                .unwrap()
+        );
+        let guess = |status, response: &str| {
+            store_status(status, "", response, &policy)
+                .ok()
+                .map(|stored| stored.lifetime.fresh.as_secs())
+        };
+        assert_eq!(guess(200, &modified), Some(100));
+        assert_eq!(guess(404, &modified), Some(100));
+        assert_eq!(guess(201, &modified), None);
+        assert_eq!(
+            guess(599, &format!("{modified}cache-control: public")),
+            Some(100)
+        );
+        assert_eq!(
+            guess(200, &format!("{modified}cache-control: max-age=5")),
+            Some(5)
+        );
+        assert_eq!(guess(200, &format!("{modified}expires: 0")), Some(0));
+        assert_eq!(
+            guess(200, "last-modified: Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(HEURISTIC)
+        );
+        assert_eq!(
+            guess(200, "last-modified: Sun, 06 Nov 2050 08:49:37 GMT"),
+            Some(0)
+        );
+        assert_eq!(guess(200, "x: y"), None);
+        assert_eq!(guess(200, "etag: \"a\""), Some(0));
+        assert_eq!(
+            store("authorization: x", &modified, &policy).err(),
+            Some(Reason::Authorization)
+        );
+    }
+    const HEURISTIC: u64 = 24 * 60 * 60;
+
+    #[test]
+    fn no_cache_is_stored_to_be_validated_rfc9111_5_2_2_4() {
+        let stored = plain("cache-control: no-cache\netag: \"a\"").unwrap();
+        assert!(stored.lifetime.no_cache);
+        assert_eq!(
+            plain("cache-control: no-cache, max-age=60").err(),
+            Some(Reason::NoLifetime)
+        );
+        // A route's lifetime does not overrule it.
+        assert_eq!(
+            store("", "cache-control: no-cache", &route(60)).err(),
+            Some(Reason::NoLifetime)
+        );
+    }
+
+    #[test]
+    fn fields_named_by_private_and_no_cache_are_left_out_rfc9111_5_2_2_7() {
+        let response =
+            "cache-control: max-age=60, private=\"a\", no-cache=\"B, x\"\na: 1\nb: 2\nc: 3";
+        let stored = plain(response).unwrap();
+        assert!(!stored.headers.contains_key("a") && !stored.headers.contains_key("b"));
+        assert_eq!(stored.headers["c"], "3");
+        assert!(!stored.lifetime.no_cache);
+    }
+
+    #[test]
+    fn fields_of_the_connection_are_not_stored_rfc9111_3_1() {
+        let stored = plain(
+            "cache-control: max-age=60\nconnection: x-hop, close\nx-hop: 1\nkeep-alive: 1\nproxy-connection: 1\n\
+             te: trailers\ntransfer-encoding: chunked\nupgrade: a\nproxy-authenticate: a\nproxy-authentication-info: a\n\
+             proxy-authorization: a\nage: 3\ncontent-length: 9\nx: y",
+        )
+        .unwrap();
+        let mut names: Vec<_> = stored.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["cache-control", "date", "x"]);
+        assert_eq!(stored.headers["date"], at(0).http_date());
+    }
+
+    #[test]
+    fn an_answer_to_authorization_needs_the_apps_word_rfc9111_3_5() {
+        let asked =
+            |response: &str, policy: &Policy| store("authorization: Bearer x", response, policy);
+        let plain = Policy::default();
+        assert_eq!(
+            asked("cache-control: max-age=60", &plain).err(),
+            Some(Reason::Authorization)
+        );
+        for allowed in [
+            "public, max-age=60",
+            "s-maxage=60",
+            "max-age=60, must-revalidate",
+        ] {
+            let stored = asked(&format!("cache-control: {allowed}"), &plain).unwrap();
+            assert_eq!(stored.sharing, Sharing::Everyone, "{allowed}");
+        }
+        assert_eq!(asked("", &route(60)).err(), Some(Reason::Authorization));
+        assert_eq!(
+            asked("cache-control: must-revalidate", &route(60)).err(),
+            Some(Reason::Authorization)
+        );
+        let own = Policy {
+            per_identity: true,
+            ..route(60)
+        };
+        assert_eq!(
+            asked("cache-control: private", &own).unwrap().sharing,
+            Sharing::Identity
+        );
+        assert_eq!(
+            store("", "cache-control: max-age=60", &plain)
+                .unwrap()
+                .sharing,
+            Sharing::App
+        );
+    }
+
+    #[test]
+    fn a_lifetime_of_the_route_alone_is_not_for_clients_that_can_be_told_apart() {
+        let policy = Policy {
+            keyed_cookies: vec!["theme".into()],
+            keyed_headers: vec![HeaderName::from_static("x-api-key")],
+            ..route(60)
+        };
+        let overriding = Policy {
+            override_app: true,
+            ..policy.clone()
+        };
+        for (policy, response) in [(&policy, ""), (&overriding, "cache-control: max-age=5")] {
+            let asked =
+                |request: &str| store(request, response, policy).map(|stored| stored.sharing);
+            assert_eq!(asked("cookie: _ga=1; theme=dark"), Ok(Sharing::Route));
+            assert_eq!(asked("x-api-key: a"), Ok(Sharing::Route));
+            assert_eq!(asked("cookie: sid=1"), Err(Reason::Cookie));
+            for credential in [
+                "apikey",
+                "x-auth-token",
+                "proxy-authorization",
+                "authorization",
+            ] {
+                assert_eq!(
+                    asked(&format!("{credential}: 1")),
+                    Err(Reason::Authorization),
+                    "{credential}"
+                );
+            }
+        }
+        // Where the app gives the lifetime, it knows of the cookie.
+        let stored = store("cookie: sid=1", "cache-control: max-age=5", &policy).unwrap();
+        assert_eq!(
+            (stored.sharing, stored.lifetime.fresh),
+            (Sharing::App, secs(5))
+        );
+        let public = store("cookie: sid=1", "cache-control: public", &policy).unwrap();
+        assert_eq!(
+            (public.sharing, public.lifetime.fresh),
+            (Sharing::Everyone, secs(60))
+        );
+    }
+
+    #[test]
+    fn set_cookie_does_what_the_policy_says() {
+        let response = "cache-control: public, max-age=60\nset-cookie: a=b";
+        let with = |set_cookie| {
+            store(
+                "",
+                response,
+                &Policy {
+                    set_cookie,
+                    ..Policy::default()
+                },
+            )
+            .map(|stored| stored.headers.contains_key(SET_COOKIE))
+        };
+        assert_eq!(with(SetCookie::Bypass), Err(Reason::SetCookie));
+        assert_eq!(with(SetCookie::Strip), Ok(false));
+        assert_eq!(with(SetCookie::Store), Ok(true));
+        let bold = Policy {
+            override_app: true,
+            per_identity: true,
+            ..route(60)
+        };
+        assert_eq!(store("", response, &bold).err(), Some(Reason::SetCookie));
+    }
+
+    #[test]
+    fn vary_star_is_never_stored_rfc9111_4_1() {
+        let bold = Policy {
+            override_app: true,
+            ..route(60)
+        };
+        assert_eq!(store("", "vary: a, *", &bold).err(), Some(Reason::VaryStar));
+    }
+
+    #[test]
+    fn a_route_gives_a_lifetime_where_the_app_states_none() {
+        let policy = route(60);
+        let fresh = |status, response: &str| {
+            store_status(status, "", response, &policy)
+                .map(|stored| stored.lifetime.fresh.as_secs())
+        };
+        assert_eq!(fresh(200, ""), Ok(60));
+        assert_eq!(fresh(200, "cache-control: max-age=5"), Ok(5));
+        assert_eq!(fresh(200, "cache-control: no-store"), Err(Reason::NoStore));
+        assert_eq!(fresh(302, ""), Err(Reason::Status));
+        assert_eq!(fresh(302, "cache-control: max-age=5"), Ok(5));
+    }
+
+    #[test]
+    fn an_override_wins_over_cache_control_expires_and_pragma() {
+        let policy = Policy {
+            override_app: true,
+            ..route(60)
+        };
+        for response in [
+            "cache-control: no-store",
+            "cache-control: private, no-cache",
+            "expires: 0\npragma: no-cache",
+            "cdn-cache-control: no-store",
+        ] {
+            let stored = store("", response, &policy).unwrap();
+            assert_eq!(
+                (stored.lifetime.fresh, stored.lifetime.no_cache),
+                (secs(60), false),
+                "{response}"
+            );
+            assert_eq!(stored.sharing, Sharing::Route);
+        }
+    }
+
+    #[test]
+    fn errors_are_stored_by_a_route_only_when_named() {
+        for status in [400, 405, 408, 413, 414, 421, 429, 431, 500, 503, 599] {
+            let code = StatusCode::from_u16(status).unwrap();
+            let mut policy = route(60);
+            policy.ttl.as_mut().unwrap().statuses.push(code);
+            policy.override_app = true;
+            let stored = |policy: &Policy| {
+                store_status(status, "", "cache-control: max-age=9", policy)
+                    .map(|stored| stored.lifetime.fresh)
+            };
+            assert_eq!(stored(&policy), Err(Reason::Status), "{status}");
+            policy.ttl.as_mut().unwrap().by_status.push((code, secs(3)));
+            assert_eq!(stored(&policy), Ok(secs(3)), "{status}");
+            assert_eq!(stored(&Policy::default()), Ok(secs(9)), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_is_kept_a_minute_at_most_unless_named() {
+        let mut policy = route(600);
+        let fresh = |policy: &Policy| store_status(404, "", "", policy).unwrap().lifetime.fresh;
+        assert_eq!(fresh(&policy), ABSENT_TTL_MAX);
+        policy
+            .ttl
+            .as_mut()
+            .unwrap()
+            .by_status
+            .push((StatusCode::NOT_FOUND, secs(300)));
+        assert_eq!(fresh(&policy), secs(300));
+    }
+
+    #[test]
+    fn the_apps_lifetime_stays_between_min_and_max() {
+        let policy = Policy {
+            ttl: Some(Ttl {
+                min: Some(secs(30)),
+                max: Some(secs(100)),
+                ..Ttl::new(secs(60))
+            }),
+            ..Policy::default()
+        };
+        let fresh = |age: &str| {
+            store(
+                "",
+                &format!("cache-control: max-age={age}\netag: \"a\""),
+                &policy,
+            )
+            .unwrap()
+            .lifetime
+            .fresh
+            .as_secs()
+        };
+        assert_eq!(
+            (fresh("1"), fresh("50"), fresh("1000"), fresh("x")),
+            (30, 50, 100, 0)
+        );
+    }
+
+    #[test]
+    fn jitter_spreads_the_lifetimes_of_routes_only() {
+        let policy = Policy {
+            ttl_jitter: 0.1,
+            ..route(100)
+        };
+        let fresh = |chance, response| {
+            let (request, response) = (HeaderMap::new(), headers(response));
+            let exchange = Exchange {
+                chance,
+                ..exchange(200, &request, &response)
+            };
+            storable(&exchange, &policy)
+                .unwrap()
+                .lifetime
+                .fresh
+                .as_millis()
+        };
+        assert_eq!(fresh(0.5, ""), 100_000);
+        assert!((89_990..=90_010).contains(&fresh(0.0, "")));
+        assert!((109_900..=110_010).contains(&fresh(0.999_9, "")));
+        assert_eq!(fresh(0.0, "cache-control: max-age=50"), 50_000);
+    }
+
+    #[test]
+    fn stale_windows_come_from_the_response_then_the_route_rfc5861() {
+        let policy = Policy {
+            stale_while_revalidate: secs(30),
+            stale_if_error: secs(3600),
+            ..Policy::default()
+        };
+        let windows = |says: &str| {
+            let lifetime = store("", &format!("cache-control: {says}\netag: \"a\""), &policy)
+                .unwrap()
+                .lifetime;
+            (
+                lifetime.stale_while_revalidate.as_secs(),
+                lifetime.stale_if_error.as_secs(),
+            )
+        };
+        assert_eq!(windows("max-age=60"), (30, 3600));
+        assert_eq!(
+            windows("max-age=60, stale-while-revalidate=5, stale-if-error=6"),
+            (5, 6)
+        );
+        assert_eq!(windows("max-age=60, stale-while-revalidate=x"), (0, 3600));
+        assert_eq!(windows("max-age=0"), (0, 3600));
+        // RFC 9111 §4.2.4
+        for forbidden in ["must-revalidate", "proxy-revalidate", "no-cache"] {
+            let says =
+                format!("max-age=60, stale-while-revalidate=5, stale-if-error=6, {forbidden}");
+            assert_eq!(windows(&says), (0, 0), "{forbidden}");
+        }
+        assert_eq!(windows("s-maxage=60"), (0, 0));
+        assert_eq!(windows("s-maxage=60, stale-while-revalidate=5"), (5, 0));
+    }
+
+    #[test]
+    fn a_store_keeps_what_can_be_validated_longer() {
+        let keep = |response| plain(response).unwrap().keep(at(10)).as_secs();
+        assert_eq!(keep("cache-control: max-age=60"), 60 - 10 + 60);
+        assert_eq!(
+            keep("cache-control: max-age=3600\netag: \"a\""),
+            2 * 3600 - 10
+        );
+        assert_eq!(keep("cache-control: no-cache\netag: \"a\""), 600 - 10);
+        assert_eq!(
+            keep("cache-control: max-age=60, stale-if-error=1000"),
+            1060 - 10
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_an_app_says_makes_storing_panic(values in proptest::collection::vec(any_value(), 8), status in 100u16..1000, ttl in proptest::option::of(any::<u64>()), jitter: f32, chance: f32) {
+            let names = [CACHE_CONTROL, EXPIRES, AGE, DATE, LAST_MODIFIED, VARY, PRAGMA, http::header::CONNECTION];
+            let response = HeaderMap::from_iter(names.into_iter().zip(values));
+            let policy = Policy {
+                ttl: ttl.map(|millis| Ttl::new(Duration::from_millis(millis))),
+                heuristic: true,
+                ttl_jitter: jitter,
+                stale_if_error: Duration::MAX,
+                ..Policy::default()
+            };
+            let request = HeaderMap::new();
+            let exchange = Exchange { chance, ..exchange(status, &request, &response) };
+            if let Ok(stored) = storable(&exchange, &policy) {
+                let _ = (stored.keep(at(1)), stored.lifetime.ttl_secs(Timestamp::from_millis(u64::MAX)));
+                prop_assert!(stored.headers.contains_key(DATE));
+                prop_assert!(!stored.headers.contains_key(AGE));
+            }
+        }
+
+        #[test]
+        fn whatever_stands_beside_it_no_store_and_private_hold(beside in "[a-z=0-9\", -]{0,60}", which in proptest::sample::select(vec!["no-store", "private"])) {
+            prop_assume!(!beside.contains("must-understand"));
+            let stored = plain(&format!("cache-control: {beside}\ncache-control: {which}\ncache-control: max-age=60"));
+            prop_assert!(stored.is_err());
+        }
+    }
+}
