@@ -17,6 +17,7 @@
 //! | 9 | [`cli`] |
 
 pub mod admin;
+pub mod app;
 pub mod cache;
 pub mod clock;
 pub mod config;

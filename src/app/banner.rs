@@ -65,11 +65,11 @@ pub(super) fn goodbye(metrics: &Metrics, up: Duration) {
 /// One line: requests, share answered from the store, app time spared.
 pub(super) fn stats(metrics: &Metrics) -> String {
     let totals = metrics.totals();
-    let share = if totals.requests == 0 { 0.0 } else { totals.from_cache as f64 * 100.0 / totals.requests as f64 };
+    let share = totals.hits() as f64 * 100.0 / totals.requests().max(1) as f64;
     format!(
         "{} requests, {share:.1} % never reached the app: {} of app time saved.",
-        totals.requests,
-        humanly(totals.saved)
+        totals.requests(),
+        humanly(Duration::from_nanos(totals.saved_nanos))
     )
 }
 

@@ -19,6 +19,8 @@ use crate::identity::Identity;
 use crate::limit::LocalLimits;
 use crate::proxy::{Coalescer, Shared, Tunnels};
 use crate::server::{self, Connections, Stop, tls::Tls};
+use crate::redis_client::Redis;
+use crate::telemetry::metrics::RedisGauges;
 use crate::telemetry::{self, Metrics, Traces};
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
@@ -191,6 +193,7 @@ impl House {
         if let Some(redis) = redis.clone() {
             tokio::spawn(kit.cache.clone().follow(redis));
         }
+        self.watch(redis.clone());
         let state = AdminState {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
@@ -202,6 +205,32 @@ impl House {
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, state));
         }
+    }
+
+    /// Shows the table of metrics what lives in other rooms.
+    fn watch(&self, redis: Option<Redis>) {
+        let kit = &self.kit;
+        kit.metrics.config_loaded(Ok(()), kit.shared.clock.now());
+        let (cache, limits, condition) = (kit.cache.clone(), kit.local_limits.clone(), self.condition.clone());
+        let memory = kit.settings.cache.memory;
+        kit.metrics.watch(move |gauges| {
+            gauges.memory_bytes = Some(cache.bytes());
+            gauges.memory_limit_bytes = Some(memory);
+            gauges.memory_objects = Some(cache.len());
+            gauges.memory_evictions = cache.evictions();
+            gauges.limit_local_fallback = redis.as_ref().map(|_| limits.redis_away());
+            gauges.redis = redis.as_ref().map(|redis| {
+                let status = redis.status();
+                RedisGauges {
+                    up: status.connected,
+                    breaker: status.breaker,
+                    connections: status.connections,
+                    connections_max: status.connections_max,
+                }
+            });
+            gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
+        });
     }
 
     /// Serves, reloading when told to, until told to stop.

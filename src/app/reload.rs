@@ -20,7 +20,9 @@ impl Reloader {
     /// Reads the configuration anew. A broken one changes nothing and is told in full.
     pub(super) fn reload(&self, house: &House) {
         let outcome = self.options.load();
-        house.kit.metrics.reloaded(outcome.is_ok());
+        let now = house.kit.shared.clock.now();
+        let told = outcome.as_ref().map(drop).map_err(drop);
+        house.kit.metrics.config_loaded(told, now);
         match outcome {
             Ok((settings, report)) => {
                 eprint!("{}", report.render(Format::Human, self.options.color));
