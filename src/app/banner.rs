@@ -22,18 +22,31 @@ fn greeting(settings: &Settings) -> String {
         settings.limits.all.len(),
         settings.hash
     );
-    let scheme = if settings.listen.tls.is_some() { "https" } else { "http" };
+    let scheme = if settings.listen.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<10}{value}");
     };
-    line("site", format!("{scheme}://localhost:{}     ← open this", settings.listen.address.port()));
+    line(
+        "site",
+        format!(
+            "{scheme}://localhost:{}     ← open this",
+            settings.listen.address.port()
+        ),
+    );
     line("app", target(&settings.upstream.target));
     if let Some(admin) = settings.admin.listen {
         line("admin", format!("http://{admin}"));
     }
     match &settings.redis {
         Some(redis) => line("redis", address(redis.url.expose())),
-        None => line("redis", "none: caching in memory only, limits counted here".into()),
+        None => line(
+            "redis",
+            "none: caching in memory only, limits counted here".into(),
+        ),
     }
     text.push('\n');
     text
@@ -89,7 +102,10 @@ mod tests {
 
     #[test]
     fn an_address_is_shown_without_its_password() {
-        assert_eq!(address("redis://user:p@ss@host:6379/0"), "redis://host:6379/0");
+        assert_eq!(
+            address("redis://user:p@ss@host:6379/0"),
+            "redis://host:6379/0"
+        );
         assert_eq!(address("rediss://host:6380?x=secret"), "rediss://host:6380");
     }
 

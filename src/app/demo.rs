@@ -25,7 +25,10 @@ pub fn run(app: DemoOptions, proxy: RunOptions) -> ExitCode {
     let (settings, report) = match proxy.load() {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{}", report.render(crate::config::Format::Human, proxy.color));
+            eprint!(
+                "{}",
+                report.render(crate::config::Format::Human, proxy.color)
+            );
             return ExitCode::from(super::INVALID);
         }
     };
@@ -33,7 +36,10 @@ pub fn run(app: DemoOptions, proxy: RunOptions) -> ExitCode {
     match block_on(&log, together(app, proxy, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}larder: {error}", report.render(crate::config::Format::Human, false));
+            eprintln!(
+                "{}larder: {error}",
+                report.render(crate::config::Format::Human, false)
+            );
             ExitCode::from(super::UNAVAILABLE)
         }
     }
@@ -46,7 +52,11 @@ async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io
     })?;
     // The app ends with the process.
     tokio::spawn(demo::serve(listener, app, std::future::pending()));
-    let scheme = if settings.listen.tls.is_some() { "https" } else { "http" };
+    let scheme = if settings.listen.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
     tokio::spawn(tour(site));
     serve(proxy, settings).await
@@ -54,24 +64,41 @@ async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io
 
 /// Visits every cached route twice and tells what the second visit gained.
 async fn tour(site: String) {
-    let visitor = Visitor { client: Client::builder(TokioExecutor::new()).build_http(), site };
+    let visitor = Visitor {
+        client: Client::builder(TokioExecutor::new()).build_http(),
+        site,
+    };
     if !visitor.waits_for_site().await {
         return;
     }
-    println!("\n  {:<34}{:>16}{:>16}{:>12}", "the first visits", "first", "second", "factor");
+    println!(
+        "\n  {:<34}{:>16}{:>16}{:>12}",
+        "the first visits", "first", "second", "factor"
+    );
     let token = visitor.login().await;
     for (path, token) in [
         ("/api/fleet", None),
-        ("/api/cars/42/availability?from=2026-12-01&to=2026-12-05", None),
+        (
+            "/api/cars/42/availability?from=2026-12-01&to=2026-12-05",
+            None,
+        ),
         ("/api/cars/42", None),
         ("/api/auth/session", token.as_deref()),
     ] {
-        let (Some(first), Some(second)) = (visitor.visit(path, token).await, visitor.visit(path, token).await) else {
+        let (Some(first), Some(second)) = (
+            visitor.visit(path, token).await,
+            visitor.visit(path, token).await,
+        ) else {
             continue;
         };
         let shown = path.split('?').next().unwrap_or(path);
         let factor = first.took.as_secs_f64() / second.took.as_secs_f64().max(1e-6);
-        println!("  {shown:<34}{:>16}{:>16}{:>11.0}×", first.to_string(), second.to_string(), factor);
+        println!(
+            "  {shown:<34}{:>16}{:>16}{:>11.0}×",
+            first.to_string(),
+            second.to_string(),
+            factor
+        );
     }
     println!("\n  {}   ← open this\n", visitor.site);
 }
@@ -88,7 +115,12 @@ struct Visit {
 
 impl std::fmt::Display for Visit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {:.1} ms", self.cache, self.took.as_secs_f64() * 1_000.0)
+        write!(
+            f,
+            "{} {:.1} ms",
+            self.cache,
+            self.took.as_secs_f64() * 1_000.0
+        )
     }
 }
 
@@ -110,11 +142,21 @@ impl Visitor {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let began = Instant::now();
-        let response = self.client.request(request.body(Full::default()).ok()?).await.ok()?;
-        let cache = response.headers().get("x-cache").and_then(|value| value.to_str().ok());
+        let response = self
+            .client
+            .request(request.body(Full::default()).ok()?)
+            .await
+            .ok()?;
+        let cache = response
+            .headers()
+            .get("x-cache")
+            .and_then(|value| value.to_str().ok());
         let cache = cache.unwrap_or("-").to_owned();
         response.into_body().collect().await.ok()?;
-        Some(Visit { cache, took: began.elapsed() })
+        Some(Visit {
+            cache,
+            took: began.elapsed(),
+        })
     }
 
     async fn login(&self) -> Option<String> {
@@ -122,11 +164,15 @@ impl Visitor {
             .method(Method::POST)
             .uri(format!("{}/api/auth/login", self.site))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::from(r#"{"email":"ada@example.com","password":"demo"}"#))
+            .body(Full::from(
+                r#"{"email":"ada@example.com","password":"demo"}"#,
+            ))
             .ok()?;
         let response = self.client.request(request).await.ok()?;
         let body = response.into_body().collect().await.ok()?.to_bytes();
         let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        ["token", "access_token"].iter().find_map(|name| Some(body.get(name)?.as_str()?.to_owned()))
+        ["token", "access_token"]
+            .iter()
+            .find_map(|name| Some(body.get(name)?.as_str()?.to_owned()))
     }
 }

@@ -33,7 +33,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     loop {
         let identity = shared.snapshot.load().identity.clone();
         let now = tokio::time::Instant::now();
-        let is_new = !held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &identity));
+        let is_new = !held
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, &identity));
         let wanted = identity.take_unknown_key() && now >= earliest;
         if is_new || now >= due || wanted {
             let outcome = match identity.source() {
@@ -61,7 +63,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 }
 
 async fn read(path: &Path) -> Result<Option<Bytes>, String> {
-    let bytes = tokio::fs::read(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = tokio::fs::read(path)
+        .await
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Some(bytes.into()))
 }
 
@@ -69,20 +73,30 @@ async fn fetch(url: &str) -> Result<Option<Bytes>, String> {
     let told = |error: &dyn std::fmt::Display| format!("{url}: {error}");
     let uri: Uri = url.parse().map_err(|error| told(&error))?;
     let connector = HttpsConnectorBuilder::new()
-        .with_native_roots()
+        .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
         .map_err(|error| told(&error))?
         .https_or_http()
         .enable_http1()
         .build();
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let request = Request::get(uri).body(Empty::new()).map_err(|error| told(&error))?;
+    let request = Request::get(uri)
+        .body(Empty::new())
+        .map_err(|error| told(&error))?;
     let exchange = async {
-        let response = client.request(request).await.map_err(|error| told(&error))?;
+        let response = client
+            .request(request)
+            .await
+            .map_err(|error| told(&error))?;
         if !response.status().is_success() {
             return Err(told(&response.status()));
         }
-        let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
-        body.map(|body| Some(body.to_bytes())).map_err(|error| told(&error))
+        let body = Limited::new(response.into_body(), BYTES_MAX)
+            .collect()
+            .await;
+        body.map(|body| Some(body.to_bytes()))
+            .map_err(|error| told(&error))
     };
-    tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| told(&"no answer in time"))?
+    tokio::time::timeout(TIMEOUT, exchange)
+        .await
+        .map_err(|_| told(&"no answer in time"))?
 }

@@ -18,8 +18,8 @@ use crate::config::{RunOptions, Settings, watch};
 use crate::identity::Identity;
 use crate::limit::LocalLimits;
 use crate::proxy::{Coalescer, Shared, Tunnels};
-use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::redis_client::Redis;
+use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::metrics::RedisGauges;
 use crate::telemetry::{self, Metrics, Traces};
 use crate::upstream::Upstream;
@@ -52,11 +52,17 @@ pub fn run(options: RunOptions) -> ExitCode {
     let (settings, report) = match options.load() {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{}", report.render(crate::config::Format::Human, options.color));
+            eprint!(
+                "{}",
+                report.render(crate::config::Format::Human, options.color)
+            );
             return ExitCode::from(INVALID);
         }
     };
-    eprint!("{}", report.render(crate::config::Format::Human, options.color));
+    eprint!(
+        "{}",
+        report.render(crate::config::Format::Human, options.color)
+    );
     match block_on(&settings.log.clone(), serve(options, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -67,7 +73,10 @@ pub fn run(options: RunOptions) -> ExitCode {
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
-fn block_on(log: &crate::config::settings::Log, main: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+fn block_on(
+    log: &crate::config::settings::Log,
+    main: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
     telemetry::logging::init(log.level, log.format);
     // An error only says that somebody has chosen it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -93,7 +102,8 @@ async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
     let settings = house.kit.settings.clone();
     if server::is_taken(settings.listen.address) {
         let address = settings.listen.address;
-        let told = format!("{address} is taken by another process; name another address with `listen:`");
+        let told =
+            format!("{address} is taken by another process; name another address with `listen:`");
         return Err(io::Error::new(io::ErrorKind::AddrInUse, told));
     }
     let admin = house.admin_listener().await?;
@@ -119,7 +129,7 @@ async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
     });
     tokio::select! {
         _ = drained => {}
-        () = signals.stop() => tracing::warn!("told to stop again: what was in flight is cut"),
+        () = signals.told_to_stop() => tracing::warn!("told to stop again: what was in flight is cut"),
     }
     house.kit.cache.flush(FLUSH_TIME).await;
     let traces = house.kit.shared.traces.clone();
@@ -176,7 +186,9 @@ impl House {
         match TcpListener::bind(address).await {
             Ok(listener) => Ok(Some(listener)),
             Err(error) => {
-                let told = format!("the admin port {address}: {error}; name another with `admin.listen:`, or `off`");
+                let told = format!(
+                    "the admin port {address}: {error}; name another with `admin.listen:`, or `off`"
+                );
                 Err(io::Error::new(error.kind(), told))
             }
         }
@@ -211,7 +223,11 @@ impl House {
     fn watch(&self, redis: Option<Redis>) {
         let kit = &self.kit;
         kit.metrics.config_loaded(Ok(()), kit.shared.clock.now());
-        let (cache, limits, condition) = (kit.cache.clone(), kit.local_limits.clone(), self.condition.clone());
+        let (cache, limits, condition) = (
+            kit.cache.clone(),
+            kit.local_limits.clone(),
+            self.condition.clone(),
+        );
         let memory = kit.settings.cache.memory;
         kit.metrics.watch(move |gauges| {
             gauges.memory_bytes = Some(cache.bytes());
@@ -243,11 +259,14 @@ impl House {
         });
         let reloader = Reloader::new(options);
         loop {
-            tokio::select! {
-                () = signals.stop() => return Ok(()),
-                _ = signals.reload.recv() => reloader.reload(self),
-                Some(()) = changed.recv() => reloader.reload(self),
-                _ = signals.stats.recv() => eprintln!("{}", banner::stats(&self.kit.metrics)),
+            let told = tokio::select! {
+                told = signals.next() => told,
+                Some(()) = changed.recv() => Told::Reload,
+            };
+            match told {
+                Told::Stop => return Ok(()),
+                Told::Reload => reloader.reload(self),
+                Told::Stats => eprintln!("{}", banner::stats(&self.kit.metrics)),
             }
         }
     }
@@ -269,6 +288,17 @@ async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
     }
 }
 
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// SIGTERM, SIGINT: finish what is in flight, then end.
+    Stop,
+    /// SIGHUP: take up the configuration anew.
+    Reload,
+    /// SIGUSR1: say how it goes.
+    Stats,
+}
+
 struct Signals {
     term: Signal,
     int: Signal,
@@ -286,12 +316,17 @@ impl Signals {
         })
     }
 
-    /// SIGTERM or SIGINT.
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => Told::Stop,
+            _ = self.int.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
+            _ = self.stats.recv() => Told::Stats,
         }
+    }
+
+    async fn told_to_stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }
 

@@ -40,13 +40,21 @@ impl Reloader {
 }
 
 /// What is made of settings once, for requests to see.
-pub(super) fn snapshot(settings: Arc<Settings>, identity: Arc<Identity>, metrics: &Metrics) -> Snapshot {
+pub(super) fn snapshot(
+    settings: Arc<Settings>,
+    identity: Arc<Identity>,
+    metrics: &Metrics,
+) -> Snapshot {
     let handle = |rule: &crate::route::Rule| {
         let path = rule.paths.first().map_or("", |path| path.as_str());
         metrics.route(&rule.name, path)
     };
     let handles = settings.routes.all().iter().map(handle).collect();
-    Snapshot { settings, identity, handles }
+    Snapshot {
+        settings,
+        identity,
+        handles,
+    }
 }
 
 fn take_up(house: &House, settings: Settings) {
@@ -54,7 +62,10 @@ fn take_up(house: &House, settings: Settings) {
     let before = house.settings.load_full();
     if before.hash == settings.hash {
         reload_certificate(house, &settings);
-        tracing::info!(config = settings.hash, "the configuration is the same as before");
+        tracing::info!(
+            config = settings.hash,
+            "the configuration is the same as before"
+        );
         return;
     }
     for key in needs_restart(&kit.settings, &settings) {
@@ -70,9 +81,15 @@ fn take_up(house: &House, settings: Settings) {
         kit.upstream.set(settings.upstream.clone());
     }
     reload_certificate(house, &settings);
-    kit.shared.snapshot.store(Arc::new(snapshot(settings.clone(), identity, &kit.metrics)));
+    kit.shared
+        .snapshot
+        .store(Arc::new(snapshot(settings.clone(), identity, &kit.metrics)));
     house.settings.store(settings.clone());
-    tracing::info!(before = before.hash, now = settings.hash, "the configuration was reloaded");
+    tracing::info!(
+        before = before.hash,
+        now = settings.hash,
+        "the configuration was reloaded"
+    );
 }
 
 fn reload_certificate(house: &House, settings: &Settings) {
@@ -88,12 +105,21 @@ fn needs_restart(started: &Settings, now: &Settings) -> Vec<&'static str> {
     let fixed = [
         ("listen", started.listen != now.listen),
         ("workers", started.workers != now.workers),
-        ("upstream.max_in_flight", started.upstream.max_in_flight != now.upstream.max_in_flight),
+        (
+            "upstream.max_in_flight",
+            started.upstream.max_in_flight != now.upstream.max_in_flight,
+        ),
         ("redis", started.redis != now.redis),
         ("cache.memory", started.cache.memory != now.cache.memory),
-        ("cache.namespace", started.cache.namespace != now.cache.namespace),
+        (
+            "cache.namespace",
+            started.cache.namespace != now.cache.namespace,
+        ),
         ("admin", started.admin != now.admin),
         ("log", started.log != now.log),
     ];
-    fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    fixed
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
 }

@@ -37,7 +37,12 @@ impl Kit {
     pub fn redis(&self, index: usize) -> Option<Redis> {
         let settings = self.settings.redis.as_ref()?;
         let share = self.share(settings.pool_min, settings.pool_max.get());
-        Some(Redis::start(settings, &settings.url, share, self.metrics.recorder(index)))
+        Some(Redis::start(
+            settings,
+            &settings.url,
+            share,
+            self.metrics.recorder(index),
+        ))
     }
 
     /// The same for limits: a second Redis where the first one may evict.
@@ -46,7 +51,12 @@ impl Kit {
         match &settings.limits_url {
             Some(url) => {
                 let share = self.share(settings.pool_min, settings.pool_max.get());
-                Some(Redis::start(settings, url, share, self.metrics.recorder(index)))
+                Some(Redis::start(
+                    settings,
+                    url,
+                    share,
+                    self.metrics.recorder(index),
+                ))
             }
             None => redis.cloned(),
         }
@@ -63,7 +73,11 @@ impl Kit {
         Proxy::new(Rooms {
             shared: self.shared.clone(),
             cache: self.cache.with_redis(redis),
-            limiter: Limiter::new(&self.settings.cache.namespace, limits_redis, self.local_limits.clone()),
+            limiter: Limiter::new(
+                &self.settings.cache.namespace,
+                limits_redis,
+                self.local_limits.clone(),
+            ),
             upstream: self.upstream.for_worker(),
             recorder: self.metrics.recorder(index),
         })
@@ -78,7 +92,10 @@ pub(super) fn start(index: usize, kit: Kit) -> io::Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(tell.send(Err(error))),
             };
@@ -92,7 +109,8 @@ pub(super) fn start(index: usize, kit: Kit) -> io::Result<JoinHandle<()>> {
                 }
             });
         })?;
-    told.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended before it listened")))?;
+    told.recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the worker ended before it listened")))?;
     Ok(thread)
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 /// What `identity:` in the configuration says, compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct IdentitySettings {
     /// Peers whose X-Forwarded-For and Forwarded are believed; nobody by default.
     pub trusted_proxies: Vec<IpNet>,
@@ -27,7 +27,7 @@ pub struct IdentitySettings {
 }
 
 /// Where the keys that tokens are verified with come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum JwtSource {
     /// A shared secret (HS256, HS384, HS512).
     Secret(Secret),
@@ -38,7 +38,7 @@ pub enum JwtSource {
 }
 
 /// What names the user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum UserSource {
     /// A claim of a verified token.
     Claim(Vec<String>),
