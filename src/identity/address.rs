@@ -26,11 +26,19 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
     }
     let listed = (headers.contains_key(X_FORWARDED_FOR)).then(|| {
         let entries = lines(headers, &X_FORWARDED_FOR).flat_map(|line| line.rsplit(','));
-        walk(peer, entries.map(|entry| (entry, parse(entry.trim()))), trusted)
+        walk(
+            peer,
+            entries.map(|entry| (entry, parse(entry.trim()))),
+            trusted,
+        )
     });
     let forwarded = (headers.contains_key(FORWARDED)).then(|| {
         let elements = lines(headers, &FORWARDED).flat_map(elements);
-        walk(peer, elements.map(|element| (element, forwarded_for(element))), trusted)
+        walk(
+            peer,
+            elements.map(|element| (element, forwarded_for(element))),
+            trusted,
+        )
     });
     match (listed, forwarded) {
         (Some(one), Some(other)) if one != other => peer,
@@ -77,10 +85,7 @@ fn walk<'a>(
 }
 
 /// The lines of a field, the last one first; a line that is not text is one junk entry.
-fn lines<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'a str> + use<'a> {
+fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
     (headers.get_all(name).iter().rev()).map(|line| line.to_str().unwrap_or("?"))
 }
 
@@ -108,7 +113,13 @@ fn elements(line: &str) -> impl Iterator<Item = &str> {
 
 fn is_escaped(line: &[u8], at: usize) -> bool {
     let before = line.get(..at).unwrap_or_default();
-    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    before
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count()
+        % 2
+        == 1
 }
 
 /// The address of the one `for` parameter of an element (RFC 7239 §4). `unknown`, obfuscated
@@ -122,7 +133,9 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
                 return None;
             }
             let value = value.trim();
-            let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            let quoted = value
+                .strip_prefix('"')
+                .and_then(|value| value.strip_suffix('"'));
             found = Some(parse(quoted.unwrap_or(value))?);
         }
     }
@@ -222,8 +235,14 @@ mod tests {
     fn forwarded_is_read_as_rfc_7239_writes_it() {
         for (forwarded, client) in [
             ("for=198.51.100.7", "198.51.100.7"),
-            ("For=\"198.51.100.7:47011\";proto=https;by=10.0.0.1", "198.51.100.7"),
-            ("for=1.1.1.1, by=x;for=198.51.100.7, for=10.2.3.4", "198.51.100.7"),
+            (
+                "For=\"198.51.100.7:47011\";proto=https;by=10.0.0.1",
+                "198.51.100.7",
+            ),
+            (
+                "for=1.1.1.1, by=x;for=198.51.100.7, for=10.2.3.4",
+                "198.51.100.7",
+            ),
             ("for=\"[2001:db8::1]:4711\"", "2001:db8::1"),
             ("for=\"[2001:db8::1]\", for=\"[fd00::1]\"", "2001:db8::1"),
             ("for=\"x, for=198.51.100.7", "198.51.100.7"),
@@ -242,8 +261,14 @@ mod tests {
     #[test]
     fn two_fields_that_tell_different_stories_are_both_ignored() {
         let real = ("x-forwarded-for", "198.51.100.7");
-        assert_eq!(seen("10.0.0.1", &[real, ("forwarded", "for=1.1.1.1")]), "10.0.0.1");
-        assert_eq!(seen("10.0.0.1", &[real, ("forwarded", "for=198.51.100.7")]), "198.51.100.7");
+        assert_eq!(
+            seen("10.0.0.1", &[real, ("forwarded", "for=1.1.1.1")]),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            seen("10.0.0.1", &[real, ("forwarded", "for=198.51.100.7")]),
+            "198.51.100.7"
+        );
     }
 
     #[test]
@@ -264,9 +289,18 @@ mod tests {
         let b = network("2001:db8:0:1:ffff:ffff:ffff:ffff".parse().unwrap(), 64);
         assert_eq!((a.as_str(), a == b), ("2001:db8:0:1::/64", true));
         assert_ne!(a, network("2001:db8:0:2::1".parse().unwrap(), 64));
-        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap(), 64), "192.0.2.1");
-        assert_eq!(network("2001:db8::1".parse().unwrap(), 128), "2001:db8::1/128");
+        assert_eq!(
+            network("::ffff:192.0.2.1".parse().unwrap(), 64),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            network("2001:db8::1".parse().unwrap(), 128),
+            "2001:db8::1/128"
+        );
         assert_eq!(network("2001:db8::1".parse().unwrap(), 0), "::/0");
-        assert_eq!(network("2001:db8::1".parse().unwrap(), 255), "2001:db8::1/128");
+        assert_eq!(
+            network("2001:db8::1".parse().unwrap(), 255),
+            "2001:db8::1/128"
+        );
     }
 }

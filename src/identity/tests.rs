@@ -22,7 +22,12 @@ fn sign(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey, claims: &Val
 }
 
 fn hs256(secret: &[u8], claims: &Value) -> String {
-    sign(Algorithm::HS256, None, &EncodingKey::from_secret(secret), claims)
+    sign(
+        Algorithm::HS256,
+        None,
+        &EncodingKey::from_secret(secret),
+        claims,
+    )
 }
 
 fn settings(jwt: Option<JwtSource>) -> IdentitySettings {
@@ -172,7 +177,13 @@ fn a_token_from_the_future_is_believed_when_its_time_comes() {
 #[test]
 fn a_date_that_is_none_makes_the_token_worthless() {
     let identity = by_secret();
-    for date in [json!("1000000600"), json!(-1), json!(null), json!([]), json!(true)] {
+    for date in [
+        json!("1000000600"),
+        json!(-1),
+        json!(null),
+        json!([]),
+        json!(true),
+    ] {
         for claim in ["exp", "nbf"] {
             let token = hs256(SECRET, &json!({ "sub": "u1", claim: date }));
             assert_eq!(user(&identity, &token), None, "{claim} {date}");
@@ -188,9 +199,19 @@ fn ids_and_roles_are_read_as_they_come() {
     let of = |claims: Value| user(&identity, &hs256(SECRET, &claims));
     let roles = json!({ "sub": 42, "app_metadata": { "role": ["a", 1, "b"] } });
     let user = of(roles).unwrap();
-    assert_eq!((&*user.id, &*user.roles), ("42", &["a".to_owned(), "b".to_owned()][..]));
+    assert_eq!(
+        (&*user.id, &*user.roles),
+        ("42", &["a".to_owned(), "b".to_owned()][..])
+    );
     assert!(of(json!({ "sub": "u1" })).unwrap().roles.is_empty());
-    for sub in [json!(""), json!(null), json!(1.5), json!({}), json!("a\nb"), json!("x".repeat(600))] {
+    for sub in [
+        json!(""),
+        json!(null),
+        json!(1.5),
+        json!({}),
+        json!("a\nb"),
+        json!("x".repeat(600)),
+    ] {
         assert_eq!(of(json!({ "sub": sub })), None);
     }
     assert_eq!(of(json!({ "name": "u1" })), None);
@@ -215,9 +236,27 @@ fn each_kind_of_public_key_verifies_its_own_algorithm() {
         assert!(user(&identity, &sign(algorithm, None, key, &claims())).is_some());
     }
     // The RSA key says RS256, so PS256 and RS512 are not for it; nor is another's id.
-    assert_eq!(user(&identity, &sign(Algorithm::PS256, Some("r"), &rsa, &claims())), None);
-    assert_eq!(user(&identity, &sign(Algorithm::RS512, Some("r"), &rsa, &claims())), None);
-    assert_eq!(user(&identity, &sign(Algorithm::ES256, Some("r"), &ec, &claims())), None);
+    assert_eq!(
+        user(
+            &identity,
+            &sign(Algorithm::PS256, Some("r"), &rsa, &claims())
+        ),
+        None
+    );
+    assert_eq!(
+        user(
+            &identity,
+            &sign(Algorithm::RS512, Some("r"), &rsa, &claims())
+        ),
+        None
+    );
+    assert_eq!(
+        user(
+            &identity,
+            &sign(Algorithm::ES256, Some("r"), &ec, &claims())
+        ),
+        None
+    );
     assert!(!identity.take_unknown_key());
 }
 
@@ -257,13 +296,17 @@ fn an_unknown_key_asks_for_the_set_once_and_rotation_forgets_what_the_old_keys_v
     assert_eq!(user(&identity, &old_token), None);
     assert!(identity.take_unknown_key() && !identity.take_unknown_key());
 
-    identity.set_keys(&set(&[(&old, Algorithm::ES256, "old")]).0).unwrap();
+    identity
+        .set_keys(&set(&[(&old, Algorithm::ES256, "old")]).0)
+        .unwrap();
     assert!(user(&identity, &old_token).is_some());
     assert!(!identity.take_unknown_key());
     assert_eq!(user(&identity, &new_token), None);
     assert!(identity.take_unknown_key());
 
-    identity.set_keys(&set(&[(&new, Algorithm::ES256, "new")]).0).unwrap();
+    identity
+        .set_keys(&set(&[(&new, Algorithm::ES256, "new")]).0)
+        .unwrap();
     assert!(user(&identity, &new_token).is_some());
     assert_eq!(user(&identity, &old_token), None);
 }
@@ -282,8 +325,14 @@ fn a_bad_set_says_why_and_leaves_the_old_keys() {
         ("<html>".to_owned(), "not JSON"),
         ("{}".to_owned(), "no list"),
         (r#"{"keys":[]}"#.to_owned(), "none of the 0 keys"),
-        (r#"{"keys":[1,{"kty":"EC","crv":"P-521","x":"AA","y":"AA"}]}"#.to_owned(), "none of the 2"),
-        (json!({ "keys": [encryption, truncated] }).to_string(), "none of the 2"),
+        (
+            r#"{"keys":[1,{"kty":"EC","crv":"P-521","x":"AA","y":"AA"}]}"#.to_owned(),
+            "none of the 2",
+        ),
+        (
+            json!({ "keys": [encryption, truncated] }).to_string(),
+            "none of the 2",
+        ),
     ] {
         let error = identity.set_keys(bad.as_bytes()).unwrap_err();
         assert!(error.contains(why), "{error}");
@@ -312,7 +361,10 @@ fn a_header_names_the_user_only_through_a_trusted_proxy() {
         caller.user().map(|user| user.id.to_string())
     };
     assert_eq!(named("10.0.0.1:1", &["u1"]).as_deref(), Some("u1"));
-    assert_eq!(named("[::ffff:10.0.0.1]:1", &[" u1 "]).as_deref(), Some("u1"));
+    assert_eq!(
+        named("[::ffff:10.0.0.1]:1", &[" u1 "]).as_deref(),
+        Some("u1")
+    );
     assert_eq!(named("203.0.113.9:1", &["u1"]), None);
     assert_eq!(named("10.0.0.1:1", &["u1", "u2"]), None);
     assert_eq!(named("10.0.0.1:1", &[""]), None);

@@ -156,7 +156,9 @@ impl Keys {
         if keys.is_empty() {
             return Err(Outcome::UnknownKey);
         }
-        let fit = keys.iter().filter(|key| key.algorithms.contains(&header.alg));
+        let fit = keys
+            .iter()
+            .filter(|key| key.algorithms.contains(&header.alg));
         let good = fit.take(TRIES_MAX).any(|key| {
             jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, header.alg)
                 .unwrap_or(false)
@@ -164,8 +166,8 @@ impl Keys {
         if !good {
             return Err(refused());
         }
-        let payload: Value = jsonwebtoken::dangerous::insecure_decode_claims(token)
-            .map_err(|_| refused())?;
+        let payload: Value =
+            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| refused())?;
         Verified::read(&payload, claims).ok_or_else(refused)
     }
 
@@ -214,7 +216,10 @@ impl Key {
             None => algorithms,
             Some(named) => {
                 let named = Algorithm::try_from(named).ok()?;
-                algorithms.into_iter().filter(|known| *known == named).collect()
+                algorithms
+                    .into_iter()
+                    .filter(|known| *known == named)
+                    .collect()
             }
         };
         (signs && verifies && !algorithms.is_empty()).then_some(Self {
@@ -232,7 +237,10 @@ impl Verified {
         let expires = moment(payload.get("exp"))?;
         let user = find(payload, claims.user).and_then(user_id).map(|id| User {
             id: id.into(),
-            roles: claims.role.map_or_else(Vec::new, |path| roles(payload, path)).into(),
+            roles: claims
+                .role
+                .map_or_else(Vec::new, |path| roles(payload, path))
+                .into(),
         });
         Some(Self {
             user,

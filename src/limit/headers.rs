@@ -92,7 +92,9 @@ fn list(decision: &Decision, parameters: impl Fn(&mut String, &State)) -> Option
         push_string(&mut list, &state.name);
         parameters(&mut list, state);
     }
-    (!list.is_empty()).then(|| HeaderValue::from_str(&list).ok()).flatten()
+    (!list.is_empty())
+        .then(|| HeaderValue::from_str(&list).ok())
+        .flatten()
 }
 
 /// A Structured Field String (RFC 9651 §3.3.3): printable ASCII, `"` and `\` escaped. Everything
@@ -176,7 +178,12 @@ mod tests {
     fn no_counter_means_no_field() {
         let mut fields = HeaderMap::new();
         let now = Timestamp::from_millis(0);
-        apply(&Decision::uncounted(), &spoken(true, true), now, &mut fields);
+        apply(
+            &Decision::uncounted(),
+            &spoken(true, true),
+            now,
+            &mut fields,
+        );
         assert!(fields.is_empty());
     }
 

@@ -315,11 +315,12 @@ fn slices(texts: &[String]) -> Vec<&[u8]> {
 
 fn hex(id: &Id) -> String {
     use std::fmt::Write;
-    id.iter().fold(String::with_capacity(ID_BYTES * 2), |mut hex, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    id.iter()
+        .fold(String::with_capacity(ID_BYTES * 2), |mut hex, byte| {
+            // Writing into a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 #[cfg(test)]
