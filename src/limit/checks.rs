@@ -112,3 +112,213 @@ fn subject(per: LimitPer, caller: &Caller<'_>) -> String {
     };
     own.unwrap_or_else(|| format!("a:{}", caller.network()))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::settings::{LimitMode, Rate, RedisDown};
+    use crate::identity::{Identity, IdentitySettings, JwtSource};
+    use crate::secret::Secret;
+    use crate::semantics::Timestamp;
+    use http::HeaderMap;
+    use http::header::AUTHORIZATION;
+    use jsonwebtoken::{EncodingKey, Header};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    const SECRET: &str = "a secret of the app";
+
+    /// ExoDrive's tiers and route limits.
+    pub(in crate::limit) fn exodrive() -> Limits {
+        let limit = |name: &str, audience, quota, seconds, per: &[LimitPer]| Limit {
+            name: name.into(),
+            audience,
+            rate: Rate {
+                quota: NonZeroU32::new(quota).unwrap(),
+                window: Duration::from_secs(seconds),
+            },
+            per: per.to_vec(),
+        };
+        let user = [LimitPer::User];
+        let all = vec![
+            limit("admin", Audience::Role("admin".into()), 300, 60, &user),
+            limit("authenticated", Audience::User, 120, 60, &user),
+            limit("public", Audience::Anyone, 60, 60, &[LimitPer::Ip]),
+            limit("booking", Audience::Anyone, 10, 3_600, &user),
+            limit(
+                "payment",
+                Audience::Anyone,
+                10,
+                60,
+                &[LimitPer::User, LimitPer::Ip],
+            ),
+        ];
+        Limits {
+            mode: LimitMode::Enforce,
+            redis_down: RedisDown::Local,
+            paths: None,
+            all,
+            tiers: 3,
+        }
+    }
+
+    pub(in crate::limit) const BOOKING: &[usize] = &[3];
+    pub(in crate::limit) const PAYMENT: &[usize] = &[4];
+
+    fn identity() -> Identity {
+        Identity::new(IdentitySettings {
+            jwt: Some(JwtSource::Secret(Secret::new(SECRET))),
+            role: Some(vec!["role".into()]),
+            ..IdentitySettings::default()
+        })
+    }
+
+    fn token(user: &str, role: &str, secret: &str) -> HeaderMap {
+        let claims = serde_json::json!({ "sub": user, "role": role });
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        headers
+    }
+
+    fn target(path: &str, ambiguous: bool) -> Target<'_> {
+        Target {
+            path,
+            query: None,
+            decoded: path.into(),
+            ambiguous,
+        }
+    }
+
+    fn of(headers: &HeaderMap, path: &str, route: &[usize]) -> Vec<(String, String)> {
+        asked(
+            &exodrive(),
+            &Method::GET,
+            &target(path, false),
+            headers,
+            route,
+        )
+    }
+
+    fn asked(
+        limits: &Limits,
+        method: &Method,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+        route: &[usize],
+    ) -> Vec<(String, String)> {
+        let identity = identity();
+        let peer = "203.0.113.9:1".parse().unwrap();
+        let caller = identity.caller(peer, headers, Timestamp::from_millis(0));
+        let checks = checks(limits, route, method, target, &caller);
+        checks
+            .into_iter()
+            .map(|check| (check.name, check.subject))
+            .collect()
+    }
+
+    fn pair(name: &str, subject: &str) -> (String, String) {
+        (name.into(), subject.into())
+    }
+
+    #[test]
+    fn the_first_tier_that_fits_the_caller_applies() {
+        let api = "/api/fleet";
+        assert_eq!(
+            of(&HeaderMap::new(), api, &[]),
+            [pair("public", "tier:ip:a:203.0.113.9")]
+        );
+        assert_eq!(
+            of(&token("u1", "", SECRET), api, &[]),
+            [pair("authenticated", "tier:user:u:u1")]
+        );
+        assert_eq!(
+            of(&token("u1", "admin", SECRET), api, &[]),
+            [pair("admin", "tier:user:u:u1")]
+        );
+        let forged = token("u1", "admin", "another secret");
+        assert_eq!(
+            of(&forged, api, &[]),
+            [pair("public", "tier:ip:a:203.0.113.9")]
+        );
+    }
+
+    #[test]
+    fn route_limits_come_on_top_and_a_dual_limit_is_two_counters() {
+        let user = token("u1", "", SECRET);
+        assert_eq!(
+            of(&user, "/api/payments/1", PAYMENT),
+            [
+                pair("authenticated", "tier:user:u:u1"),
+                pair("payment-user", "route:user:u:u1"),
+                pair("payment-ip", "route:ip:a:203.0.113.9"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_caller_without_a_user_is_counted_by_address_and_cannot_be_mistaken_for_one() {
+        let anonymous = of(&HeaderMap::new(), "/api/bookings", BOOKING);
+        assert_eq!(anonymous[1], pair("booking", "route:user:a:203.0.113.9"));
+        let named = of(&token("203.0.113.9", "", SECRET), "/api/bookings", BOOKING);
+        assert_eq!(named[1], pair("booking", "route:user:u:203.0.113.9"));
+    }
+
+    #[test]
+    fn static_files_are_left_out_of_the_tiers_but_an_ending_dodges_nothing() {
+        let limits = exodrive();
+        let counted = |method: &Method, path: &str, ambiguous: bool| {
+            let target = target(path, ambiguous);
+            !asked(&limits, method, &target, &HeaderMap::new(), &[]).is_empty()
+        };
+        assert!(!counted(&Method::GET, "/assets/app.JS", false));
+        assert!(!counted(&Method::HEAD, "/favicon.ico", false));
+        assert!(counted(&Method::POST, "/api/payments/x.css", false));
+        assert!(counted(&Method::GET, "/api/fleet;.css", true));
+        assert!(counted(&Method::GET, "/api/v1.js/fleet", false));
+        assert!(counted(&Method::GET, "/report.pdf", false));
+        assert!(counted(&Method::GET, "/css", false));
+        let image = target("/api/cars/1/photo.jpg", false);
+        let route = asked(&limits, &Method::GET, &image, &HeaderMap::new(), BOOKING);
+        assert_eq!(route.len(), 1);
+    }
+
+    #[test]
+    fn tiers_do_not_apply_beyond_their_paths() {
+        let limits = Limits {
+            paths: Some(Vec::new()),
+            ..exodrive()
+        };
+        let fleet = target("/api/fleet", false);
+        let names = asked(&limits, &Method::GET, &fleet, &HeaderMap::new(), BOOKING);
+        assert_eq!(names.len(), 1);
+        assert_eq!(names[0].0, "booking");
+    }
+
+    #[test]
+    fn a_token_limit_counts_by_digest() {
+        let mut limits = exodrive();
+        limits.all[2].per = vec![LimitPer::Token];
+        let fleet = target("/api/fleet", false);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer opaque".parse().unwrap());
+        let subject = asked(&limits, &Method::GET, &fleet, &headers, &[])[0]
+            .1
+            .clone();
+        assert!(subject.starts_with("tier:token:t:") && !subject.contains("opaque"));
+        let without = asked(&limits, &Method::GET, &fleet, &HeaderMap::new(), &[]);
+        assert_eq!(without, [pair("public", "tier:token:a:203.0.113.9")]);
+    }
+
+    #[test]
+    fn one_dimension_named_twice_is_one_counter() {
+        let mut limits = exodrive();
+        limits.all[2].per = vec![LimitPer::Ip, LimitPer::Ip];
+        let fleet = target("/api/fleet", false);
+        assert_eq!(
+            asked(&limits, &Method::GET, &fleet, &HeaderMap::new(), &[]).len(),
+            1
+        );
+    }
+}

@@ -15,7 +15,7 @@ use governor::{Quota, RateLimiter};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -262,7 +262,7 @@ struct Governor {
     hand: Hand,
     burst: u32,
     refill: u64,
-    calls: AtomicUsize,
+    until_sweep: AtomicI64,
 }
 
 impl Governor {
@@ -281,7 +281,7 @@ impl Governor {
             hand,
             burst: burst.get(),
             refill,
-            calls: AtomicUsize::new(0),
+            until_sweep: AtomicI64::new(SWEEP_CALLS_MIN as i64),
         }
     }
 
@@ -331,18 +331,19 @@ impl Governor {
         }
     }
 
-    /// Forgets subjects that owe nothing: after as many calls as there are subjects, so that a call
-    /// costs the same on average however many there are. Beyond the bound all are forgotten.
+    /// Forgets subjects that owe nothing, after as many calls as the last sweep left subjects: so a
+    /// call costs the same on average however many there are. Beyond the bound all are forgotten.
     fn sweep(&self) {
-        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
-        if calls < SWEEP_CALLS_MIN || calls < self.limiter.len() {
+        if self.until_sweep.fetch_sub(1, Ordering::Relaxed) > 0 {
             return;
         }
-        self.calls.store(0, Ordering::Relaxed);
         self.limiter.retain_recent();
         if self.limiter.len() > FALLBACK_KEYS_MAX {
             self.states.0.clear();
         }
+        let next = self.limiter.len().max(SWEEP_CALLS_MIN);
+        let next = i64::try_from(next).unwrap_or(i64::MAX);
+        self.until_sweep.store(next, Ordering::Relaxed);
     }
 }
 
@@ -392,5 +393,162 @@ impl Clock for Hand {
 
     fn now(&self) -> Nanos {
         Nanos::new(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn counter(id: u8, quota: u32, seconds: u64) -> Counter {
+        let rate = Rate {
+            quota: NonZeroU32::new(quota).unwrap(),
+            window: Duration::from_secs(seconds),
+        };
+        Counter {
+            id: [id; ID_BYTES],
+            algorithm: Algorithm::of(rate),
+            rate,
+        }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        START + Duration::from_millis(millis)
+    }
+
+    fn admitted(readings: &[Reading]) -> bool {
+        !readings.iter().any(|reading| reading.refused)
+    }
+
+    #[test]
+    fn governor_never_admits_more_than_the_share_in_any_window() {
+        for (quota, replicas) in [(60, 1), (60, 3), (10, 1), (10, 4), (1, 1), (2, 1), (5, 9)] {
+            let limits = LocalLimits::new();
+            limits.set_replicas(NonZeroU32::new(replicas).unwrap());
+            let counter = counter(1, quota, 60);
+            let times: Vec<u64> = (0..4_000_u64)
+                .map(|n| n * 61)
+                .filter(|millis| admitted(&limits.fall_back(&[counter], at(*millis))))
+                .collect();
+            let share = (quota / replicas).max(1) as usize;
+            let over = times
+                .windows(share + 1)
+                .find(|run| run[share] - run[0] < 60_000);
+            assert_eq!(over, None, "{quota} over {replicas}");
+            assert!(times.len() >= 2 * share);
+        }
+    }
+
+    #[test]
+    fn governor_says_when_it_admits_again_and_what_is_left() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 10, 60);
+        let left: Vec<u32> = (0..5)
+            .map(|_| limits.fall_back(&[counter], at(0))[0].remaining)
+            .collect();
+        assert_eq!(left, [4, 3, 2, 1, 0]);
+        let refused = limits.fall_back(&[counter], at(1_000))[0];
+        assert!(refused.refused && refused.reset > Duration::ZERO);
+        let wait = refused.reset.as_millis() as u64;
+        assert!(limits.fall_back(&[counter], at(1_000 + wait - 1))[0].refused);
+        assert!(!limits.fall_back(&[counter], at(1_000 + wait + 1))[0].refused);
+    }
+
+    #[test]
+    fn what_one_governor_counted_is_given_back_when_another_refuses() {
+        let limits = LocalLimits::new();
+        let (user, ip) = (counter(1, 20, 60), counter(2, 2, 60));
+        assert!(admitted(&limits.fall_back(&[user, ip], at(0))));
+        let before = limits.fall_back(&[user, ip], at(0));
+        assert_eq!((before[0].refused, before[1].refused), (false, true));
+        for _ in 0..50 {
+            assert_eq!(limits.fall_back(&[user, ip], at(0)), before);
+        }
+        assert_eq!(before[0].remaining, 9);
+    }
+
+    #[test]
+    fn governor_goes_on_where_redis_left_off_once() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 10, 60);
+        let last = Reading {
+            remaining: 2,
+            reset: Duration::from_secs(30),
+            refused: false,
+        };
+        limits.remember(&[counter], &[last], at(0));
+        let fits = (0..9).filter(|_| admitted(&limits.fall_back(&[counter], at(10))));
+        assert_eq!(fits.count(), 2);
+
+        let stale = LocalLimits::new();
+        stale.remember(&[counter], &[last], at(0));
+        let fits = (0..9).filter(|_| admitted(&stale.fall_back(&[counter], at(60_000))));
+        assert_eq!(fits.count(), 5);
+    }
+
+    #[test]
+    fn governors_forget_subjects_that_owe_nothing_and_are_bounded() {
+        let limits = LocalLimits::new();
+        let ask = |n: u32, millis: u64| {
+            let mut counter = counter(0, 10, 1);
+            counter.id[..4].copy_from_slice(&n.to_be_bytes());
+            limits.fall_back(&[counter], at(millis));
+        };
+        (0..20_000).for_each(|n| ask(n, u64::from(n)));
+        let governor = limits.governor(counter(0, 10, 1).rate, 1);
+        assert!(governor.limiter.len() < 5_000, "{}", governor.limiter.len());
+        for quota in 1..1_000 {
+            limits.fall_back(&[counter(1, quota, 1)], at(0));
+        }
+        assert!(limits.fallback.read().unwrap().len() <= FALLBACK_RATES_MAX);
+    }
+
+    #[test]
+    fn a_counter_known_to_be_full_is_refused_until_its_moment_and_not_longer() {
+        let limits = LocalLimits::new();
+        let (full, other) = (counter(1, 10, 60), counter(2, 20, 60));
+        assert_eq!(limits.known_full(&[full, other], at(0)), None);
+        let readings = [
+            Reading {
+                remaining: 0,
+                reset: Duration::from_micros(2_999_900),
+                refused: false,
+            },
+            Reading {
+                remaining: 7,
+                reset: Duration::from_secs(9),
+                refused: false,
+            },
+        ];
+        limits.remember(&[full, other], &readings, at(0));
+        let known = limits.known_full(&[full, other], at(2_998)).unwrap();
+        assert_eq!(
+            (known[0].refused, known[0].reset),
+            (true, Duration::from_millis(1))
+        );
+        assert_eq!((known[1].refused, known[1].remaining), (false, 7));
+        assert_eq!(limits.known_full(&[full, other], at(2_999)), None);
+        assert_eq!(limits.known_full(&[other], at(0)), None);
+        let raised = Counter {
+            rate: counter(1, 11, 60).rate,
+            ..full
+        };
+        assert_eq!(limits.known_full(&[raised], at(0)), None);
+    }
+
+    #[test]
+    fn without_redis_the_count_is_exact_and_all_or_nothing() {
+        let limits = LocalLimits::new();
+        let (user, ip) = (counter(1, 10, 60), counter(2, 3, 60));
+        let fits = (0..9).filter(|n| admitted(&limits.count(&[user, ip], at(*n))));
+        assert_eq!(fits.count(), 3);
+        assert_eq!(limits.count(&[user], at(9))[0].remaining, 6);
+        let refused = limits.count(&[user, ip], at(10));
+        assert_eq!((refused[0].refused, refused[1].refused), (false, true));
+        assert_eq!(refused[1].reset, Duration::from_millis(59_990));
+        assert!(!admitted(&limits.count(&[user, ip], at(59_999))));
+        assert!(admitted(&limits.count(&[user, ip], at(60_000))));
     }
 }

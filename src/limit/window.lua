@@ -73,6 +73,11 @@ end
 
 local Cells = {}
 
+local function keep(c)
+  local packed = struct.pack('>d' .. string.rep('I4', CELLS), c.newest, unpack(c.cells))
+  redis.call('SET', c.key, packed, 'PX', math.ceil(CELLS * c.width / 1000) + 1000)
+end
+
 -- Thirty cells cover the window; the thirty-first is the one that it leaves, counted whole.
 function Cells.read(c)
   c.width = math.ceil(c.window / (CELLS - 1))
@@ -83,7 +88,7 @@ function Cells.read(c)
   if not packed then return end
   local held = { struct.unpack('>d' .. string.rep('I4', CELLS), packed) }
   for i = 1, CELLS do
-    -- A cell from the future counts as the newest one, as in pull_back.
+    -- A cell from the future counts as made now, as in pull_back.
     local cell = math.min(held[1] - CELLS + i, c.newest)
     local to = cell - c.newest + CELLS
     if to >= 1 then
@@ -91,6 +96,8 @@ function Cells.read(c)
       c.count = c.count + held[i + 1]
     end
   end
+  -- Kept even if nothing is added, or it would be made now again and again.
+  if held[1] > c.newest then keep(c) end
 end
 
 function Cells.reset(c)
@@ -107,8 +114,7 @@ end
 function Cells.add(c)
   c.cells[CELLS] = c.cells[CELLS] + 1
   c.count = c.count + 1
-  local packed = struct.pack('>d' .. string.rep('I4', CELLS), c.newest, unpack(c.cells))
-  redis.call('SET', c.key, packed, 'PX', math.ceil(CELLS * c.width / 1000) + 1000)
+  keep(c)
 end
 
 local counters, admitted = {}, true

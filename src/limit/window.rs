@@ -168,3 +168,115 @@ impl Window {
 fn width(rate: Rate) -> u64 {
     micros(rate.window).div_ceil(CELLS as u64 - 1).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    const START: u64 = 1_700_000_000_000_000;
+
+    fn rate(quota: u32, window: u64) -> Rate {
+        Rate {
+            quota: NonZeroU32::new(quota).unwrap(),
+            window: Duration::from_micros(window),
+        }
+    }
+
+    fn ask(window: &mut Window, rate: Rate, now: u64) -> bool {
+        let admitted = window.admits(rate, now);
+        if admitted {
+            window.add(rate, now);
+        }
+        admitted
+    }
+
+    #[test]
+    fn small_quotas_are_logged_and_large_ones_counted_in_cells() {
+        assert_eq!(Algorithm::of(rate(1_000, 1)), Algorithm::Log);
+        assert_eq!(Algorithm::of(rate(1_001, 1)), Algorithm::Cells);
+    }
+
+    #[test]
+    fn a_burst_at_the_boundary_gains_nothing() {
+        let rate = rate(60, 60_000_000);
+        for algorithm in [Algorithm::Log, Algorithm::Cells] {
+            let mut window = Window::new(algorithm);
+            let before = (0..100).filter(|_| ask(&mut window, rate, START + 59_999_999));
+            assert_eq!(before.count(), 60);
+            let after = (0..100).filter(|_| ask(&mut window, rate, START + 60_000_001));
+            assert_eq!(after.count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_lowered_quota_holds_at_once_and_a_raised_one_keeps_the_counts() {
+        let (low, high) = (rate(3, 1_000), rate(6, 1_000));
+        for algorithm in [Algorithm::Log, Algorithm::Cells] {
+            let mut window = Window::new(algorithm);
+            assert_eq!(
+                (0..9)
+                    .filter(|at| ask(&mut window, high, START + at))
+                    .count(),
+                6
+            );
+            assert!(!ask(&mut window, low, START + 500));
+            let reading = window.read(low, START + 500);
+            assert_eq!(reading.count, 6);
+            assert!(!window.admits(low, START + 500 + reading.reset - 1));
+            assert!(window.admits(low, START + 500 + reading.reset));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_refuses_for_one_window_at_most() {
+        let rate = rate(5, 1_000);
+        for algorithm in [Algorithm::Log, Algorithm::Cells] {
+            let mut window = Window::new(algorithm);
+            let jumped = START - 3_600_000_000;
+            assert_eq!((0..9).filter(|_| ask(&mut window, rate, START)).count(), 5);
+            assert!(!ask(&mut window, rate, jumped));
+            assert!(window.read(rate, jumped).reset <= 1_100);
+            assert!(ask(&mut window, rate, jumped + 1_100));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_quota_in_any_window_and_the_log_refuses_nothing_that_fits(
+            quota in 1_u32..40,
+            span in 30_u64..5_000,
+            steps in prop::collection::vec(0_u64..400, 1..300),
+        ) {
+            let rate = rate(quota, span);
+            for algorithm in [Algorithm::Log, Algorithm::Cells] {
+                // What the cells may count beyond the window: one cell, and what rounding adds.
+                let early = match algorithm {
+                    Algorithm::Log => 0,
+                    Algorithm::Cells => CELLS as u64 * width(rate) - span,
+                };
+                let (mut window, mut now) = (Window::new(algorithm), START);
+                let mut admitted: Vec<u64> = Vec::new();
+                for step in &steps {
+                    now += step / 4;
+                    let within = |span: u64| {
+                        admitted.iter().filter(|at| **at + span > now).count() as u32
+                    };
+                    let (fits, surely_fits) = (within(span) < quota, within(span + early) < quota);
+                    if ask(&mut window, rate, now) {
+                        prop_assert!(fits);
+                        admitted.push(now);
+                    } else {
+                        prop_assert!(!surely_fits);
+                        let reset = window.read(rate, now).reset;
+                        prop_assert!(reset > 0 && reset <= span + early);
+                        prop_assert!(!window.clone().admits(rate, now + reset - 1));
+                        prop_assert!(window.clone().admits(rate, now + reset));
+                    }
+                }
+            }
+        }
+    }
+}
