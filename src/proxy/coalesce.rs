@@ -504,8 +504,6 @@ impl Drop for Reader {
 mod tests {
     use super::*;
     use crate::semantics::KeyBuilder;
-    use crate::semantics::stored::{Lifetime, Sharing};
-    use http::StatusCode;
     use http_body_util::BodyExt;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -529,14 +527,7 @@ mod tests {
     }
 
     fn head() -> Arc<Stored> {
-        Arc::new(Stored {
-            lifetime: Lifetime {
-                received: NOW,
-                ..Lifetime::default()
-            },
-            sharing: Sharing::App,
-            ..Stored::new(StatusCode::OK)
-        })
+        Arc::new(crate::semantics::testing::stored("Cache-Control: max-age=60"))
     }
 
     async fn text(reader: Reader) -> Result<String, BodyError> {
