@@ -254,7 +254,10 @@ impl House {
         let (tell, mut changed) = mpsc::channel(1);
         let files = options.files();
         let _watch = options.watch.then(|| {
-            watch::watch(files, move || drop(tell.try_send(())))
+            watch::watch(files, move || {
+                // A reload that is already asked for will see this change too.
+                let _ = tell.try_send(());
+            })
                 .inspect_err(|error| tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still reloads it"))
         });
         let reloader = Reloader::new(options);

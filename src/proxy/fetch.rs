@@ -6,6 +6,7 @@ use super::respond::Problem;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::Entry;
 use crate::route::RouteId;
+use crate::semantics::fields;
 use crate::semantics::reuse::{ClientRefresh, is_failure};
 use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
@@ -318,9 +319,10 @@ impl Proxy {
 impl Ask<'_> {
     /// The answer may depend on who asks, in a way that the key does not hold.
     fn is_personal(&self) -> bool {
-        let headers = &self.visit.headers;
-        self.found.rule.key.per.is_empty()
-            && (headers.contains_key(AUTHORIZATION) || headers.contains_key(COOKIE))
+        let (headers, policy) = (&self.visit.headers, self.policy());
+        !policy.per_identity
+            && (fields::has_credentials(headers, policy)
+                || fields::has_telling_cookie(headers, policy))
     }
 
     fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {

@@ -2,11 +2,13 @@
 
 use super::Snapshot;
 use crate::semantics::Timestamp;
+use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri, Version};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +48,7 @@ pub struct Visit {
     pub(super) headers: HeaderMap,
     /// Host as the client wrote it.
     pub(super) authority_as_sent: String,
-    /// Host in normal form: lower case, no default port, no trailing dot.
+    /// Host in normal form; empty where an HTTP/1.0 client named none.
     pub(super) authority: String,
     /// The request brought the debug token.
     pub(super) debug: bool,
@@ -80,7 +82,9 @@ impl Visit {
             peer,
             request_id: request_id(&parts.headers, &trace),
             trace,
-            authority: normal_authority(&authority_as_sent, peer.tls),
+            authority: normal_authority(&authority_as_sent, peer.scheme())
+                .map(Cow::into_owned)
+                .unwrap_or_default(),
             authority_as_sent,
             method: parts.method,
             uri: parts.uri,
@@ -125,40 +129,4 @@ fn request_id(headers: &HeaderMap, trace: &TraceContext) -> HeaderValue {
             HeaderValue::from_str(&format!("{:032x}", trace.trace_id))
                 .unwrap_or_else(|_| HeaderValue::from_static("0"))
         })
-}
-
-fn normal_authority(authority: &str, tls: bool) -> String {
-    let mut normal = authority.to_ascii_lowercase();
-    let default = if tls { ":443" } else { ":80" };
-    if let Some(host) = normal.strip_suffix(default) {
-        normal.truncate(host.len());
-    }
-    // A trailing dot before the port, or at the end, names the same host.
-    if let Some((host, port)) = normal.rsplit_once(':')
-        && let Some(host) = host.strip_suffix('.')
-    {
-        return format!("{host}:{port}");
-    }
-    normal.truncate(normal.strip_suffix('.').map_or(normal.len(), str::len));
-    normal
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_host_has_one_spelling() {
-        for (sent, normal) in [
-            ("Example.COM", "example.com"),
-            ("example.com:80", "example.com"),
-            ("example.com.:80", "example.com"),
-            ("example.com.", "example.com"),
-            ("example.com.:8080", "example.com:8080"),
-            ("[::1]:3000", "[::1]:3000"),
-        ] {
-            assert_eq!(normal_authority(sent, false), normal, "{sent}");
-        }
-        assert_eq!(normal_authority("example.com:443", true), "example.com");
-    }
 }

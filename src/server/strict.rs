@@ -4,6 +4,7 @@
 //! this door has to think of it (RFC 9112 §3.2, §6; RFC 9110 §7.6.1).
 
 use crate::proxy::Problem;
+use crate::semantics::authority::normal_authority;
 use crate::semantics::fields;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Version};
@@ -85,23 +86,18 @@ fn host<B>(request: &Request<B>) -> Result<(), Problem> {
         (None, None) => Err(Problem::BadRequest("it has no Host")),
         (None, Some(_)) => Ok(()),
         (Some(host), authority) => {
-            let host = host.as_bytes();
-            if !is_host(host) {
+            let valid = |host: &str| normal_authority(host, "http").is_some();
+            if !host.to_str().is_ok_and(valid) {
                 return Err(Problem::BadRequest("its Host is no host"));
             }
             match authority {
-                Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
+                Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
                     Err(Problem::BadRequest("its Host is not the target's"))
                 }
                 _ => Ok(()),
             }
         }
     }
-}
-
-fn is_host(host: &[u8]) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte);
-    !host.is_empty() && host.len() <= 255 && host.iter().all(allowed)
 }
 
 fn framing(headers: &HeaderMap) -> Result<(), Problem> {

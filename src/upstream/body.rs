@@ -2,8 +2,8 @@
 //! connection may be used again.
 
 use super::Home;
+use crate::semantics::fields;
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -142,7 +142,7 @@ impl Body for RequestBody {
             None => this.finished.0.store(WHOLE, Ordering::Release),
         }
         Poll::Ready(
-            polled.map(|frame| frame.map(|frame| allowed_trailers(frame, Direction::ToApp))),
+            polled.map(|frame| frame.map(|frame| allowed_trailers(frame))),
         )
     }
 
@@ -226,7 +226,7 @@ impl Body for ResponseBody {
             None => self.end(),
         }
         Poll::Ready(
-            polled.map(|frame| frame.map(|frame| allowed_trailers(frame, Direction::ToClient))),
+            polled.map(|frame| frame.map(|frame| allowed_trailers(frame))),
         )
     }
 
@@ -239,72 +239,14 @@ impl Body for ResponseBody {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Direction {
-    ToApp,
-    ToClient,
-}
-
-/// Fields that mean something in a head must not come in by the back door (RFC 9110 §6.5.1).
-fn allowed_trailers(frame: Frame<Bytes>, direction: Direction) -> Frame<Bytes> {
+/// Fields that mean something in a head must not come in by the back door (RFC 9110 §6.5.1). A
+/// Set-Cookie among them is dropped like the others, so that nobody gets it.
+fn allowed_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(trailers) => {
-            let kept: HeaderMap = trailers
-                .iter()
-                .filter(|(name, _)| is_allowed_trailer(name.as_str(), direction))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
-            Frame::trailers(kept)
+        Ok(mut trailers) => {
+            fields::remove_forbidden_trailers(&mut trailers);
+            Frame::trailers(trailers)
         }
         Err(frame) => frame,
-    }
-}
-
-fn is_allowed_trailer(name: &str, direction: Direction) -> bool {
-    const NEVER: [&str; 22] = [
-        "authorization",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-range",
-        "content-type",
-        "cookie",
-        "date",
-        "expect",
-        "expires",
-        "host",
-        "keep-alive",
-        "location",
-        "max-forwards",
-        "proxy-authorization",
-        "range",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "vary",
-    ];
-    !NEVER.contains(&name) && !(direction == Direction::ToApp && name.starts_with("x-forwarded-"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_that_frame_or_authorise_are_no_trailers() {
-        for name in [
-            "content-length",
-            "host",
-            "authorization",
-            "set-cookie",
-            "transfer-encoding",
-        ] {
-            assert!(!is_allowed_trailer(name, Direction::ToClient), "{name}");
-        }
-        assert!(is_allowed_trailer("server-timing", Direction::ToClient));
-        assert!(is_allowed_trailer("grpc-status", Direction::ToClient));
-        assert!(!is_allowed_trailer("x-forwarded-for", Direction::ToApp));
     }
 }
