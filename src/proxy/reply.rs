@@ -149,8 +149,7 @@ impl Reply {
 
     /// Made here.
     pub fn problem(problem: &Problem, visit: &Visit) -> Self {
-        let trace_id = format!("{:032x}", visit.trace.trace_id);
-        let response = problem.answer(visit.snapshot.settings.errors, visit.now, &trace_id);
+        let response = problem.answer(visit.snapshot.settings.errors, visit.now, visit.trace_id());
         let (outcome, reason) = match problem {
             Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
             Problem::App(_) => (Outcome::Miss, Reason::AppError),
@@ -220,9 +219,7 @@ impl Reply {
             forbid_storing(headers);
         }
         headers.insert(forward::X_REQUEST_ID, visit.request_id.clone());
-        if let Ok(trace_id) = HeaderValue::from_str(&format!("{:032x}", visit.trace.trace_id)) {
-            headers.insert(X_TRACE_ID, trace_id);
-        }
+        headers.insert(X_TRACE_ID, visit.trace_id.clone());
         self.tell(rooms, ask, limits, took);
         self.response.map(|body| {
             body.metered(
@@ -263,7 +260,7 @@ impl Reply {
             limit: limits
                 .and_then(|decision| decision.refusals().next())
                 .map(|state| state.name.clone()),
-            trace_id: format!("{:032x}", visit.trace.trace_id).into(),
+            trace_id: visit.trace_id().into(),
             client: ask.caller.ip(),
             ttl: self.ttl,
             note: self.note.take(),

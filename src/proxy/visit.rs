@@ -41,6 +41,8 @@ pub struct Visit {
     pub(super) peer: Peer,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) trace: TraceContext,
+    /// The trace's id, 32 hexadecimal digits.
+    pub(super) trace_id: HeaderValue,
     pub(super) request_id: HeaderValue,
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -69,6 +71,8 @@ impl Visit {
             })
             .unwrap_or_default();
         let trace = TraceContext::from_headers(&parts.headers);
+        let trace_id = HeaderValue::from_str(&format!("{:032x}", trace.trace_id))
+            .unwrap_or_else(|_| HeaderValue::from_static("0"));
         let debug = match (
             &snapshot.settings.headers.debug_token,
             parts.headers.get(super::forward::LARDER_DEBUG),
@@ -80,8 +84,9 @@ impl Visit {
             began: Instant::now(),
             now,
             peer,
-            request_id: request_id(&parts.headers, &trace),
+            request_id: request_id(&parts.headers, &trace_id),
             trace,
+            trace_id,
             authority: normal_authority(&authority_as_sent, peer.scheme())
                 .map(Cow::into_owned)
                 .unwrap_or_default(),
@@ -93,6 +98,11 @@ impl Visit {
             debug,
             snapshot,
         }
+    }
+
+    /// The trace's id as text.
+    pub(super) fn trace_id(&self) -> &str {
+        self.trace_id.to_str().unwrap_or_default()
     }
 
     /// How far this request's own cache directives reach.
@@ -113,20 +123,12 @@ impl Visit {
 }
 
 /// The client's id where nothing in it can hurt a log, else the trace's.
-fn request_id(headers: &HeaderMap, trace: &TraceContext) -> HeaderValue {
+fn request_id(headers: &HeaderMap, trace_id: &HeaderValue) -> HeaderValue {
     let harmless = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
         (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
-            && bytes
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+            && (bytes.iter()).all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
     };
-    headers
-        .get(super::forward::X_REQUEST_ID)
-        .filter(harmless)
-        .cloned()
-        .unwrap_or_else(|| {
-            HeaderValue::from_str(&format!("{:032x}", trace.trace_id))
-                .unwrap_or_else(|_| HeaderValue::from_static("0"))
-        })
+    let own = headers.get(super::forward::X_REQUEST_ID).filter(harmless);
+    own.unwrap_or(trace_id).clone()
 }
