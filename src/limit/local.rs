@@ -313,9 +313,8 @@ impl Governor {
     fn read(&self, id: &Id, now: Timestamp) -> Reading {
         self.hand.set(now);
         let now = self.hand.now().as_u64();
-        let full_at = self
-            .states
-            .measure_and_replace(id, |full_at| Err::<((), _), _>(full_at));
+        // An error leaves the state as it is.
+        let full_at = self.states.measure_and_replace(id, Err::<((), _), _>);
         let full_at = full_at.err().flatten().map_or(now, Nanos::as_u64);
         let owed = full_at.saturating_sub(now);
         let free = (self.refill * u64::from(self.burst)).saturating_sub(owed);

@@ -495,8 +495,24 @@ async fn the_five_tiers_of_exodrive_hold_over_any_minute() {
 
 #[tokio::test]
 async fn no_limit_means_no_count() {
-    assert_eq!(
-        limiter().admit(&[], RedisDown::Deny, NOW).await,
-        Decision::uncounted()
-    );
+    fn may_cross_threads<T: Send>(future: T) -> T {
+        future
+    }
+    let limiter = limiter();
+    let decision = may_cross_threads(limiter.admit(&[], RedisDown::Deny, NOW)).await;
+    assert_eq!(decision, Decision::uncounted());
+}
+
+#[tokio::test]
+async fn in_shadow_the_count_goes_on_and_nobody_is_turned_away() {
+    let (limiter, rate) = (limiter(), limit("l", 2, Duration::from_secs(60)));
+    let mut over = Vec::new();
+    for _ in 0..4 {
+        let checks = [check(&rate, "a")];
+        let decision = limiter.admit(&checks, RedisDown::Local, NOW).await;
+        let decision = decision.in_mode(LimitMode::Shadow);
+        assert!(decision.admitted);
+        over.push(decision.over_limit());
+    }
+    assert_eq!(over, [false, false, true, true]);
 }
