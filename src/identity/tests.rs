@@ -166,6 +166,18 @@ fn a_remembered_token_still_expires_and_its_lifetime_is_by_our_clock() {
 }
 
 #[test]
+fn a_session_costs_one_verification_and_forged_tokens_are_not_remembered() {
+    let identity = by_secret();
+    let good = hs256(SECRET, &claims());
+    for n in 0..50 {
+        assert!(user(&identity, &good).is_some());
+        user(&identity, &hs256(b"another secret", &json!({ "sub": n })));
+        user(&identity, &hs256(SECRET, &json!({ "sub": n, "exp": 1 })));
+    }
+    assert_eq!(identity.keys.load().remembered(), 1);
+}
+
+#[test]
 fn a_token_from_the_future_is_believed_when_its_time_comes() {
     let identity = by_secret();
     let token = hs256(SECRET, &json!({ "sub": "u1", "nbf": 1_000_000_060.5 }));

@@ -119,6 +119,12 @@ impl Keys {
         Ok(Self::new(keys))
     }
 
+    /// How many tokens are remembered as verified.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.verified.len()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
@@ -171,17 +177,16 @@ impl Keys {
         Verified::read(&payload, claims).ok_or_else(refused)
     }
 
-    /// The keys that a token may mean: those of the id it names, else those without an id.
+    /// The keys that a token may mean: those of the id it names, else those without an id. One that
+    /// names no key may mean any.
     fn named(&self, id: Option<&str>) -> Vec<&Key> {
-        let with = |id: Option<&str>| -> Vec<&Key> {
-            let keys = self.keys.iter();
-            keys.filter(|key| key.id.as_deref() == id).collect()
-        };
+        let is_named = |key: &&Key| key.id.as_deref() == id;
         match id {
             None => self.keys.iter().collect(),
-            Some(id) => Some(with(Some(id)))
-                .filter(|keys| !keys.is_empty())
-                .unwrap_or_else(|| with(None)),
+            Some(_) if self.keys.iter().any(|key| is_named(&key)) => {
+                self.keys.iter().filter(is_named).collect()
+            }
+            Some(_) => self.keys.iter().filter(|key| key.id.is_none()).collect(),
         }
     }
 }

@@ -49,10 +49,19 @@ pub(super) struct Counter {
 #[derive(Debug)]
 pub struct LocalLimits {
     seen: quick_cache::sync::Cache<Id, Seen>,
-    exact: Mutex<quick_cache::unsync::Cache<Id, Window, Bytes>>,
+    exact: Mutex<Exact>,
     fallback: RwLock<HashMap<(u32, Duration), Arc<Governor>>>,
     replicas: AtomicU32,
     redis_away: AtomicBool,
+}
+
+/// The counters of a process without Redis.
+#[derive(Debug)]
+struct Exact {
+    windows: quick_cache::unsync::Cache<Id, Window, Bytes>,
+    /// Microseconds. Workers read the clock before they come here, so a later one may bring an
+    /// earlier moment; for a window that would be a clock that went back.
+    latest: u64,
 }
 
 /// What Redis last said about a counter.
@@ -90,11 +99,10 @@ impl LocalLimits {
     pub fn new() -> Self {
         Self {
             seen: quick_cache::sync::Cache::new(SEEN_MAX),
-            exact: Mutex::new(quick_cache::unsync::Cache::with_weighter(
-                1_024,
-                EXACT_BYTES_MAX,
-                Bytes,
-            )),
+            exact: Mutex::new(Exact {
+                windows: quick_cache::unsync::Cache::with_weighter(1_024, EXACT_BYTES_MAX, Bytes),
+                latest: 0,
+            }),
             fallback: RwLock::default(),
             replicas: AtomicU32::new(1),
             redis_away: AtomicBool::new(false),
@@ -160,10 +168,12 @@ impl LocalLimits {
 
     /// Counts exactly and in this process alone: for a larder without Redis.
     pub(super) fn count(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
-        let now = now.as_millis().saturating_mul(1_000);
         let mut exact = self.exact.lock().unwrap_or_else(PoisonError::into_inner);
+        exact.latest = now.as_millis().saturating_mul(1_000).max(exact.latest);
+        let Exact { windows, latest } = &mut *exact;
+        let now = *latest;
         let full: Vec<bool> = (counters.iter())
-            .map(|counter| match exact.get_mut(&counter.id) {
+            .map(|counter| match windows.get_mut(&counter.id) {
                 Some(mut window) => !window.admits(counter.rate, now),
                 None => false,
             })
@@ -172,7 +182,7 @@ impl LocalLimits {
         (counters.iter().zip(full))
             .map(|(counter, refused)| {
                 let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
-                let window = exact.get_mut_or_insert_with(&counter.id, fresh);
+                let window = windows.get_mut_or_insert_with(&counter.id, fresh);
                 let mut reading = window::Reading::default();
                 if let Ok(Some(mut window)) = window {
                     if admitted {
@@ -313,9 +323,8 @@ impl Governor {
     fn read(&self, id: &Id, now: Timestamp) -> Reading {
         self.hand.set(now);
         let now = self.hand.now().as_u64();
-        let full_at = self
-            .states
-            .measure_and_replace(id, |full_at| Err::<((), _), _>(full_at));
+        // An error leaves the state as it is.
+        let full_at = self.states.measure_and_replace(id, Err::<((), _), _>);
         let full_at = full_at.err().flatten().map_or(now, Nanos::as_u64);
         let owed = full_at.saturating_sub(now);
         let free = (self.refill * u64::from(self.burst)).saturating_sub(owed);
@@ -550,5 +559,28 @@ mod tests {
         assert_eq!(refused[1].reset, Duration::from_millis(59_990));
         assert!(!admitted(&limits.count(&[user, ip], at(59_999))));
         assert!(admitted(&limits.count(&[user, ip], at(60_000))));
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_with_an_early_moment_rejuvenates_nothing() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 2, 60);
+        assert!(admitted(&limits.count(&[counter], at(100))));
+        assert!(admitted(&limits.count(&[counter], at(50))));
+        assert!(!admitted(&limits.count(&[counter], at(60_099))));
+        assert!(admitted(&limits.count(&[counter], at(60_100))));
+    }
+
+    #[test]
+    fn exact_counters_are_bounded() {
+        let limits = LocalLimits::new();
+        for n in 0..400_000_u32 {
+            let mut counter = counter(0, 60, 60);
+            counter.id[..4].copy_from_slice(&n.to_be_bytes());
+            limits.count(&[counter], at(0));
+        }
+        let exact = limits.exact.lock().unwrap();
+        assert!(exact.windows.weight() <= EXACT_BYTES_MAX);
+        assert!(exact.windows.len() < 400_000, "{}", exact.windows.len());
     }
 }

@@ -314,6 +314,29 @@ fn a_dual_limit_counts_on_both_or_on_neither() {
 }
 
 #[test]
+fn a_full_redis_counts_on_none_of_the_counters() {
+    let server = Server::start();
+    let con = &mut server.connection();
+    let minute = Duration::from_secs(60);
+    let (user, ip) = (limit("user", 10, minute), limit("ip", 2_000, minute));
+    let checks = [check(&user, "u1"), check(&ip, "a1")];
+    assert!(admit_anew(con, &checks).admitted);
+    let memory = |con: &mut redis::Connection, max: u32| {
+        let mut set = redis::cmd("CONFIG");
+        let () = set.arg("SET").arg("maxmemory").arg(max).query(con).unwrap();
+    };
+    memory(con, 1);
+    let (limiter, counters) = (limiter(), checks.each_ref().map(Check::counter));
+    let (keys, args) = limiter.call(&checks, &counters);
+    let mut call = limiter.script.prepare_invoke();
+    let answer: redis::RedisResult<Value> = call.key(&keys).arg(&args).invoke(con);
+    assert!(answer.unwrap_err().to_string().contains("OOM"));
+    memory(con, 0);
+    let states = admit_anew(con, &checks).states;
+    assert_eq!((states[0].remaining, states[1].remaining), (8, 1_998));
+}
+
+#[test]
 fn large_quotas_are_never_exceeded_either() {
     let server = Server::start();
     let con = &mut server.connection();
@@ -495,8 +518,24 @@ async fn the_five_tiers_of_exodrive_hold_over_any_minute() {
 
 #[tokio::test]
 async fn no_limit_means_no_count() {
-    assert_eq!(
-        limiter().admit(&[], RedisDown::Deny, NOW).await,
-        Decision::uncounted()
-    );
+    fn may_cross_threads<T: Send>(future: T) -> T {
+        future
+    }
+    let limiter = limiter();
+    let decision = may_cross_threads(limiter.admit(&[], RedisDown::Deny, NOW)).await;
+    assert_eq!(decision, Decision::uncounted());
+}
+
+#[tokio::test]
+async fn in_shadow_the_count_goes_on_and_nobody_is_turned_away() {
+    let (limiter, rate) = (limiter(), limit("l", 2, Duration::from_secs(60)));
+    let mut over = Vec::new();
+    for _ in 0..4 {
+        let checks = [check(&rate, "a")];
+        let decision = limiter.admit(&checks, RedisDown::Local, NOW).await;
+        let decision = decision.in_mode(LimitMode::Shadow);
+        assert!(decision.admitted);
+        over.push(decision.over_limit());
+    }
+    assert_eq!(over, [false, false, true, true]);
 }

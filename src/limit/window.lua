@@ -40,8 +40,8 @@ function Log.read(c)
     return
   end
   if newest > now then pull_back(c.key, c.window) end
-  local gone, run, live = 0, 4, nil
-  while not live do
+  local held, gone, run, live = redis.call('LLEN', c.key), 0, 4, nil
+  while not live and gone < held do
     for _, entry in ipairs(redis.call('LRANGE', c.key, gone, gone + run - 1)) do
       local made = tonumber(entry)
       if made > now - c.window then
@@ -53,7 +53,7 @@ function Log.read(c)
     run = run * 4
   end
   if gone > 0 then redis.call('LTRIM', c.key, gone, -1) end
-  c.count, c.oldest = redis.call('LLEN', c.key), live
+  c.count, c.oldest = held - gone, live or now
 end
 
 function Log.reset(c)
@@ -73,8 +73,10 @@ end
 
 local Cells = {}
 
+local PACKED = '>d' .. string.rep('I4', CELLS)
+
 local function keep(c)
-  local packed = struct.pack('>d' .. string.rep('I4', CELLS), c.newest, unpack(c.cells))
+  local packed = struct.pack(PACKED, c.newest, unpack(c.cells))
   redis.call('SET', c.key, packed, 'PX', math.ceil(CELLS * c.width / 1000) + 1000)
 end
 
@@ -82,22 +84,30 @@ end
 function Cells.read(c)
   c.width = math.ceil(c.window / (CELLS - 1))
   c.newest = math.floor(now / c.width)
-  c.cells, c.count = {}, 0
-  for i = 1, CELLS do c.cells[i] = 0 end
+  local cells, count, held, newest = {}, 0, nil, c.newest
   local packed = redis.call('GET', c.key)
-  if not packed then return end
-  local held = { struct.unpack('>d' .. string.rep('I4', CELLS), packed) }
+  if packed then
+    held = { struct.unpack(PACKED, packed) }
+    newest = held[1]
+  end
+  -- To the cell at i belongs what was held at i + passed; held[1] is no cell.
+  local passed = c.newest - newest
   for i = 1, CELLS do
-    -- A cell from the future counts as made now, as in pull_back.
-    local cell = math.min(held[1] - CELLS + i, c.newest)
-    local to = cell - c.newest + CELLS
-    if to >= 1 then
-      c.cells[to] = c.cells[to] + held[i + 1]
-      c.count = c.count + held[i + 1]
+    local from = i + passed
+    local n = held and from >= 1 and from <= CELLS and held[from + 1] or 0
+    cells[i] = n
+    count = count + n
+  end
+  -- Cells from the future count as made now, as in pull_back. That is kept even if nothing is
+  -- added, or they would be made now again and again.
+  if passed < 0 then
+    for i = math.max(CELLS + passed, 0) + 1, CELLS do
+      cells[CELLS] = cells[CELLS] + held[i + 1]
+      count = count + held[i + 1]
     end
   end
-  -- Kept even if nothing is added, or it would be made now again and again.
-  if held[1] > c.newest then keep(c) end
+  c.cells, c.count = cells, count
+  if passed < 0 then keep(c) end
 end
 
 function Cells.reset(c)
