@@ -282,7 +282,13 @@ impl<'a, 'de> Deserializer<'de> for At<'a, 'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        let Value::Map(entries) = &self.node.value else { return self.visit(visitor) };
+        let Value::Map(entries) = &self.node.value else {
+            if matches!(self.node.value, Value::List(_)) {
+                // serde would take the members for the fields in their order.
+                return self.settle(Err(Failure::invalid_type(Unexpected::Seq, &visitor)));
+            }
+            return self.visit(visitor);
+        };
         let entries = self.known(entries, name, fields);
         self.settle(visitor.visit_map(Fields { at: self, entries, next: 0 }))
     }

@@ -99,8 +99,8 @@ pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
     let grow = Grow { slot: &mut slot, lines: &lines };
     let result = grow.deserialize(serde_yaml::Deserializer::from_str(text));
     match (result, slot) {
-        (_, Some(node)) if matches!(node.value, Value::List(_) | Value::Map(_)) => Ok(node),
-        (Err(error), None) => {
+        (Ok(()), Some(node)) => Ok(node),
+        (Err(error), None | Some(Node { value: Value::List(_) | Value::Map(_), .. })) => {
             let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
             let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
             Err((Fault::new(Code::E101, plain(&error.to_string()), advice(line)), place))

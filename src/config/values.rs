@@ -61,7 +61,7 @@ macro_rules! scalars {
 scalars!(
     Span, Size, Percent, Rate, Whole, Flag, Text, SecretText, Address, UpstreamUrl, PathPattern,
     TagTemplate, MethodName, FieldName, Status, Proxy, Claim, Keys, Namespace, Name, AppPath,
-    Audience, Count, FilePath
+    Audience, Count, FilePath, Compress
 );
 
 struct ScalarVisitor<T>(PhantomData<T>);
@@ -108,7 +108,6 @@ words!(Mode { Enforce = "enforce", Shadow = "shadow" } later []);
 words!(Down { Local = "local", Allow = "allow", Deny = "deny" } later []);
 words!(Algorithm { SlidingWindow = "sliding_window" } later ["gcra"]);
 words!(ReadFrom { Primary = "primary" } later ["replica", "nearest"]);
-words!(Compress { Off = "off" } later []);
 words!(CookieRule { Bypass = "bypass", Strip = "strip", Store = "store" } later []);
 words!(Refresh { Never = "false", Trusted = "trusted", Always = "true" } later []);
 words!(Dialect { Standard = "standard", Legacy = "legacy" } later []);
@@ -372,6 +371,26 @@ impl Scalar for Count {
 
     fn schema() -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "enum": ["auto", "adaptive"] }, reference_schema()] })
+    }
+}
+
+/// `off`; compressing above a size will come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Compress;
+
+impl Scalar for Compress {
+    const WHAT: &'static str = "off";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        match Size::parse(text) {
+            _ if text == "off" => Ok(Self),
+            Ok(_) => Err(unknown_word(text, &["off"], &[text])),
+            Err(_) => Err(unknown_word(text, &["off"], &[])),
+        }
+    }
+
+    fn schema() -> Schema {
+        words_schema(&["off"])
     }
 }
 
