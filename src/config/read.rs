@@ -130,6 +130,9 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+/// Begins the message on a wrong kind of value, until it is known whose.
+const FOUND: &str = "found ";
+
 /// Why a value could not be read.
 #[derive(Debug)]
 enum Failure {
@@ -161,7 +164,7 @@ impl Error for Failure {
             Unexpected::Map => "a map",
             _ => "a single value",
         };
-        Self::Fault(Fault::new(Code::E106, format!("found {found}"), format!("expected {expected}")))
+        Self::Fault(Fault::new(Code::E106, format!("{FOUND}{found}"), format!("expected {expected}")))
     }
 }
 
@@ -177,6 +180,9 @@ impl<'a, 'de> At<'a, 'de> {
     fn settle<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
         result.map_err(|failure| {
             if let Failure::Fault(mut fault) = failure {
+                if let Some(found) = fault.message.strip_prefix(FOUND) {
+                    fault.message = format!("{} is {found}", owner(self.reader.root, &self.path.to_string()));
+                }
                 if let (Some(written), Value::Scalar(text)) = (&self.node.written, &self.node.value) {
                     // What a variable holds may be a secret: only its name is told.
                     if !text.is_empty() {

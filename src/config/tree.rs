@@ -281,6 +281,12 @@ impl<'de> Visitor<'de> for Grow<'_> {
 
 /// The parser's message without its position, which is shown in its own way.
 fn plain(message: &str) -> String {
+    if message.contains("without tags") {
+        return "YAML tags are not read here".into();
+    }
+    if message.contains("more than one document") {
+        return "the file holds more than one YAML document".into();
+    }
     let message = message.split(" at line ").next().unwrap_or(message);
     format!("this is not YAML: {message}")
 }
@@ -288,6 +294,8 @@ fn plain(message: &str) -> String {
 fn advice(line: &str) -> &'static str {
     if line.contains('\t') {
         "indent with spaces, not tabs"
+    } else if line.contains(": !") || line.contains("- !") {
+        "remove the word with the exclamation mark, or quote the text"
     } else if line.contains('{') || line.contains('*') {
         "put text with braces, colons or a leading star in quotes: [\"car:{id}\"]"
     } else {
