@@ -110,7 +110,78 @@ impl Routes {
     /// The first rule that applies.
     #[must_use]
     pub fn find<'a>(&'a self, method: &Method, target: &'a Target<'_>) -> Match<'a> {
-        let _ = (method, target);
-        unimplemented!()
+        for rule in &self.rules {
+            if !rule.methods.is_empty() && !rule.methods.contains(method) {
+                continue;
+            }
+            let mut paths = rule.paths.iter();
+            if let Some(captures) = paths.find_map(|path| path.matches(&target.decoded)) {
+                return Match { rule, captures };
+            }
+        }
+        // `new` puts the fallback last, so there always is one.
+        Match {
+            rule: &self.rules[self.rules.len() - 1],
+            captures: Captures::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, methods: &[Method], paths: &[&str]) -> Rule {
+        Rule {
+            id: 0,
+            name: name.into(),
+            paths: paths
+                .iter()
+                .map(|path| Pattern::parse(path).unwrap())
+                .collect(),
+            methods: methods.to_vec(),
+            policy: None,
+            key: KeyRule::default(),
+            tags: Vec::new(),
+            purge: Vec::new(),
+            limits: Vec::new(),
+            refresh_ahead: None,
+            slide_up_to: None,
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_method_and_decoded_path_applies() {
+        let routes = Routes::new(
+            vec![
+                rule("book", &[Method::POST], &["/api/bookings"]),
+                rule("car", &[], &["/cars/{id}", "/api/cars/{id}"]),
+                rule("api", &[], &["/api/*"]),
+            ],
+            rule("rest", &[Method::GET], &["/never"]),
+        );
+        let find = |method: Method, path: &str| {
+            let target = Target::parse(path, None);
+            let found = routes.find(&method, &target);
+            (
+                found.rule.name.to_string(),
+                found.rule.id,
+                found.captures.get("id").map(str::to_owned),
+            )
+        };
+        assert_eq!(
+            find(Method::POST, "/api/bookings"),
+            ("book".into(), 0, None)
+        );
+        assert_eq!(find(Method::GET, "/api/bookings"), ("api".into(), 2, None));
+        assert_eq!(
+            find(Method::GET, "/api/cars/4%32"),
+            ("car".into(), 1, Some("42".into()))
+        );
+        assert_eq!(
+            find(Method::GET, "/x/..//api/cars"),
+            ("api".into(), 2, None)
+        );
+        assert_eq!(find(Method::DELETE, "/"), ("rest".into(), 3, None));
     }
 }

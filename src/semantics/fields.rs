@@ -1,21 +1,355 @@
-//! Fields that belong to one connection, and lists of tokens (RFC 9110 §5.6, §7.6.1).
+//! Header fields as such: lists, tokens, and the fields that belong to one
+//! connection or to one client only (RFC 9110 §5.6, §7.6.1; RFC 9111 §3.1).
+//!
+//! Never decides whether something is cached.
 
+use super::Policy;
+use http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE,
+    EXPIRES, HOST, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+    TRANSFER_ENCODING, UPGRADE, VARY,
+};
 use http::{HeaderMap, HeaderName};
+use std::borrow::Cow;
+
+/// The most fields that one `Connection` may nominate; more are left where they are.
+pub const NOMINATED_MAX: usize = 32;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+
+/// Request fields that name or prove a client, beside Authorization and Cookie.
+const CREDENTIALS: [HeaderName; 6] = [
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("apikey"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-access-token"),
+];
+
+/// Cookies that only measure: exact names.
+const ANALYTICS: [&str; 19] = [
+    "_ga",
+    "_gid",
+    "_gat",
+    "_fbp",
+    "_fbc",
+    "_clck",
+    "_clsk",
+    "_uetsid",
+    "_uetvid",
+    "_dd_s",
+    "_ttp",
+    "_scid",
+    "_rdt_uuid",
+    "hubspotutk",
+    "__hstc",
+    "__hssc",
+    "__hssrc",
+    "__gads",
+    "__gpi",
+];
+
+/// Cookies that only measure: how their names begin. An underscore ends each, lest `_ga` took `_gate`.
+const ANALYTICS_PREFIXES: [&str; 7] = ["_ga_", "_gat_", "_gcl_", "_hj", "__utm", "_pk_", "_ym_"];
+
+/// What apps reflect without naming it in `Vary`.
+const UNKEYED: [&str; 16] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-scheme",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-path",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-host",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-uri",
+];
 
 /// Removes hop-by-hop fields and those that `Connection` names; keeps `TE: trailers`.
+///
+/// `Trailer` stays: it announces what comes with the message, not with the connection. A nomination
+/// of a field that everybody behind us needs (Host, Cache-Control, Content-Length …) is not followed,
+/// since taking it away would change who may see the message (RFC 9110 §7.6.1 forbids to nominate it).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let _ = headers;
-    unimplemented!()
+    let trailers = has_token(headers, &TE, "trailers");
+    remove_nominated(headers);
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what RFC 9111 §3.1 forbids to store, and what is made anew for every answer (`Age`,
+/// `Content-Length`).
+pub fn remove_unstorable(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    for name in [
+        TE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHENTICATION_INFO,
+        PROXY_AUTHORIZATION,
+        AGE,
+        CONTENT_LENGTH,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Removes request fields that apps reflect but no key holds (`X-Forwarded-Host` and friends), for
+/// a fetch that may be stored; those in `keyed` stay. The proxy sets its own ones afterwards.
+pub fn remove_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
+    for name in UNKEYED {
+        if !keyed.iter().any(|known| known == name) {
+            headers.remove(name);
+        }
+    }
+    let middleware: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-middleware-") && !keyed.contains(name))
+        .cloned()
+        .collect();
+    for name in middleware {
+        headers.remove(name);
+    }
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
+    let nominated: Vec<HeaderName> = list(headers, &CONNECTION)
+        .take(NOMINATED_MAX)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !is_end_to_end(name))
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn is_end_to_end(name: &HeaderName) -> bool {
+    [
+        HOST,
+        CACHE_CONTROL,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        VARY,
+        DATE,
+        EXPIRES,
+        AUTHORIZATION,
+        COOKIE,
+        SET_COOKIE,
+    ]
+    .contains(name)
 }
 
 /// The members of a comma-separated field over all its lines, trimmed, empty ones left out.
+///
+/// For lists of tokens: a comma inside quotes separates too.
 pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let _ = (headers, name);
-    std::iter::empty()
+    headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(trim)
+        .filter(|member| !member.is_empty())
 }
 
 /// Whether a comma-separated field has this member, in any case.
 #[must_use]
 pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     list(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The only line of a field; `None` when it is absent or there are several that differ.
+#[must_use]
+pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    lines.all(|line| line == first).then_some(first)
+}
+
+/// All lines of a field as one value, joined with a comma (RFC 9110 §5.3); `None` when absent.
+#[must_use]
+pub fn combined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next()?;
+    let Some(second) = lines.next() else {
+        return Some(Cow::Borrowed(first));
+    };
+    let mut whole = first.to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        whole.extend_from_slice(b", ");
+        whole.extend_from_slice(line);
+    }
+    Some(Cow::Owned(whole))
+}
+
+/// The members of one comma-separated line, commas inside double quotes left alone. With `escapes`,
+/// a backslash inside quotes takes the next byte literally (quoted-string; entity tags have none).
+pub(super) fn split_quoted(line: &[u8], escapes: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let whole = rest?;
+        let (mut quoted, mut escaped) = (false, false);
+        let end = whole.iter().position(|byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted && escapes => escaped = true,
+                b'"' => quoted = !quoted,
+                b',' if !quoted => return true,
+                _ => {}
+            }
+            false
+        });
+        rest = end.map(|end| &whole[end + 1..]);
+        Some(&whole[..end.unwrap_or(whole.len())])
+    })
+}
+
+/// Without the spaces and tabs around it.
+pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The cookies of a request, name and value, in their order.
+pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    headers
+        .get_all(COOKIE)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+        .map(trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.iter().position(|byte| *byte == b'=') {
+            Some(at) => (trim(&pair[..at]), trim(&pair[at + 1..])),
+            None => (&b""[..], pair),
+        })
+}
+
+/// Whether the request carries a cookie that may tell one client from another: none of those that
+/// only measure, nor of those that the key holds.
+#[must_use]
+pub fn has_telling_cookie(request: &HeaderMap, policy: &Policy) -> bool {
+    request.contains_key(COOKIE)
+        && cookies(request).any(|(name, _)| {
+            !is_analytics(name)
+                && !policy
+                    .keyed_cookies
+                    .iter()
+                    .any(|keyed| keyed.as_bytes() == name)
+        })
+}
+
+/// Whether the request proves who sends it: Authorization, or a credential-like field that the key
+/// does not hold.
+#[must_use]
+pub fn has_credentials(request: &HeaderMap, policy: &Policy) -> bool {
+    request.contains_key(AUTHORIZATION)
+        || CREDENTIALS
+            .iter()
+            .any(|name| request.contains_key(name) && !policy.keyed_headers.contains(name))
+}
+
+fn is_analytics(name: &[u8]) -> bool {
+    ANALYTICS.iter().any(|known| known.as_bytes() == name)
+        || ANALYTICS_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::testing::headers;
+
+    #[test]
+    fn what_connection_names_goes_with_the_hop_rfc9110_7_6_1() {
+        let mut fields = headers(
+            "connection: close, X-Hop\nx-hop: 1\nkeep-alive: timeout=5\nproxy-connection: x\n\
+             transfer-encoding: chunked\nupgrade: h2c\nte: gzip, Trailers\nx-stays: 1\ntrailer: x-sum",
+        );
+        remove_hop_by_hop(&mut fields);
+        assert_eq!(fields, headers("x-stays: 1\ntrailer: x-sum\nte: trailers"));
+    }
+
+    #[test]
+    fn a_nomination_cannot_take_away_what_everybody_needs() {
+        let mut fields =
+            headers("connection: cache-control, host\ncache-control: private\nhost: a");
+        remove_hop_by_hop(&mut fields);
+        assert_eq!(fields, headers("cache-control: private\nhost: a"));
+    }
+
+    #[test]
+    fn lists_run_over_lines_and_skip_empty_members() {
+        let fields = headers("connection: a,, b \nconnection:\nconnection: c");
+        assert_eq!(
+            list(&fields, &CONNECTION).collect::<Vec<_>>(),
+            [b"a", b"b", b"c"]
+        );
+        assert!(has_token(&fields, &CONNECTION, "B"));
+        assert!(!has_token(&fields, &CONNECTION, "ab"));
+    }
+
+    #[test]
+    fn commas_in_quotes_do_not_separate() {
+        let parts = |line: &'static str, escapes| {
+            split_quoted(line.as_bytes(), escapes)
+                .map(|part| std::str::from_utf8(part).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(r#"a="b,c",d"#, true), [r#"a="b,c""#, "d"]);
+        assert_eq!(parts(r#"a="\",c",d"#, true), [r#"a="\",c""#, "d"]);
+        assert_eq!(parts(r#""\", "x""#, false), [r#""\""#, r#" "x""#]);
+        assert_eq!(parts(r#"a="b,c"#, true), [r#"a="b,c"#]);
+        assert_eq!(parts("", true), [""]);
+    }
+
+    #[test]
+    fn cookies_that_only_measure_tell_nothing() {
+        let policy = Policy {
+            keyed_cookies: vec!["theme".into()],
+            ..Policy::default()
+        };
+        let telling = |cookie: &str| has_telling_cookie(&headers(cookie), &policy);
+        assert!(!telling("cookie: _ga=1; _ga_ABC=2; _fbp=3; theme=dark"));
+        assert!(!telling("cookie: "));
+        assert!(telling("cookie: _ga=1; sid=2"));
+        assert!(telling("cookie: _gate_session=2"));
+        assert!(telling("cookie: nameless"));
+        assert!(telling("cookie: _ga=1\ncookie: sid=2"));
+    }
+
+    #[test]
+    fn reflected_fields_are_taken_out_unless_the_key_holds_them() {
+        let mut fields =
+            headers("x-forwarded-host: evil\nx-middleware-subrequest: x\nx-host: a\nx: y");
+        remove_unkeyed(&mut fields, &[HeaderName::from_static("x-host")]);
+        assert_eq!(fields, headers("x-host: a\nx: y"));
+    }
 }

@@ -1,14 +1,29 @@
 //! Age and remaining lifetime of a stored response (RFC 9111 §4.2).
 
-use super::Timestamp;
+use super::directives::{Delta, Directives, delta_seconds};
+use super::fields::{single, trim};
 use super::stored::Lifetime;
+use super::{Exchange, Timestamp};
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, StatusCode};
 use std::time::Duration;
+
+/// The share of the time since the last change that a guessed lifetime has (RFC 9111 §4.2.2).
+const HEURISTIC_DIVISOR: u32 = 10;
+/// The longest guessed lifetime.
+pub const HEURISTIC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Lifetime {
     /// `current_age` (RFC 9111 §4.2.3).
     #[must_use]
     pub fn age(&self, now: Timestamp) -> Duration {
         self.initial_age.saturating_add(now.since(self.received))
+    }
+
+    /// `response_is_fresh` (RFC 9111 §4.2).
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.fresh > self.age(now)
     }
 
     /// Seconds of freshness left; negative once stale.
@@ -25,5 +40,165 @@ impl Lifetime {
         self.fresh
             .saturating_add(self.stale_while_revalidate.max(self.stale_if_error))
             .saturating_sub(self.age(now))
+    }
+}
+
+/// How old a response was when it came in (RFC 9111 §4.2.3), by either of the two ways to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InitialAge {
+    /// `corrected_age_value`: what caches before us say, and the time that the app took.
+    pub told: Duration,
+    /// `apparent_age`: what Date says.
+    pub apparent: Duration,
+}
+
+impl InitialAge {
+    /// `corrected_initial_age`
+    pub(super) fn corrected(self) -> Duration {
+        self.told.max(self.apparent)
+    }
+}
+
+/// How old the response of `exchange` was when it came in.
+pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
+    let delay = exchange.received.since(exchange.requested);
+    let apparent = date(exchange.response).map_or(0, |date| {
+        // Dates have seconds; comparing them with milliseconds would make every response older.
+        exchange.received.as_secs().saturating_sub(date.as_secs())
+    });
+    InitialAge {
+        told: age_value(exchange.response).saturating_add(delay),
+        apparent: Duration::from_secs(apparent),
+    }
+}
+
+/// The Age received: its first member, and nothing when that is no number (RFC 9111 §5.1).
+fn age_value(response: &HeaderMap) -> Duration {
+    response
+        .get(AGE)
+        .and_then(|line| line.as_bytes().split(|byte| *byte == b',').next())
+        .and_then(|first| delta_seconds(trim(first)))
+        .unwrap_or_default()
+}
+
+/// The response's Date, where there is one and it is a date.
+pub(super) fn date(response: &HeaderMap) -> Option<Timestamp> {
+    single(response, &DATE).and_then(Timestamp::from_http_date)
+}
+
+/// The lifetime that the app states: s-maxage, max-age or Expires − Date (RFC 9111 §4.2.1). Zero
+/// where it is unreadable or contradicted; `None` where nothing is stated.
+pub(super) fn stated(
+    response: &HeaderMap,
+    said: &Directives,
+    received: Timestamp,
+) -> Option<Duration> {
+    let delta = match said.s_maxage {
+        Delta::Absent => said.max_age,
+        stated => stated,
+    };
+    if let Some(stated) = delta.stated() {
+        return Some(stated);
+    }
+    if said.targeted || !response.contains_key(EXPIRES) {
+        return None;
+    }
+    let expires = single(response, &EXPIRES).and_then(Timestamp::from_http_date);
+    Some(expires.map_or(Duration::ZERO, |expires| {
+        let date = date(response).unwrap_or(received);
+        Duration::from_secs(expires.as_secs().saturating_sub(date.as_secs()))
+    }))
+}
+
+/// A lifetime guessed from Last-Modified (RFC 9111 §4.2.2).
+pub(super) fn guessed(response: &HeaderMap, received: Timestamp) -> Option<Duration> {
+    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?)?;
+    let date = date(response).unwrap_or(received);
+    let unchanged = date.since(modified);
+    (!unchanged.is_zero()).then(|| (unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX))
+}
+
+/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1).
+pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::testing::{at, exchange, headers};
+    use proptest::prelude::*;
+
+    fn age(response: &str, delay: u64) -> u64 {
+        let (request, response) = (HeaderMap::new(), headers(response));
+        let exchange = Exchange {
+            received: at(delay),
+            ..exchange(200, &request, &response)
+        };
+        initial_age(&exchange).corrected().as_secs()
+    }
+
+    #[test]
+    fn the_received_age_and_the_delay_count_rfc9111_4_2_3() {
+        assert_eq!(age("age: 7", 0), 7);
+        assert_eq!(age("age: 7", 3), 10);
+        assert_eq!(age("age: 0007", 0), 7);
+    }
+
+    #[test]
+    fn a_date_in_the_past_makes_a_response_old_and_one_in_the_future_does_not() {
+        let dated = |seconds: u64| {
+            let date = Timestamp::from_millis(at(0).as_millis() - 1_000 * 100 + 1_000 * seconds)
+                .http_date();
+            format!("date: {}", date.to_str().unwrap())
+        };
+        assert_eq!(age(&dated(0), 0), 100);
+        assert_eq!(age(&format!("{}\nage: 200", dated(0)), 0), 200);
+        assert_eq!(age(&dated(200), 0), 0);
+        assert_eq!(age("date: yesterday", 0), 0);
+    }
+
+    #[test]
+    fn the_first_member_of_age_counts_and_what_is_no_number_does_not_rfc9111_5_1() {
+        assert_eq!(age("age: 7, 9", 0), 7);
+        assert_eq!(age("age: 7\nage: 9", 0), 7);
+        for ignored in ["-7", "7.0", "7;a=b", "x", "", "x, 7"] {
+            assert_eq!(age(&format!("age: {ignored}"), 0), 0, "{ignored}");
+        }
+        assert_eq!(age("age: 99999999999999999999", 0), 1 << 31);
+    }
+
+    fn lifetime(initial: Duration, fresh: Duration) -> Lifetime {
+        Lifetime {
+            received: at(0),
+            initial_age: initial,
+            fresh,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            must_revalidate: false,
+            no_cache: false,
+            immutable: false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn age_only_grows_and_freshness_ends_once(initial in 0u64..=1 << 31, fresh in 0u64..=1 << 31, one: u64, other: u64) {
+            let lifetime = lifetime(Duration::from_secs(initial), Duration::from_secs(fresh));
+            let (early, late) = (Timestamp::from_millis(one.min(other)), Timestamp::from_millis(one.max(other)));
+            prop_assert!(lifetime.age(early) <= lifetime.age(late));
+            prop_assert!(lifetime.ttl_secs(early) >= lifetime.ttl_secs(late));
+            prop_assert!(lifetime.is_fresh(early) || !lifetime.is_fresh(late));
+            prop_assert!(lifetime.useful(early) >= lifetime.useful(late));
+        }
+
+        #[test]
+        fn nothing_is_fresh_beyond_what_the_app_states_and_its_age_allows(max_age in 0u64..100_000, received in 0u64..100_000, later in 0u64..200_000) {
+            let lifetime = lifetime(Duration::from_secs(received), Duration::from_secs(max_age));
+            prop_assert_eq!(lifetime.is_fresh(at(later)), received + later < max_age);
+        }
     }
 }

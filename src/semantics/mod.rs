@@ -4,6 +4,7 @@
 //! no socket, no clock, no YAML and no Redis, and writes no log.
 
 pub mod answer;
+pub mod cache_status;
 pub mod directives;
 pub mod fields;
 pub mod freshness;
@@ -14,15 +15,18 @@ pub mod reason;
 pub mod reuse;
 pub mod stored;
 pub mod storing;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod validation;
 pub mod vary;
 
 pub use answer::{Answer, answer};
+pub use cache_status::CacheStatus;
 pub use key::{Key, KeyBuilder};
 pub use reason::{Outcome, Reason};
 pub use reuse::{Reuse, reuse, usable_on_error};
-pub use stored::{Sharing, Stored};
+pub use stored::{Sharing, Stored, Validators};
 pub use storing::{Exchange, Policy, SetCookie, Ttl, storable};
 pub use time::Timestamp;
 pub use vary::Vary;

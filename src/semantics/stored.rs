@@ -2,6 +2,7 @@
 
 use super::{Timestamp, Vary};
 use bytes::Bytes;
+use http::header::{DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use std::time::Duration;
 pub struct Stored {
     /// The app's status.
     pub status: StatusCode,
-    /// The app's fields without those that RFC 9111 §3.1 forbids to store, and without `Age`.
+    /// The app's fields without those that RFC 9111 §3.1 forbids to store, and without
+    /// `Age` and `Content-Length`; `Date` is always there.
     pub headers: HeaderMap,
     /// The content, exactly as received (content codings and all).
     pub body: Bytes,
@@ -24,6 +26,93 @@ pub struct Stored {
     pub vary: Vary,
     /// Who allowed it to be shared.
     pub sharing: Sharing,
+    /// What `headers` say that preconditions are judged by: [`Validators::of`] them.
+    pub validators: Validators,
+}
+
+/// The longest that a stale response is kept for validation alone.
+pub const VALIDATION_KEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest that a response with a validator is kept once stale.
+pub const VALIDATION_KEEP_MIN: Duration = Duration::from_secs(10 * 60);
+/// How long a stale response without validator is kept for clients that take it (max-stale).
+pub const STALE_KEEP: Duration = Duration::from_secs(60);
+
+impl Stored {
+    /// How long from `now` a store has to keep it: as long as it is useful as it is, and a while
+    /// longer where it can be validated (as long again as it was fresh, within bounds). Never zero
+    /// for what [`super::storable`] allowed.
+    #[must_use]
+    pub fn keep(&self, now: Timestamp) -> Duration {
+        let lifetime = &self.lifetime;
+        let longer = if self.validators.any() {
+            lifetime
+                .fresh
+                .clamp(VALIDATION_KEEP_MIN, VALIDATION_KEEP_MAX)
+        } else {
+            STALE_KEEP
+        };
+        let held = now.since(lifetime.received);
+        // What the response was old when it came in is no reason to keep it any shorter afterwards.
+        let fresh = lifetime.fresh.saturating_sub(lifetime.initial_age);
+        let validated = fresh.saturating_add(longer).saturating_sub(held);
+        lifetime.useful(now).max(validated)
+    }
+}
+
+/// A stored response's validators and dates, parsed once (RFC 9110 §8.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// What kind of ETag it has.
+    pub etag: EtagKind,
+    /// Last-Modified, where it is a date.
+    pub last_modified: Option<Timestamp>,
+    /// Date; there is always one in what was stored.
+    pub date: Option<Timestamp>,
+}
+
+/// What kind of ETag a response has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EtagKind {
+    /// None.
+    #[default]
+    None,
+    /// `W/"…"`
+    Weak,
+    /// `"…"`, and whatever an app sends without quotes.
+    Strong,
+}
+
+impl Validators {
+    /// Reads them from the fields of a response.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self {
+            etag: match headers.get(ETAG).map(|etag| etag.as_bytes()) {
+                None | Some([]) => EtagKind::None,
+                Some([b'W', b'/', ..]) => EtagKind::Weak,
+                Some(_) => EtagKind::Strong,
+            },
+            last_modified: headers
+                .get(LAST_MODIFIED)
+                .and_then(Timestamp::from_http_date),
+            date: headers.get(DATE).and_then(Timestamp::from_http_date),
+        }
+    }
+
+    /// Whether there is anything to validate with.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.etag != EtagKind::None || self.last_modified.is_some()
+    }
+
+    /// Whether Last-Modified is strong: at least one second before Date (RFC 9110 §8.8.2.2).
+    #[must_use]
+    pub fn strong_last_modified(&self) -> bool {
+        match (self.last_modified, self.date) {
+            (Some(modified), Some(date)) => date.since(modified) >= Duration::from_secs(1),
+            _ => false,
+        }
+    }
 }
 
 /// The times that govern reuse (RFC 9111 §4.2), with the app's directives already weighed.
@@ -39,7 +128,9 @@ pub struct Lifetime {
     pub stale_while_revalidate: Duration,
     /// How long after that it may be served when the app fails (RFC 5861 §4); zero if never.
     pub stale_if_error: Duration,
-    /// `must-revalidate`, `proxy-revalidate` or `s-maxage`: never served stale for any reason.
+    /// `must-revalidate`, `proxy-revalidate` or `s-maxage`: not served stale because a route or a
+    /// client would have it so. The two windows above are zero then, unless the same response that
+    /// says `s-maxage` grants one by name.
     pub must_revalidate: bool,
     /// Unqualified `no-cache`: never served without validation.
     pub no_cache: bool,
@@ -53,7 +144,9 @@ pub enum Sharing {
     /// The app marked it for sharing with everyone, credentials or not (`public`, `s-maxage`,
     /// `must-revalidate`: RFC 9111 §3.5).
     Everyone,
-    /// The app gave a lifetime of its own; requests with Authorization are not answered from it.
+    /// The app gave a lifetime of its own to a request without Authorization. It may answer any
+    /// request: RFC 9111 §3.5 restricts what was stored *for* a request with Authorization, and
+    /// such a response is never stored under this word.
     App,
     /// Only the route's `ttl` gave it a lifetime; requests with credentials are not answered from it.
     Route,

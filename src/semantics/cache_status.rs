@@ -1,0 +1,227 @@
+//! Our member of `Cache-Status` (RFC 9211).
+//!
+//! Writes down what others decided; never touches what caches before us wrote.
+
+use super::{Outcome, Reason};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use std::fmt::Write;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What became of a request, as `Cache-Status` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Hit and stale are `hit`; the others `fwd`.
+    pub outcome: Outcome,
+    /// Becomes `detail`, and tells the kinds of `fwd` apart.
+    pub reason: Reason,
+    /// The app's status, where it was asked and answered.
+    pub fwd_status: Option<StatusCode>,
+    /// Whether the app's answer is being stored.
+    pub stored: bool,
+    /// Whether another request's fetch gave the answer.
+    pub collapsed: bool,
+    /// Seconds of freshness left, negative once stale; none where nothing is stored.
+    pub ttl: Option<i64>,
+}
+
+impl CacheStatus {
+    /// One with just an outcome and its reason.
+    #[must_use]
+    pub const fn new(outcome: Outcome, reason: Reason) -> Self {
+        Self {
+            outcome,
+            reason,
+            fwd_status: None,
+            stored: false,
+            collapsed: false,
+            ttl: None,
+        }
+    }
+
+    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2). Nothing is added to
+    /// what we refuse ourselves, since no cache took part in it.
+    pub fn append(&self, headers: &mut HeaderMap) {
+        if let Some(value) = self.value() {
+            headers.append(CACHE_STATUS, value);
+        }
+    }
+
+    /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for a refusal.
+    #[must_use]
+    pub fn value(&self) -> Option<HeaderValue> {
+        // The longest there can be, so that it is written without growing.
+        let mut text = String::with_capacity(112);
+        text.push_str("larder");
+        match self.forward() {
+            None if self.outcome == Outcome::Refused => return None,
+            None => text.push_str("; hit"),
+            Some(why) => {
+                text.push_str("; fwd=");
+                text.push_str(why);
+                if let Some(status) = self.fwd_status {
+                    text.push_str("; fwd-status=");
+                    text.push_str(status.as_str());
+                }
+                if self.stored {
+                    text.push_str("; stored");
+                }
+                if self.collapsed {
+                    text.push_str("; collapsed");
+                }
+            }
+        }
+        // Writing to a String cannot fail.
+        if let Some(ttl) = self.ttl {
+            // What a structured integer can hold (RFC 9651 §3.3.1).
+            let _ = write!(
+                text,
+                "; ttl={}",
+                ttl.clamp(-999_999_999_999_999, 999_999_999_999_999)
+            );
+        }
+        text.push_str("; detail=");
+        text.push_str(self.reason.word());
+        HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+    }
+
+    /// The `fwd` token (RFC 9211 §2.2); `None` when the request was not forwarded for this answer.
+    fn forward(&self) -> Option<&'static str> {
+        match self.outcome {
+            Outcome::Hit | Outcome::Stale | Outcome::Refused => None,
+            Outcome::Revalidated => Some(match self.reason {
+                Reason::Request => "request",
+                _ => "stale",
+            }),
+            Outcome::Miss => Some(match self.reason {
+                Reason::Cold | Reason::Purged | Reason::Evicted => "uri-miss",
+                Reason::Vary => "vary-miss",
+                Reason::Expired | Reason::SoftPurged | Reason::NotModified => "stale",
+                Reason::Request => "request",
+                Reason::Range => "partial",
+                _ => "miss",
+            }),
+            Outcome::Bypass => Some(match self.reason {
+                Reason::Method => "method",
+                Reason::Request => "request",
+                _ => "bypass",
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::testing::headers;
+
+    fn text(status: CacheStatus) -> String {
+        status.value().unwrap().to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_hit_tells_its_lifetime_rfc9211_2_1() {
+        let hit = CacheStatus {
+            ttl: Some(287),
+            ..CacheStatus::new(Outcome::Hit, Reason::Memory)
+        };
+        assert_eq!(text(hit), "larder; hit; ttl=287; detail=memory");
+        let stale = CacheStatus {
+            ttl: Some(-3),
+            fwd_status: Some(StatusCode::BAD_GATEWAY),
+            ..CacheStatus::new(Outcome::Stale, Reason::AppError)
+        };
+        assert_eq!(text(stale), "larder; hit; ttl=-3; detail=app-error");
+    }
+
+    #[test]
+    fn a_forwarded_request_tells_why_rfc9211_2_2() {
+        let miss = CacheStatus {
+            fwd_status: Some(StatusCode::OK),
+            stored: true,
+            ttl: Some(300),
+            ..CacheStatus::new(Outcome::Miss, Reason::Cold)
+        };
+        assert_eq!(
+            text(miss),
+            "larder; fwd=uri-miss; fwd-status=200; stored; ttl=300; detail=cold"
+        );
+        for (outcome, reason, expected) in [
+            (
+                Outcome::Miss,
+                Reason::Vary,
+                "larder; fwd=vary-miss; detail=vary",
+            ),
+            (
+                Outcome::Miss,
+                Reason::Expired,
+                "larder; fwd=stale; detail=expired",
+            ),
+            (
+                Outcome::Miss,
+                Reason::Request,
+                "larder; fwd=request; detail=request",
+            ),
+            (
+                Outcome::Miss,
+                Reason::Range,
+                "larder; fwd=partial; detail=range",
+            ),
+            (
+                Outcome::Miss,
+                Reason::CollapsedFailed,
+                "larder; fwd=miss; detail=collapsed-failed",
+            ),
+            (
+                Outcome::Bypass,
+                Reason::Method,
+                "larder; fwd=method; detail=method",
+            ),
+            (
+                Outcome::Bypass,
+                Reason::SetCookie,
+                "larder; fwd=bypass; detail=set-cookie",
+            ),
+            (
+                Outcome::Revalidated,
+                Reason::NotModified,
+                "larder; fwd=stale; detail=not-modified",
+            ),
+        ] {
+            assert_eq!(text(CacheStatus::new(outcome, reason)), expected);
+        }
+    }
+
+    #[test]
+    fn hit_and_fwd_exclude_each_other_and_every_member_is_a_structured_item() {
+        for outcome in Outcome::ALL {
+            for reason in Reason::ALL {
+                let status = CacheStatus {
+                    fwd_status: Some(StatusCode::OK),
+                    stored: true,
+                    collapsed: true,
+                    ttl: Some(i64::MIN),
+                    ..CacheStatus::new(outcome, *reason)
+                };
+                let Some(value) = status.value() else {
+                    assert_eq!(outcome, Outcome::Refused);
+                    continue;
+                };
+                let list: sfv::List = sfv::Parser::new(value.as_bytes()).parse().unwrap();
+                assert_eq!(list.len(), 1);
+                let text = value.to_str().unwrap();
+                assert!(text.len() <= 112, "{text}");
+                assert_ne!(text.contains("; hit"), text.contains("fwd"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn our_member_comes_last_and_others_stay_rfc9211_2() {
+        let mut fields = headers("cache-status: app; hit");
+        CacheStatus::new(Outcome::Hit, Reason::Redis).append(&mut fields);
+        let all: Vec<_> = fields.get_all("cache-status").iter().collect();
+        assert_eq!(all, ["app; hit", "larder; hit; detail=redis"]);
+    }
+}
