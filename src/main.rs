@@ -1,1 +1,5 @@
-fn main() {}
+//! The `larder` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    larder::cli::main()
+}

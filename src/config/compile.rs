@@ -8,9 +8,10 @@ use super::problem::{Code, Fault, Problem};
 use super::raw::{self, Raw};
 use super::read::{Given, owner};
 use super::settings::*;
-use super::tree::Node;
+use super::tree::{Node, Value};
 use super::values::{
-    CookieRule, Count, Dialect, Down, Keys, Level, LineFormat, Mode, PerWho, RedisUrl, Refresh, Shape, Span, Whole,
+    CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode, OneOrMany, PerWho,
+    RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
 };
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template};
@@ -42,6 +43,8 @@ const SHADOW_CHECKS_MAX: usize = 1_000_000;
 const WORKERS_MAX: u32 = 1_024;
 /// Connections to Redis at most.
 const POOL_MAX: u32 = 1_000;
+/// The secret that the demo signs its tokens with; `proxy.yaml` falls back to it.
+const DEMO_SECRET: &[u8] = b"demo-secret-demo-secret-demo-secret!!";
 /// Tracking parameters, which never change a page.
 const IGNORED_QUERY: [&str; 5] = ["utm_*", "gclid", "fbclid", "msclkid", "mc_*"];
 
@@ -98,7 +101,7 @@ impl Compiler<'_> {
     fn tell(&mut self, code: Code, path: &str, message: impl Into<String>, fix: impl Into<String>) {
         let found = self.root.find(path);
         let place = found.map(|(key, node)| match node.value {
-            super::tree::Value::Map(_) | super::tree::Value::List(_) => key,
+            Value::Map(_) | Value::List(_) => key,
             _ => node.place,
         });
         let place = place.filter(|_| !path.is_empty());
@@ -152,7 +155,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn file(&mut self, given: &Given<super::values::FilePath>, path: &str) -> Option<std::path::PathBuf> {
+    fn file(&mut self, given: &Given<FilePath>, path: &str) -> Option<std::path::PathBuf> {
         let file = given.get()?;
         let usable = std::fs::File::open(&file.0).and_then(|file| file.metadata());
         let why = match usable {
@@ -166,7 +169,7 @@ impl Compiler<'_> {
         None
     }
 
-    fn listen(&mut self, raw: Option<&super::values::Short<raw::Listen>>) -> Listen {
+    fn listen(&mut self, raw: Option<&Short<raw::Listen>>) -> Listen {
         let port = self.env.get("PORT").and_then(|port| port.parse().ok()).unwrap_or(8080);
         let default = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let Some(raw) = raw.map(|short| &short.0) else {
@@ -198,7 +201,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn upstream(&mut self, given: &Given<super::values::Short<raw::Upstream>>) -> Upstream {
+    fn upstream(&mut self, given: &Given<Short<raw::Upstream>>) -> Upstream {
         let empty = raw::Upstream::default();
         let raw = given.get().map_or(&empty, |short| &short.0);
         let missing = given.is_absent() || (given.get().is_some() && raw.url.is_absent());
@@ -329,7 +332,7 @@ impl Compiler<'_> {
         let user = match raw.user.get().map(|short| &short.0) {
             Some(raw::User { claim: Some(claim), .. }) => UserSource::Claim(claim.0.clone()),
             Some(raw::User { header: Given::Value(name), .. }) => {
-                let trusts = raw.trusted_proxies.get().is_some_and(|list| !list.0.is_empty());
+                let trusts = raw.trusted_proxies.get().is_some_and(|list| !list.is_empty());
                 if !trusts && !matches!(raw.trusted_proxies, Given::Bad) {
                     self.tell(Code::W205, "identity.user", "a header names the user, but no proxy is trusted to set it", "add trusted_proxies: [private]");
                 }
@@ -349,8 +352,11 @@ impl Compiler<'_> {
                 Keys::File(path) => JwtSource::JwksFile(path.clone()),
             });
             if let Some(JwtSource::JwksFile(path)) = &keys {
-                let given = Given::Value(super::values::FilePath(path.clone()));
+                let given = Given::Value(FilePath(path.clone()));
                 self.file(&given, "identity.jwt.jwks");
+            }
+            if matches!(&secret, Some(JwtSource::Secret(secret)) if secret.matches(DEMO_SECRET)) {
+                self.tell(Code::N303, "identity.jwt.secret", "tokens are verified with the demo's secret, which everybody knows", "set your own before anyone else can reach it");
             }
             if secret.is_some() && keys.is_some() {
                 self.tell(Code::E126, "identity.jwt", "both `jwks` and `secret` are given", "keep one");
@@ -366,7 +372,7 @@ impl Compiler<'_> {
             trusted_proxies: raw
                 .trusted_proxies
                 .get()
-                .map(|list| list.0.iter().flat_map(|proxy| proxy.0.clone()).collect())
+                .map(|list| list.iter().flat_map(|proxy| proxy.0.clone()).collect())
                 .unwrap_or_default(),
             ipv6_prefix: u8::try_from(self.within(&raw.ipv6_prefix, "identity.ipv6_prefix", 64, 1, 128)).unwrap_or(64),
             jwt,
@@ -381,7 +387,7 @@ impl Compiler<'_> {
         let mut all = Vec::new();
         let mut names = HashMap::new();
         let mut everyone: Option<String> = None;
-        for (index, tier) in raw.tiers.get().into_iter().flat_map(|list| &list.0).enumerate() {
+        for (index, tier) in raw.tiers.get().into_iter().flat_map(List::indexed) {
             let path = format!("limits.tiers[{index}]");
             for (key, absent) in [("name", tier.name.is_absent()), ("rate", tier.rate.is_absent())] {
                 if absent {
@@ -403,7 +409,7 @@ impl Compiler<'_> {
             }
             let fallback = if audience == Audience::Anyone { LimitPer::Ip } else { LimitPer::User };
             let Some(rate) = tier.rate.get() else { continue };
-            let per = tier.per.get().map_or_else(|| vec![fallback], |per| limit_per(&per.0));
+            let per = tier.per.get().map_or_else(|| vec![fallback], |per| limit_per(per));
             all.push(Limit { name, audience, rate: rate.0, per });
         }
         Limits {
@@ -416,7 +422,7 @@ impl Compiler<'_> {
                 Some(Down::Deny) => RedisDown::Deny,
                 _ => RedisDown::Local,
             },
-            paths: raw.paths.get().map(|list| list.0.iter().map(|path| path.0.clone()).collect()),
+            paths: raw.paths.get().map(|list| list.iter().map(|path| path.0.clone()).collect()),
             tiers: all.len(),
             all,
         }
@@ -425,7 +431,7 @@ impl Compiler<'_> {
     fn routes(&mut self, raw: &Raw, limits: &mut Limits) -> Arc<Routes> {
         let cache = raw.cache.get();
         let ignore_query: Arc<[String]> = match cache.and_then(|cache| cache.ignore_query.get()) {
-            Some(list) => list.0.iter().map(|text| text.0.clone()).collect(),
+            Some(list) => list.iter().map(|text| text.0.clone()).collect(),
             None => IGNORED_QUERY.iter().map(|text| (*text).to_owned()).collect(),
         };
         let empty = raw::Defaults::default();
@@ -444,9 +450,7 @@ impl Compiler<'_> {
         };
         let mut names: HashMap<Arc<str>, usize> = HashMap::new();
         let mut rules = Vec::new();
-        let empty = Vec::new();
-        let routes = raw.routes.get().map_or(&empty, |list| &list.0);
-        for (index, route) in routes.iter().enumerate() {
+        for (index, route) in raw.routes.get().into_iter().flat_map(List::indexed) {
             let rule = self.rule(index, route, &base, &ignore_query, limits);
             if let Some(first) = names.insert(rule.name.clone(), index) {
                 let path = format!("routes[{index}].name");
@@ -484,8 +488,8 @@ impl Compiler<'_> {
         let path = format!("routes[{index}]");
         let at = |key: &str| format!("{path}.{key}");
         let paths: Vec<Pattern> =
-            route.path.get().map(|list| list.0.iter().map(|path| path.0.clone()).collect()).unwrap_or_default();
-        if route.path.is_absent() || (route.path.get().is_some() && paths.is_empty()) {
+            route.path.get().map(|list| list.iter().map(|path| path.0.clone()).collect()).unwrap_or_default();
+        if route.path.is_absent() || route.path.get().is_some_and(OneOrMany::is_empty) {
             self.tell(Code::E105, &path, format!("{} has no `path`", owner(self.root, &path)), "add `path: /api/*`");
         }
         let name: Arc<str> = match (route.name.get(), paths.first()) {
@@ -530,7 +534,7 @@ impl Compiler<'_> {
             self.tell(Code::E117, &at("refresh_ahead"), "`refresh_ahead` of 100% would refresh on every hit", "write 20%");
         }
         let methods = match route.methods.get() {
-            Some(list) => list.0.iter().map(|method| method.0.clone()).collect(),
+            Some(list) => list.iter().map(|method| method.0.clone()).collect(),
             None if !route.ttl.is_absent() => vec![Method::GET, Method::HEAD],
             None => Vec::new(),
         };
@@ -549,7 +553,7 @@ impl Compiler<'_> {
                 self.tell(Code::E105, &at("limit"), format!("the limit of route `{name}` has no `rate`"), "add `rate: 60/min`");
             }
             if let Some(rate) = limit.rate.get() {
-                let per = limit.per.get().map_or_else(|| vec![LimitPer::Ip], |per| limit_per(&per.0));
+                let per = limit.per.get().map_or_else(|| vec![LimitPer::Ip], |per| limit_per(per));
                 if !self.identified && per.contains(&LimitPer::User) {
                     self.tell(Code::W205, &at("limit.per"), "`per: user` counts by address: `identity` verifies no tokens", "add identity.jwt");
                 }
@@ -579,8 +583,8 @@ impl Compiler<'_> {
     fn key(&mut self, raw: Option<&raw::Key>, path: &str, ignore_query: &Arc<[String]>) -> KeyRule {
         let empty = raw::Key::default();
         let raw = raw.unwrap_or(&empty);
-        let texts = |given: &Given<super::values::List<super::values::Text>>| {
-            given.get().map(|list| list.0.iter().map(|text| text.0.clone()).collect::<Vec<_>>())
+        let texts = |given: &Given<List<Text>>| {
+            given.get().map(|list| list.iter().map(|text| text.0.clone()).collect::<Vec<_>>())
         };
         let cookies = texts(&raw.cookies).unwrap_or_default();
         for cookie in &cookies {
@@ -589,7 +593,7 @@ impl Compiler<'_> {
             }
         }
         let per: Vec<Per> = raw.per.get().map(|per| {
-            per.0.iter().map(|per| match per {
+            per.iter().map(|per| match per {
                 PerWho::Ip => Per::Ip,
                 PerWho::User => Per::User,
                 PerWho::Token => Per::Token,
@@ -600,7 +604,7 @@ impl Compiler<'_> {
         }
         KeyRule {
             query: texts(&raw.query),
-            headers: raw.headers.get().map(|list| list.0.iter().map(|name| name.0.clone()).collect()).unwrap_or_default(),
+            headers: raw.headers.get().map(|list| list.iter().map(|name| name.0.clone()).collect()).unwrap_or_default(),
             cookies,
             per,
             ignore_query: ignore_query.clone(),
@@ -627,7 +631,7 @@ impl Compiler<'_> {
             self.tell(Code::E126, &path.replace(".default", ".min"), "`min` is more than `max`", "min may be at most max");
         }
         let statuses = match route.statuses.get() {
-            Some(list) => list.0.iter().map(|status| status.0).collect(),
+            Some(list) => list.iter().map(|status| status.0).collect(),
             None => [200, 203, 301, 308, 404, 410].iter().filter_map(|code| StatusCode::from_u16(*code).ok()).collect(),
         };
         let mut by_status = raw.by_status.get().map(|lines| lines.0.clone()).unwrap_or_default();
@@ -644,13 +648,12 @@ impl Compiler<'_> {
     /// Templates whose `{name}`s are all in a path of the route.
     fn templates(
         &mut self,
-        given: &Given<super::values::List<super::values::TagTemplate>>,
+        given: &Given<List<TagTemplate>>,
         path: &str,
         paths: &[Pattern],
     ) -> Vec<Template> {
-        let templates: Vec<Template> =
-            given.get().map(|list| list.0.iter().map(|tag| tag.0.clone()).collect()).unwrap_or_default();
-        for (index, template) in templates.iter().enumerate() {
+        let tags = || given.get().into_iter().flat_map(List::indexed);
+        for (index, TagTemplate(template)) in tags() {
             for placeholder in template.placeholders() {
                 let path = format!("{path}[{index}]");
                 match placeholder {
@@ -668,7 +671,7 @@ impl Compiler<'_> {
                 }
             }
         }
-        templates
+        tags().map(|(_, tag)| tag.0.clone()).collect()
     }
 
     /// Warns of routes that an earlier one covers. Bounded by [`SHADOW_CHECKS_MAX`].
@@ -704,8 +707,8 @@ impl Compiler<'_> {
     fn headers(&mut self, raw: Option<&raw::Headers>) -> Headers {
         let empty = raw::Headers::default();
         let raw = raw.unwrap_or(&empty);
-        let speaks = |given: &Given<super::values::List<Dialect>>, dialect: Dialect| {
-            given.get().is_none_or(|list| list.0.contains(&dialect))
+        let speaks = |given: &Given<List<Dialect>>, dialect: Dialect| {
+            given.get().is_none_or(|list| list.iter().any(|spoken| *spoken == dialect))
         };
         Headers {
             cache_standard: speaks(&raw.cache, Dialect::Standard),
@@ -716,7 +719,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn admin(&mut self, raw: Option<&super::values::Short<raw::Admin>>) -> Admin {
+    fn admin(&mut self, raw: Option<&Short<raw::Admin>>) -> Admin {
         let empty = raw::Admin::default();
         let raw = raw.map_or(&empty, |short| &short.0);
         if raw.off {
@@ -788,12 +791,20 @@ fn set_cookie(rule: Option<&CookieRule>) -> Option<SetCookie> {
     })
 }
 
-fn limit_per(per: &[PerWho]) -> Vec<LimitPer> {
-    per.iter().map(|per| match per {
-        PerWho::Ip => LimitPer::Ip,
-        PerWho::User => LimitPer::User,
-        PerWho::Token => LimitPer::Token,
-    }).collect()
+/// The counters of a limit, each once.
+fn limit_per(per: &OneOrMany<PerWho>) -> Vec<LimitPer> {
+    let mut counters = Vec::new();
+    for per in per.iter() {
+        let counter = match per {
+            PerWho::Ip => LimitPer::Ip,
+            PerWho::User => LimitPer::User,
+            PerWho::Token => LimitPer::Token,
+        };
+        if !counters.contains(&counter) {
+            counters.push(counter);
+        }
+    }
+    counters
 }
 
 /// Whether `earlier` matches every request that `later` does.

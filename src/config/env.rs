@@ -2,8 +2,8 @@
 //!
 //! References are filled in after parsing, inside scalar values: a variable can never add YAML.
 
-use super::problem::{Code, Fault};
-use super::tree::{Node, Place, Value};
+use super::problem::{Code, Fault, Problem};
+use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
 /// Environment variables, as they were when larder started or an `--env-file` says.
@@ -60,24 +60,32 @@ impl Environment {
     }
 
     /// Fills in every scalar of the tree; what is malformed is told with its place.
-    pub(super) fn fill(&self, node: &mut Node, faults: &mut Vec<(Place, Fault)>) {
+    pub(super) fn fill(&self, node: &mut Node, path: &str, problems: &mut Vec<Problem>) {
         match &mut node.value {
             Value::Scalar(text) if text.contains("${") => {
                 let written = text.clone();
                 node.value = match self.expand(text) {
                     Ok(value) => Value::Scalar(value),
                     Err(Gap::Unset(name)) => Value::Unset(name),
-                    Err(Gap::Fault(fault)) => {
-                        faults.push((node.place, fault));
+                    Err(Gap::Fault(Fault { code, message, fix })) => {
+                        let (path, place) = (path.to_owned(), Some(node.place));
+                        problems.push(Problem { code, message, path, place, fix });
                         // One problem a value: what stands here is not known, as with an unset one.
                         Value::Unset(String::new())
                     }
                 };
                 node.written = Some(written);
             }
-            Value::List(items) => items.iter_mut().for_each(|item| self.fill(item, faults)),
+            Value::List(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.fill(item, &format!("{path}[{index}]"), problems);
+                }
+            }
             Value::Map(entries) => {
-                entries.iter_mut().for_each(|entry| self.fill(&mut entry.node, faults));
+                for entry in entries {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    self.fill(&mut entry.node, &format!("{path}{dot}{}", entry.key), problems);
+                }
             }
             _ => {}
         }

@@ -32,29 +32,141 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
             return Err(Report::new(source, vec![problem]));
         }
     };
-    let mut faults = Vec::new();
-    env.fill(&mut root, &mut faults);
-    let mut problems: Vec<Problem> = faults
-        .into_iter()
-        .map(|(place, problem::Fault { code, message, fix })| Problem {
-            code,
-            message,
-            path: String::new(),
-            place: Some(place),
-            fix,
-        })
-        .collect();
+    let mut problems = Vec::new();
+    env.fill(&mut root, "", &mut problems);
     let raw: raw::Raw = read::read(&root, env.ignored, &mut problems);
     let settings = compile::compile(&raw, &root, env, &mut problems);
-    let report = Report::new(source, problems);
-    match report.count(Severity::Error) {
-        0 => Ok((settings, report)),
-        _ => Err(report),
+    let mut report = Report::new(source, problems);
+    if report.count(Severity::Error) == 0 {
+        return Ok((settings, report));
     }
+    // Beside errors, what is merely good to know is noise.
+    report.problems.retain(|problem| problem.code.severity() != Severity::Note);
+    Err(report)
 }
 
 /// The JSON Schema (draft 7) of the file, made of the same types that read it.
 #[must_use]
 pub fn schema() -> String {
     raw::schema()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::*;
+    use std::time::Duration;
+
+    fn env(pairs: &[(&str, &str)]) -> Environment {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn load_in(text: &str, env: &Environment) -> (Settings, Report) {
+        let source = Source { name: "test".into(), text: text.into() };
+        load(source, env).map_err(|report| report.render(Format::Human, false)).unwrap()
+    }
+
+    fn settings(text: &str) -> Settings {
+        load_in(text, &Environment::default()).0
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let settings = settings("upstream: http://localhost:3000\nredis: redis://h\n");
+        assert_eq!(settings.listen.address.to_string(), "[::]:8080");
+        assert_eq!(settings.upstream.connect_timeout, Duration::from_secs(2));
+        assert_eq!(settings.upstream.timeout, Duration::from_secs(30));
+        assert_eq!(settings.upstream.max_in_flight, MaxInFlight::Adaptive);
+        let redis = settings.redis.unwrap();
+        assert_eq!((redis.pool_min, redis.pool_max.get()), (2, 10));
+        assert_eq!(redis.timeout, Duration::from_millis(100));
+        let breaker = Breaker {
+            trip: 0.7,
+            window: Duration::from_secs(10),
+            min_calls: 10,
+            retry_after: Duration::from_secs(15),
+        };
+        assert_eq!(redis.breaker, breaker);
+        assert_eq!((settings.cache.memory, settings.cache.max_body), (64 << 20, 1 << 20));
+        assert_eq!(settings.cache.namespace, "larder");
+        assert_eq!(settings.identity.ipv6_prefix, 64);
+        assert!(settings.identity.trusted_proxies.is_empty());
+        assert_eq!((settings.limits.mode, settings.limits.redis_down), (LimitMode::Enforce, RedisDown::Local));
+        assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:9800");
+        assert_eq!(settings.shutdown.grace, Duration::from_secs(25));
+        let fallback = settings.routes.all().last().unwrap();
+        let policy = fallback.policy.as_ref().unwrap();
+        assert_eq!((policy.ttl.as_ref(), policy.stale_if_error), (None, Duration::ZERO));
+        assert_eq!(fallback.key.ignore_query.len(), 5);
+    }
+
+    #[test]
+    fn a_route_takes_what_it_does_not_say_from_the_defaults() {
+        let settings = settings(
+            "upstream: http://a\ndefaults: { stale_if_error: 1h, stale_while_revalidate: 30s }\n\
+             cache: { set_cookie: strip }\nidentity: { jwt: { secret: x } }\nroutes:\n  \
+             - { path: /a, ttl: 5m, stale_if_error: 1m, key: { per: token }, limit: { rate: 10/min, per: [user, ip] } }\n  \
+             - { path: /b, no_store: true }\n",
+        );
+        let rule = &settings.routes.all()[0];
+        let policy = rule.policy.as_ref().unwrap();
+        assert_eq!(policy.stale_if_error, Duration::from_secs(60));
+        assert_eq!(policy.stale_while_revalidate, Duration::from_secs(30));
+        assert_eq!(policy.set_cookie, crate::semantics::SetCookie::Strip);
+        assert!(policy.per_identity && !policy.override_app);
+        assert_eq!(rule.methods, [http::Method::GET, http::Method::HEAD]);
+        let negative = (http::StatusCode::NOT_FOUND, Duration::from_secs(60));
+        assert!(policy.ttl.as_ref().unwrap().by_status.contains(&negative));
+        assert_eq!((&*rule.name, rule.limits.as_slice()), ("/a", &[0][..]));
+        assert_eq!(settings.limits.all[0].per, [LimitPer::User, LimitPer::Ip]);
+        assert!(settings.routes.all()[1].policy.is_none());
+    }
+
+    #[test]
+    fn redis_is_the_files_then_redis_url_then_kv_url_then_a_guess() {
+        let (rest, token) = (("UPSTASH_REDIS_REST_URL", "https://eu1-calm-cat.upstash.io"), ("UPSTASH_REDIS_REST_TOKEN", "a/b"));
+        let (redis, kv) = (("REDIS_URL", "redis://r"), ("KV_URL", "rediss://k"));
+        let found = |text: &str, pairs: &[(&str, &str)]| {
+            let (settings, report) = load_in(text, &env(pairs));
+            let codes: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
+            (settings.redis.map(|redis| redis.url.expose().to_owned()), codes.join(" "))
+        };
+        let bare = "upstream: http://a\n";
+        let said = "upstream: http://a\nredis: redis://f\n";
+        let unset = "upstream: http://a\nredis: ${MY_REDIS}\n";
+        assert_eq!(found(said, &[redis, kv]), (Some("redis://f".into()), String::new()));
+        assert_eq!(found(bare, &[redis, kv, rest, token]), (Some("redis://r".into()), "N302".into()));
+        assert_eq!(found(unset, &[kv, rest, token]), (Some("rediss://k".into()), "N302".into()));
+        let guess = Some("rediss://default:a%2Fb@eu1-calm-cat.upstash.io:6379".to_owned());
+        assert_eq!(found(bare, &[rest, token]), (guess, "W204".into()));
+        assert_eq!(found(unset, &[]), (None, "N301".into()));
+    }
+
+    #[test]
+    fn a_secret_may_lie_in_a_file_and_is_shown_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
+        let text = format!("upstream: http://a\nadmin: {{ listen: ':9800', token: 'file:{}' }}\n", file.display());
+        let settings = settings(&text);
+        assert_eq!(settings.admin.token.as_ref().unwrap().expose().len(), 32);
+        assert!(!format!("{settings:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn the_hash_names_what_is_in_force_not_how_it_is_written() {
+        let hash = |text: &str| settings(text).hash;
+        let one = hash("upstream: http://a\n");
+        assert_eq!(one.len(), 8);
+        assert_eq!(one, hash("# a comment\nupstream: { url: 'http://a' }\n"));
+        assert_ne!(one, hash("upstream: http://b\n"));
+    }
+
+    #[test]
+    fn problems_name_the_place_in_the_file_even_behind_a_refused_route() {
+        let text = "upstream: http://a\nroutes:\n  - nonsense\n  - { path: /a, slide_up_to: 5m }\n";
+        let report = load(Source { name: "x".into(), text: text.into() }, &Environment::default()).unwrap_err();
+        let last = report.problems.last().unwrap();
+        assert_eq!((last.path.as_str(), last.place.unwrap().line), ("routes[1].slide_up_to", 4));
+    }
 }

@@ -113,6 +113,8 @@ codes! {
         "Without a Redis, larder caches in memory and counts limits in this process alone."
     N302 "Redis found in the environment"
         "The file names no Redis, but a well-known variable does: REDIS_URL, then KV_URL, then the UPSTASH_REDIS_REST and KV_REST_API pairs."
+    N303 "demo secret"
+        "`identity.jwt.secret` is the secret of the demo app, the fallback of the shipped file. Anyone can make a token that it verifies."
 }
 
 impl Code {

@@ -130,6 +130,9 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+/// Begins the message on a wrong kind of value, until it is known whose.
+const FOUND: &str = "found ";
+
 /// Why a value could not be read.
 #[derive(Debug)]
 enum Failure {
@@ -161,7 +164,7 @@ impl Error for Failure {
             Unexpected::Map => "a map",
             _ => "a single value",
         };
-        Self::Fault(Fault::new(Code::E106, format!("found {found}"), format!("expected {expected}")))
+        Self::Fault(Fault::new(Code::E106, format!("{FOUND}{found}"), format!("expected {expected}")))
     }
 }
 
@@ -177,6 +180,9 @@ impl<'a, 'de> At<'a, 'de> {
     fn settle<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
         result.map_err(|failure| {
             if let Failure::Fault(mut fault) = failure {
+                if let Some(found) = fault.message.strip_prefix(FOUND) {
+                    fault.message = format!("{} is {found}", owner(self.reader.root, &self.path.to_string()));
+                }
                 if let (Some(written), Value::Scalar(text)) = (&self.node.written, &self.node.value) {
                     // What a variable holds may be a secret: only its name is told.
                     if !text.is_empty() {
@@ -282,7 +288,13 @@ impl<'a, 'de> Deserializer<'de> for At<'a, 'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        let Value::Map(entries) = &self.node.value else { return self.visit(visitor) };
+        let Value::Map(entries) = &self.node.value else {
+            if matches!(self.node.value, Value::List(_)) {
+                // serde would take the members for the fields in their order.
+                return self.settle(Err(Failure::invalid_type(Unexpected::Seq, &visitor)));
+            }
+            return self.visit(visitor);
+        };
         let entries = self.known(entries, name, fields);
         self.settle(visitor.visit_map(Fields { at: self, entries, next: 0 }))
     }

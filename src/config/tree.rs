@@ -99,8 +99,8 @@ pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
     let grow = Grow { slot: &mut slot, lines: &lines };
     let result = grow.deserialize(serde_yaml::Deserializer::from_str(text));
     match (result, slot) {
-        (_, Some(node)) if matches!(node.value, Value::List(_) | Value::Map(_)) => Ok(node),
-        (Err(error), None) => {
+        (Ok(()), Some(node)) => Ok(node),
+        (Err(error), None | Some(Node { value: Value::List(_) | Value::Map(_), .. })) => {
             let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
             let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
             Err((Fault::new(Code::E101, plain(&error.to_string()), advice(line)), place))
@@ -281,6 +281,12 @@ impl<'de> Visitor<'de> for Grow<'_> {
 
 /// The parser's message without its position, which is shown in its own way.
 fn plain(message: &str) -> String {
+    if message.contains("without tags") {
+        return "YAML tags are not read here".into();
+    }
+    if message.contains("more than one document") {
+        return "the file holds more than one YAML document".into();
+    }
     let message = message.split(" at line ").next().unwrap_or(message);
     format!("this is not YAML: {message}")
 }
@@ -288,6 +294,8 @@ fn plain(message: &str) -> String {
 fn advice(line: &str) -> &'static str {
     if line.contains('\t') {
         "indent with spaces, not tabs"
+    } else if line.contains(": !") || line.contains("- !") {
+        "remove the word with the exclamation mark, or quote the text"
     } else if line.contains('{') || line.contains('*') {
         "put text with braces, colons or a leading star in quotes: [\"car:{id}\"]"
     } else {

@@ -61,7 +61,7 @@ macro_rules! scalars {
 scalars!(
     Span, Size, Percent, Rate, Whole, Flag, Text, SecretText, Address, UpstreamUrl, PathPattern,
     TagTemplate, MethodName, FieldName, Status, Proxy, Claim, Keys, Namespace, Name, AppPath,
-    Audience, Count, FilePath
+    Audience, Count, FilePath, Compress
 );
 
 struct ScalarVisitor<T>(PhantomData<T>);
@@ -108,7 +108,6 @@ words!(Mode { Enforce = "enforce", Shadow = "shadow" } later []);
 words!(Down { Local = "local", Allow = "allow", Deny = "deny" } later []);
 words!(Algorithm { SlidingWindow = "sliding_window" } later ["gcra"]);
 words!(ReadFrom { Primary = "primary" } later ["replica", "nearest"]);
-words!(Compress { Off = "off" } later []);
 words!(CookieRule { Bypass = "bypass", Strip = "strip", Store = "store" } later []);
 words!(Refresh { Never = "false", Trusted = "trusted", Always = "true" } later []);
 words!(Dialect { Standard = "standard", Legacy = "legacy" } later []);
@@ -372,6 +371,26 @@ impl Scalar for Count {
 
     fn schema() -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "enum": ["auto", "adaptive"] }, reference_schema()] })
+    }
+}
+
+/// `off`; compressing above a size will come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Compress;
+
+impl Scalar for Compress {
+    const WHAT: &'static str = "off";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        match Size::parse(text) {
+            _ if text == "off" => Ok(Self),
+            Ok(_) => Err(unknown_word(text, &["off"], &[text])),
+            Err(_) => Err(unknown_word(text, &["off"], &[])),
+        }
+    }
+
+    fn schema() -> Schema {
+        words_schema(&["off"])
     }
 }
 
@@ -912,24 +931,39 @@ impl<T: OneLine<Line: JsonSchema> + JsonSchema> JsonSchema for Short<T> {
     }
 }
 
-/// A list; members that were refused are left out.
+/// A list. Members that were refused keep their place, so that positions stay those of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct List<T>(pub Vec<T>);
+pub(super) struct List<T>(Vec<Given<T>>);
+
+impl<T> List<T> {
+    /// The members that were read.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(Given::get)
+    }
+
+    /// The same, with their positions in the file.
+    pub fn indexed(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.0.iter().enumerate().filter_map(|(index, member)| Some((index, member.get()?)))
+    }
+
+    /// Whether the file's list has no member.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
-            type Value = Vec<T>;
+            type Value = Vec<Given<T>>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list, like [a, b]")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Given<T>>, A::Error> {
                 let mut members = Vec::new();
-                while let Some(member) = seq.next_element::<Given<T>>()? {
-                    if let Given::Value(member) = member {
-                        members.push(member);
-                    }
+                while let Some(member) = seq.next_element()? {
+                    members.push(member);
                 }
                 Ok(members)
             }
@@ -952,21 +986,33 @@ impl<T: JsonSchema> JsonSchema for List<T> {
 
 /// One, or a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct OneOrMany<T>(pub Vec<T>);
+pub(super) struct OneOrMany<T>(List<T>);
+
+impl<T> OneOrMany<T> {
+    /// The members that were read.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    /// Whether the file's list has no member.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
-            type Value = Vec<T>;
+            type Value = List<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("one value or a list")
             }
-            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
-                T::deserialize(deserializer).map(|one| vec![one])
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<List<T>, D::Error> {
+                T::deserialize(deserializer).map(|one| List(vec![Given::Value(one)]))
             }
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
-                List::deserialize(deserializer).map(|List(many)| many)
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<List<T>, D::Error> {
+                List::deserialize(deserializer)
             }
         }
         deserializer.deserialize_newtype_struct(SHORT_OR_LONG, Either(PhantomData)).map(Self)

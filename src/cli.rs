@@ -1,0 +1,634 @@
+//! Arguments in, exit code out. Results go to standard output, talk to standard error.
+//!
+//! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
+
+use crate::config::load::environment;
+use crate::config::{self, Environment, Format, Origin, Report, RunOptions, Severity};
+use crate::secret::Secret;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Answers of the admin port are no larger.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// A purge is acknowledged in this time.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A healthy process answers in this time.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The variable read where `--token` is not given.
+const TOKEN_VARIABLE: &str = "ADMIN_TOKEN";
+
+/// What the shell, systemd and CI learn of how it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Fine.
+    Fine = 0,
+    /// Findings of `check --strict`; not healthy.
+    Findings = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// Admin port, app or Redis cannot be reached (EX_UNAVAILABLE).
+    Unreachable = 69,
+    /// A bug of ours (EX_SOFTWARE).
+    Bug = 70,
+    /// The token was refused (EX_NOPERM).
+    Refused = 77,
+    /// The configuration is invalid (EX_CONFIG).
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A caching reverse proxy beside your app.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, about, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    /// Colours in what people read; NO_COLOR and CLICOLOR_FORCE are respected
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t, global = true)]
+    color: When,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum When {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve, in the foreground
+    ///
+    /// Without -c, reads ./proxy.yaml, else /etc/larder/proxy.yaml. With a URL, reads no file.
+    #[command(after_help = "Examples:\n  larder run\n  larder run http://localhost:3000 --ttl 30s")]
+    Run(Run),
+    /// Say everything that is wrong with a configuration
+    #[command(after_help = "Examples:\n  larder check\n  larder check -c deploy/proxy.yaml --strict --format github --no-env")]
+    Check(Check),
+    /// Start a slow demo app with larder in front
+    #[command(after_help = "Examples:\n  larder demo\n  larder demo --app-only --listen 127.0.0.1:3000")]
+    Demo(Demo),
+    /// Purge what is stored; softly, unless --hard
+    #[command(after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800")]
+    Purge(Purge),
+    /// Ask a running larder whether it is well; exits 0 or 1
+    #[command(after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800")]
+    Healthcheck(Healthcheck),
+    /// Print what is made from the tables inside
+    #[command(after_help = "Examples:\n  larder export schema > proxy.schema.json\n  larder export schema | head")]
+    Export(Export),
+    /// Print completions for a shell
+    #[command(after_help = "Examples:\n  larder completions bash > /etc/bash_completion.d/larder\n  larder completions fish | source")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    #[command(after_help = "Examples:\n  larder version\n  test \"$(larder version)\" = \"larder 0.1.0\"")]
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The app; no file is read then
+    #[arg(value_name = "URL", conflicts_with = "config")]
+    url: Option<String>,
+    /// How long every answer of the app may be reused
+    #[arg(long, value_name = "DURATION", requires = "url")]
+    ttl: Option<String>,
+    /// The configuration; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Variables for ${…}, as lines NAME=value
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Reload when the configuration changes
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The configuration; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Variables for ${…}, as lines NAME=value
+    #[arg(long, value_name = "FILE", conflicts_with = "no_env")]
+    env_file: Option<PathBuf>,
+    /// Warnings fail too
+    #[arg(long)]
+    strict: bool,
+    /// How findings are printed
+    #[arg(long, value_enum, default_value_t)]
+    format: CheckFormat,
+    /// Check without looking at environment variables, for where secrets are absent
+    #[arg(long)]
+    no_env: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum CheckFormat {
+    #[default]
+    Human,
+    Json,
+    Github,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Where the demo app listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+    /// The app alone, without larder
+    #[arg(long)]
+    app_only: bool,
+}
+
+#[derive(Debug, Args)]
+struct AdminPort {
+    /// Where the admin port is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9800")]
+    admin: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+struct Purge {
+    /// Everything with this tag
+    #[arg(long, value_name = "TAG", group = "what")]
+    tag: Vec<String>,
+    /// Every variant of this URL
+    #[arg(long, value_name = "URL", group = "what")]
+    url: Vec<String>,
+    /// Every URL that starts so
+    #[arg(long, value_name = "PREFIX", group = "what")]
+    prefix: Vec<String>,
+    /// Everything
+    #[arg(long, group = "what")]
+    all: bool,
+    /// Gone at once, instead of stale and refreshed behind the next visitor
+    #[arg(long)]
+    hard: bool,
+    #[command(flatten)]
+    port: AdminPort,
+    /// The admin token; by default the variable ADMIN_TOKEN
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Healthcheck {
+    /// Whether it can take traffic, not only whether it lives
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    port: AdminPort,
+}
+
+#[derive(Debug, Args)]
+struct Export {
+    /// What to print
+    #[arg(value_enum)]
+    what: Exported,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Exported {
+    /// The JSON Schema of the configuration, draft 7
+    Schema,
+}
+
+/// What `larder demo` was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// Where the demo app listens.
+    pub listen: SocketAddr,
+    /// Without larder in front.
+    pub app_only: bool,
+    /// Whether what is printed may be coloured.
+    pub color: bool,
+}
+
+/// Runs larder with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = std::panic::catch_unwind(|| run(std::env::args_os()));
+    outcome.unwrap_or_else(|_| {
+        talk("larder: this is a bug; please report what is printed above");
+        Exit::Bug
+    }).into()
+}
+
+/// Runs larder with these arguments, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            talk(error.render().to_string().trim_end());
+            return Exit::Usage;
+        }
+        Err(shown) => {
+            say(&shown.render().to_string());
+            return Exit::Fine;
+        }
+    };
+    match cli.verb {
+        None => {
+            say(&Cli::command().render_help().to_string());
+            Exit::Fine
+        }
+        Some(Verb::Run(options)) => serve(options, cli.color),
+        Some(Verb::Check(options)) => check(&options, cli.color),
+        Some(Verb::Demo(options)) => demo(&options, cli.color),
+        Some(Verb::Purge(options)) => purge(&options),
+        Some(Verb::Healthcheck(options)) => healthcheck(&options),
+        Some(Verb::Export(Export { what: Exported::Schema })) => {
+            say(&config::schema());
+            Exit::Fine
+        }
+        Some(Verb::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);
+            say(&String::from_utf8_lossy(&script));
+            Exit::Fine
+        }
+        Some(Verb::Version) => {
+            say(concat!("larder ", env!("CARGO_PKG_VERSION"), "\n"));
+            Exit::Fine
+        }
+    }
+}
+
+fn serve(options: Run, color: When) -> Exit {
+    let color = color.decide(std::io::stderr().is_terminal());
+    let origin = match &options.url {
+        Some(url) => Ok(Origin::url(url, options.ttl.as_deref())),
+        None => environment(options.env_file.as_deref())
+            .and_then(|env| Origin::find(options.config.as_deref(), &env)),
+    };
+    let options = origin.map(|origin| RunOptions {
+        origin,
+        env_file: options.env_file,
+        watch: options.watch,
+        color,
+    });
+    match options.and_then(|options| options.load().map(|(_, report)| (options, report))) {
+        Ok((options, report)) => {
+            talk(report.render(Format::Human, color).trim_end());
+            start(options)
+        }
+        Err(report) => {
+            talk(report.render(Format::Human, color).trim_end());
+            Exit::Config
+        }
+    }
+}
+
+/// INTEGRATOR: the body becomes `crate::app::run(options)`, mapped to an [`Exit`].
+fn start(options: RunOptions) -> Exit {
+    let _ = options;
+    Exit::Bug
+}
+
+/// INTEGRATOR: the last lines become `crate::demo::run(options)`, mapped to an [`Exit`].
+fn demo(options: &Demo, color: When) -> Exit {
+    let options = DemoOptions {
+        listen: options.listen,
+        app_only: options.app_only,
+        color: color.decide(std::io::stdout().is_terminal()),
+    };
+    let _ = options;
+    Exit::Bug
+}
+
+fn check(options: &Check, color: When) -> Exit {
+    let color = color.decide(std::io::stdout().is_terminal());
+    let format = match options.format {
+        CheckFormat::Human => Format::Human,
+        CheckFormat::Json => Format::Json,
+        CheckFormat::Github => Format::Github,
+    };
+    let env = if options.no_env { Ok(Environment::ignored()) } else { environment(options.env_file.as_deref()) };
+    let loaded = env.and_then(|env| {
+        let source = Origin::find(options.config.as_deref(), &env)?.read()?;
+        config::load(source, &env)
+    });
+    let (report, exit) = match loaded {
+        Ok((settings, report)) => {
+            let warned = report.count(Severity::Warning) > 0;
+            talk(&format!(
+                "{}: {} routes, {} limits, configuration {}",
+                report.source.name,
+                settings.routes.all().len().saturating_sub(1),
+                settings.limits.all.len(),
+                settings.hash,
+            ));
+            (report, if warned && options.strict { Exit::Findings } else { Exit::Fine })
+        }
+        Err(report) => (report, Exit::Config),
+    };
+    say(&report.render(format, color));
+    talk(&summary(&report));
+    exit
+}
+
+/// `2 errors, 1 warning`, or that all is well.
+fn summary(report: &Report) -> String {
+    let counts: Vec<String> = [Severity::Error, Severity::Warning]
+        .into_iter()
+        .map(|severity| (severity, report.count(severity)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(severity, count)| {
+            let plural = if count == 1 { "" } else { "s" };
+            format!("{count} {}{plural}", severity.as_str())
+        })
+        .collect();
+    if counts.is_empty() { "no problems".into() } else { counts.join(", ") }
+}
+
+fn purge(options: &Purge) -> Exit {
+    let token = options.token.clone().or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+    let body = serde_json::json!({
+        "tags": options.tag,
+        "urls": options.url,
+        "prefixes": options.prefix,
+        "all": options.all,
+        "soft": !options.hard,
+    });
+    let request = Request {
+        admin: &options.port.admin,
+        path: "/v1/purge",
+        token: token.filter(|token| !token.is_empty()).map(Secret::new),
+        body: Some(body.to_string()),
+        timeout: PURGE_TIMEOUT,
+    };
+    let (status, answer) = match request.send() {
+        Ok(answer) => answer,
+        Err((exit, why)) => return fail(exit, &why),
+    };
+    match status {
+        200..=299 if options.json => say(&format!("{}\n", answer.trim_end())),
+        200..=299 => say(&purged(options, &answer)),
+        401 | 403 => {
+            let why = format!("the token was refused ({}); give one with --token or {TOKEN_VARIABLE}", told(&answer, status));
+            return fail(Exit::Refused, &why);
+        }
+        400..=499 => return fail(Exit::Usage, &told(&answer, status)),
+        _ => return fail(Exit::Unreachable, &format!("the purge failed: {}", told(&answer, status))),
+    }
+    Exit::Fine
+}
+
+/// What was purged, in a sentence, with what the answer adds.
+fn purged(options: &Purge, answer: &str) -> String {
+    let mut what: Vec<String> = Vec::new();
+    for (kind, values) in [("tag", &options.tag), ("url", &options.url), ("prefix", &options.prefix)] {
+        what.extend(values.iter().map(|value| format!("{kind} {value}")));
+    }
+    if options.all {
+        what.push("everything".into());
+    }
+    let how = if options.hard { "purged" } else { "purged softly" };
+    let note = serde_json::from_str::<serde_json::Value>(answer).ok();
+    let note = note.as_ref().and_then(|answer| answer.get("note")?.as_str());
+    let note = note.map_or(String::new(), |note| format!("; {note}"));
+    format!("{how}: {}{note}\n", what.join(", "))
+}
+
+/// The `detail` or `title` of a problem (RFC 9457), or the status alone.
+fn told(answer: &str, status: u16) -> String {
+    let problem = serde_json::from_str::<serde_json::Value>(answer).ok();
+    let member = |name: &str| problem.as_ref()?.get(name)?.as_str().map(str::to_owned);
+    member("detail").or_else(|| member("title")).unwrap_or_else(|| format!("status {status}"))
+}
+
+fn healthcheck(options: &Healthcheck) -> Exit {
+    let request = Request {
+        admin: &options.port.admin,
+        path: if options.ready { "/readyz" } else { "/livez" },
+        token: None,
+        body: None,
+        timeout: HEALTH_TIMEOUT,
+    };
+    match request.send() {
+        Ok((200..=299, _)) => Exit::Fine,
+        // Docker knows 0 and 1 alone (HEALTHCHECK), so everything that is not well is 1.
+        Ok((status, answer)) => fail(Exit::Findings, &format!("not well: {}", told(&answer, status))),
+        Err((Exit::Usage, why)) => fail(Exit::Usage, &why),
+        Err((_, why)) => fail(Exit::Findings, &why),
+    }
+}
+
+/// One request to the admin port.
+struct Request<'a> {
+    admin: &'a str,
+    path: &'a str,
+    token: Option<Secret>,
+    /// POST with this JSON, else GET.
+    body: Option<String>,
+    timeout: Duration,
+}
+
+impl Request<'_> {
+    /// Status and body of the answer, or how to exit and why.
+    fn send(&self) -> Result<(u16, String), (Exit, String)> {
+        let usage = |why: &str| (Exit::Usage, format!("--admin {}: {why}", self.admin));
+        let uri: http::Uri = self.admin.parse().map_err(|_| usage("not a URL"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(usage("write http://127.0.0.1:9800"));
+        }
+        let authority = uri.authority().ok_or_else(|| usage("no host"))?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let address = (host.to_owned(), authority.port_u16().unwrap_or(9800));
+        let request = self.build(authority.as_str()).map_err(|why| usage(&why))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| (Exit::Bug, error.to_string()))?;
+        let answer = runtime.block_on(tokio::time::timeout(self.timeout, exchange(address, request)));
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => Err((Exit::Unreachable, format!("{} cannot be reached: {why}", self.admin))),
+            Err(_) => Err((Exit::Unreachable, format!("{} did not answer within {:?}", self.admin, self.timeout))),
+        }
+    }
+
+    fn build(&self, host: &str) -> Result<http::Request<Full<Bytes>>, String> {
+        let method = if self.body.is_some() { http::Method::POST } else { http::Method::GET };
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(self.path)
+            .header(http::header::HOST, host)
+            .header(http::header::CONNECTION, "close");
+        if let Some(token) = &self.token {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        if self.body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let body = Full::from(self.body.clone().unwrap_or_default());
+        request.body(body).map_err(|_| "the token or the host cannot be sent in a header".to_owned())
+    }
+}
+
+async fn exchange(
+    address: (String, u16),
+    request: http::Request<Full<Bytes>>,
+) -> Result<(u16, String), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let talking = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
+        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    };
+    // The connection is driven beside the exchange and ends with it.
+    let mut talking = std::pin::pin!(talking);
+    tokio::select! {
+        answer = &mut talking => answer,
+        ended = connection => match ended {
+            Ok(()) => talking.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+fn fail(exit: Exit, why: &str) -> Exit {
+    talk(&format!("larder: {why}"));
+    exit
+}
+
+impl When {
+    /// NO_COLOR wins over CLICOLOR_FORCE, which wins over what the terminal is.
+    fn decide(self, terminal: bool) -> bool {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        self.color(set("NO_COLOR"), set("CLICOLOR_FORCE"), terminal)
+    }
+
+    fn color(self, no_color: bool, force: bool, terminal: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => !no_color && (force || terminal),
+        }
+    }
+}
+
+/// To standard output; a reader that has gone away is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// A line to standard error, unless it is empty.
+fn talk(text: &str) {
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(arguments: &[&str]) -> Exit {
+        run(std::iter::once("larder").chain(arguments.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_two_examples() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert_eq!(help.matches("\n  ").count(), 2, "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_two() {
+        for arguments in [&["flub"][..], &["run", "--ttl", "1s"], &["purge"], &["run", "http://a", "-c", "x"]] {
+            assert_eq!(exit(arguments), Exit::Usage, "{arguments:?}");
+        }
+        assert_eq!(exit(&["version"]), Exit::Fine);
+        assert_eq!(exit(&["purge", "--all", "--admin", "https://x"]), Exit::Usage);
+    }
+
+    #[test]
+    fn an_admin_port_that_is_not_there_is_said_so() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = format!("http://{}", free.local_addr().unwrap());
+        drop(free);
+        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Unreachable);
+        assert_eq!(exit(&["healthcheck", "--admin", &admin]), Exit::Findings);
+    }
+
+    /// Answers one request with `head` and returns what it was.
+    fn admin_port(head: &'static str) -> (String, std::thread::JoinHandle<String>) {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.ends_with(b"}") && !request.ends_with(b"\r\n\r\n") {
+                let read = stream.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..read]);
+            }
+            stream.write_all(head.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        (url, served)
+    }
+
+    #[test]
+    fn a_purge_is_soft_unless_hard_and_brings_its_token() {
+        let (admin, served) = admin_port("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        assert_eq!(exit(&["purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin]), Exit::Fine);
+        let request = served.join().unwrap();
+        assert!(request.starts_with("POST /v1/purge HTTP/1.1\r\n"));
+        assert!(request.contains("authorization: Bearer t\r\n"));
+        let (_, body) = request.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body, serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "all": false, "soft": true}));
+    }
+
+    #[test]
+    fn a_refused_token_is_seventy_seven_and_a_sick_process_one() {
+        let (admin, served) = admin_port("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Refused);
+        served.join().unwrap();
+        let (admin, served) = admin_port("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(exit(&["healthcheck", "--ready", "--admin", &admin]), Exit::Findings);
+        assert!(served.join().unwrap().starts_with("GET /readyz "));
+    }
+
+    #[test]
+    fn no_color_wins_over_force_and_force_over_the_terminal() {
+        assert!(!When::Auto.color(true, true, true));
+        assert!(When::Auto.color(false, true, false));
+        assert!(When::Auto.color(false, false, true));
+        assert!(!When::Auto.color(false, false, false));
+        assert!(When::Always.color(true, false, false));
+    }
+}
