@@ -129,7 +129,7 @@ pub(crate) fn connect(url: &str) -> Redis {
 
 /// The one place where these tests make a recorder.
 pub(crate) fn recorder() -> Recorder {
-    Recorder {}
+    crate::telemetry::Metrics::new(1).recorder(0)
 }
 
 /// Looks every few milliseconds until `what` is so; at most 10 s. Returns how long that took.
