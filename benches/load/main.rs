@@ -237,7 +237,8 @@ async fn book(site: SocketAddr, end: Instant, key: Arc<EncodingKey>) -> Tally {
     let mut tally = Tally::default();
     let mut number = 0;
     loop {
-        tokio::time::sleep(BOOKING_EVERY).await;
+        let left = end.saturating_duration_since(Instant::now());
+        tokio::time::sleep(BOOKING_EVERY.min(left)).await;
         if Instant::now() >= end {
             return tally;
         }
