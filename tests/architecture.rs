@@ -1,4 +1,9 @@
 //! Holds the floors: a room uses lower floors only, never its neighbours; the lowest know no I/O.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

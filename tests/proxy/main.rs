@@ -1,4 +1,9 @@
 //! Scenarios against the real binary: the app says, larder is configured, the client expects.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
