@@ -22,7 +22,6 @@ build: ## Build the optimised binary
 test: setup test-rust test-browser ## Install what the tests need and run all of them
 
 test-rust: ## Run the tests of the crate (needs redis-server)
-	$(CARGO) test --all-targets --no-run
 	$(CARGO) test --lib --bins --tests
 	$(CARGO) test --doc
 
