@@ -1,4 +1,9 @@
 //! Holds the floors: a room uses lower floors only, never its neighbours; the lowest know no I/O.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -131,7 +136,11 @@ fn a_room_uses_lower_floors_only() {
     let mut wrong = Vec::new();
     for (file, text) in files() {
         let room = room(&file);
-        if room == "lib" || room == "main" {
+        // Files of tests alone may reach anywhere, as tests at the end of a file may.
+        let for_tests = ["tests.rs", "testing.rs"]
+            .iter()
+            .any(|end| file.ends_with(end));
+        if room == "lib" || room == "main" || for_tests {
             continue;
         }
         let Some(floor) = floors.get(room) else {

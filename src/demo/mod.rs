@@ -106,8 +106,9 @@ impl DemoOptions {
     }
 
     fn pause(&self, millis: u64) -> Duration {
-        // A speed that is no number is no reason to stop: clamp turns it into the slowest allowed.
-        Duration::from_millis(millis).mul_f64(self.speed.max(0.0).min(100.0))
+        // NaN is refused by Duration; it means no delay here.
+        let speed = if self.speed.is_nan() { 0.0 } else { self.speed };
+        Duration::from_millis(millis).mul_f64(speed.clamp(0.0, 100.0))
     }
 }
 

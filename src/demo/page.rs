@@ -44,7 +44,7 @@ pub(super) fn greeting(request: &HeaderMap) -> Reply {
         .take(40)
         .collect();
     let html = format!(
-        "<!doctype html><html lang=en><title>Hello</title><link rel=stylesheet href=/assets/shop.css>\
+        "<!doctype html><html lang=en><title>Hello</title><link rel=icon href=/assets/logo.svg><link rel=stylesheet href=/assets/shop.css>\
          <h1 id=greeting>Hello, {name}</h1><a href=/>back</a></html>"
     );
     Reply::whole("text/html; charset=utf-8", html).with(header::CACHE_CONTROL, "private")

@@ -1,8 +1,14 @@
 //! Scenarios against the real binary: the app says, larder is configured, the client expects.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
 mod admin;
+mod browser;
 mod caching;
 mod cli;
 mod deploy;

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertifiedKey, KeyPair};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -124,7 +124,7 @@ async fn the_listener_speaks_http_1_where_that_is_asked_for() {
 #[tokio::test]
 async fn an_https_app_is_reached_if_its_certificate_is_trusted_and_not_otherwise() {
     let files = certificate();
-    let chain = vec![CertificateDer::from(files.pair.cert.der().clone())];
+    let chain = vec![files.pair.cert.der().clone()];
     let key = PrivateKeyDer::from_pem_file(files.path("key.pem")).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
