@@ -3,7 +3,9 @@
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
 use crate::config::load::environment;
-use crate::config::{self, Environment, Format, Origin, Report, RunOptions, Severity};
+use crate::app;
+use crate::config::{self, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source};
+use crate::demo;
 use crate::secret::Secret;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http_body_util::{BodyExt, Full, Limited};
@@ -150,9 +152,8 @@ enum CheckFormat {
 
 #[derive(Debug, Args)]
 struct Demo {
-    /// Where the demo app listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
-    listen: SocketAddr,
+    #[arg(long, value_name = "ADDRESS", help = "Where the demo app listens [default: 127.0.0.1:3000]")]
+    listen: Option<SocketAddr>,
     /// The app alone, without larder
     #[arg(long)]
     app_only: bool,
@@ -213,17 +214,6 @@ struct Export {
 enum Exported {
     /// The JSON Schema of the configuration, draft 7
     Schema,
-}
-
-/// What `larder demo` was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DemoOptions {
-    /// Where the demo app listens.
-    pub listen: SocketAddr,
-    /// Without larder in front.
-    pub app_only: bool,
-    /// Whether what is printed may be coloured.
-    pub color: bool,
 }
 
 /// Runs larder with the process's arguments.
@@ -289,33 +279,60 @@ fn serve(options: Run, color: When) -> Exit {
         watch: options.watch,
         color,
     });
-    match options.and_then(|options| options.load().map(|(_, report)| (options, report))) {
-        Ok((options, report)) => {
-            talk(report.render(Format::Human, color).trim_end());
-            start(options)
-        }
-        Err(report) => {
-            talk(report.render(Format::Human, color).trim_end());
-            Exit::Config
+    match options {
+        Ok(options) => start(options, app::run),
+        Err(report) => invalid(&report, color),
+    }
+}
+
+/// Loads the configuration, tells what is to be said of it, and hands it to `room`.
+fn start(
+    options: RunOptions,
+    room: impl FnOnce(RunOptions, Settings) -> std::io::Result<()>,
+) -> Exit {
+    let color = options.color;
+    let (settings, report) = match options.load() {
+        Ok(loaded) => loaded,
+        Err(report) => return invalid(&report, color),
+    };
+    talk(report.render(Format::Human, color).trim_end());
+    finish(room(options, settings))
+}
+
+fn finish(outcome: std::io::Result<()>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            talk(&format!("larder: {error}"));
+            Exit::Unreachable
         }
     }
 }
 
-/// INTEGRATOR: the body becomes `crate::app::run(options)`, mapped to an [`Exit`].
-fn start(options: RunOptions) -> Exit {
-    let _ = options;
-    Exit::Bug
+fn invalid(report: &Report, color: bool) -> Exit {
+    talk(report.render(Format::Human, color).trim_end());
+    Exit::Config
 }
 
-/// INTEGRATOR: the last lines become `crate::demo::run(options)`, mapped to an [`Exit`].
+/// The demo's configuration where there is no ./proxy.yaml: the one this was built with.
+const DEMO_CONFIGURATION: &str = include_str!("../proxy.yaml");
+
 fn demo(options: &Demo, color: When) -> Exit {
-    let options = DemoOptions {
-        listen: options.listen,
-        app_only: options.app_only,
-        color: color.decide(std::io::stdout().is_terminal()),
+    let mut app = demo::DemoOptions::from_env();
+    if let Some(listen) = options.listen {
+        app.listen = listen;
+    }
+    if options.app_only {
+        return finish(demo::run(app));
+    }
+    let built_in = || Origin::Text(Source { name: "the demo's proxy.yaml".into(), text: DEMO_CONFIGURATION.into() });
+    let proxy = RunOptions {
+        origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
+        env_file: None,
+        watch: true,
+        color: color.decide(std::io::stderr().is_terminal()),
     };
-    let _ = options;
-    Exit::Bug
+    start(proxy, |proxy, settings| app::run_demo(app, proxy, settings))
 }
 
 fn check(options: &Check, color: When) -> Exit {

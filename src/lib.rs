@@ -12,8 +12,8 @@
 //! | 4 | [`redis_client`] |
 //! | 5 | [`cache`], [`limit`], [`upstream`] |
 //! | 6 | [`proxy`] |
-//! | 7 | [`server`], [`admin`] |
-//! | 8 | [`app`], [`demo`] |
+//! | 7 | [`server`], [`admin`], [`demo`] |
+//! | 8 | [`app`] |
 //! | 9 | [`cli`] |
 
 pub mod admin;

@@ -12,7 +12,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::io;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -20,29 +19,11 @@ use tokio::net::TcpListener;
 const START_TIME: Duration = Duration::from_secs(10);
 
 /// Runs app and proxy until told to stop.
-#[must_use]
-pub fn run(app: DemoOptions, proxy: RunOptions) -> ExitCode {
-    let (settings, report) = match proxy.load() {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprint!(
-                "{}",
-                report.render(crate::config::Format::Human, proxy.color)
-            );
-            return ExitCode::from(super::INVALID);
-        }
-    };
+///
+/// Errors: those of [`super::run`], and the app's address cannot be had.
+pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    match block_on(&log, together(app, proxy, settings)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!(
-                "{}larder: {error}",
-                report.render(crate::config::Format::Human, false)
-            );
-            ExitCode::from(super::UNAVAILABLE)
-        }
-    }
+    block_on(&log, together(app, proxy, settings))
 }
 
 async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {

@@ -28,7 +28,6 @@ use reload::Reloader;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroU32;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -42,34 +41,12 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for purges, logs and spans to leave.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
-/// Exit codes of this room (`sysexits.h` where it has a word for it).
-const UNAVAILABLE: u8 = 69;
-const INVALID: u8 = 78;
-
-/// `larder run`: serves until told to stop.
-#[must_use]
-pub fn run(options: RunOptions) -> ExitCode {
-    let (settings, report) = match options.load() {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprint!(
-                "{}",
-                report.render(crate::config::Format::Human, options.color)
-            );
-            return ExitCode::from(INVALID);
-        }
-    };
-    eprint!(
-        "{}",
-        report.render(crate::config::Format::Human, options.color)
-    );
-    match block_on(&settings.log.clone(), serve(options, settings)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("larder: {error}");
-            ExitCode::from(UNAVAILABLE)
-        }
-    }
+/// `larder run`: serves until told to stop. `settings` are what `options` gave.
+///
+/// Errors: an address cannot be had, or a certificate cannot be read.
+pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
+    let log = settings.log.clone();
+    block_on(&log, serve(options, settings))
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.

@@ -40,7 +40,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -114,26 +113,17 @@ impl DemoOptions {
 
 /// Binds `options.listen` and serves until Ctrl-C or SIGTERM.
 ///
-/// Exit code 0 after a stop, 69 where the address cannot be had.
-#[must_use]
-pub fn run(options: DemoOptions) -> ExitCode {
-    let outcome = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .and_then(|runtime| {
-            runtime.block_on(async {
-                let listener = TcpListener::bind(options.listen).await?;
-                eprintln!("demo app on http://{}", listener.local_addr()?);
-                serve(listener, options, stop_signal()).await
-            })
-        });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("the demo app cannot run: {error}");
-            ExitCode::from(69)
-        }
-    }
+/// Errors: the address cannot be had.
+pub fn run(options: DemoOptions) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(options.listen).await.map_err(|error| {
+            let told = format!("the demo app cannot listen on {}: {error}", options.listen);
+            io::Error::new(error.kind(), told)
+        })?;
+        eprintln!("demo app on http://{}", listener.local_addr()?);
+        serve(listener, options, stop_signal()).await
+    })
 }
 
 /// Serves the app on `listener` until `shutdown` is ready, then lets open requests end for five seconds.
