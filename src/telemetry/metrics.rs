@@ -88,6 +88,7 @@ type Watcher = Box<dyn Fn(&mut Gauges) + Send + Sync>;
 #[derive(Clone, Debug)]
 pub struct RouteHandle {
     index: usize,
+    path: Arc<str>,
 }
 
 /// What one worker counts with. Cheap to clone; never shared between threads on the hot path.
@@ -327,18 +328,19 @@ impl Metrics {
             if *routes[index].path != *path {
                 routes[index].path = path.into();
             }
-            return RouteHandle { index };
+            let path = path.into();
+            return RouteHandle { index, path };
         }
-        if routes.len() == ROUTES_MAX {
-            return RouteHandle { index: ROUTES_MAX };
+        let index = routes.len();
+        let path: Arc<str> = path.into();
+        // The last place belongs to all that come too late; they keep their own path in the log.
+        if index < ROUTES_MAX {
+            routes.push(RouteLabels {
+                name: name.into(),
+                path: Arc::clone(&path),
+            });
         }
-        routes.push(RouteLabels {
-            name: name.into(),
-            path: path.into(),
-        });
-        RouteHandle {
-            index: routes.len() - 1,
-        }
+        RouteHandle { index, path }
     }
 
     /// Asks `watcher` at every reading for what lives in other rooms. It must not wait.
@@ -490,6 +492,12 @@ impl fmt::Debug for Metrics {
 }
 
 impl RouteHandle {
+    /// The route's path, as logs and spans name it (`http.route`).
+    #[must_use]
+    pub const fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
     /// Its place, below or at [`ROUTES_MAX`].
     pub(super) const fn index(&self) -> usize {
         self.index
@@ -759,8 +767,8 @@ impl Histogram {
 
 #[derive(Clone, Debug, Default)]
 struct RouteLabels {
-    name: Box<str>,
-    path: Box<str>,
+    name: Arc<str>,
+    path: Arc<str>,
 }
 
 #[derive(Debug, Default)]

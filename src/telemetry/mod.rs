@@ -5,9 +5,11 @@
 
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 mod slots;
 pub mod trace;
 
 pub use log::{AccessLog, AccessRecord};
+pub use otlp::Otlp;
 pub use metrics::{Metrics, Recorder, RouteHandle};
 pub use trace::{Span, TraceContext, Traces};
