@@ -215,48 +215,37 @@ enum Exported {
     Schema,
 }
 
-/// What `larder demo` was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DemoOptions {
-    /// Where the demo app listens.
-    pub listen: SocketAddr,
-    /// Without larder in front.
-    pub app_only: bool,
-    /// Whether what is printed may be coloured.
-    pub color: bool,
-}
-
 /// Runs larder with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(|| run(std::env::args_os()));
     outcome.unwrap_or_else(|_| {
         talk("larder: this is a bug; please report what is printed above");
-        Exit::Bug
-    }).into()
+        Exit::Bug.into()
+    })
 }
 
 /// Runs larder with these arguments, the program's name first.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             talk(error.render().to_string().trim_end());
-            return Exit::Usage;
+            return Exit::Usage.into();
         }
         Err(shown) => {
             say(&shown.render().to_string());
-            return Exit::Fine;
+            return Exit::Fine.into();
         }
     };
-    match cli.verb {
+    let exit = match cli.verb {
         None => {
             say(&Cli::command().render_help().to_string());
             Exit::Fine
         }
-        Some(Verb::Run(options)) => serve(options, cli.color),
+        Some(Verb::Run(options)) => return serve(options, cli.color),
+        Some(Verb::Demo(options)) => return demo(&options, cli.color),
         Some(Verb::Check(options)) => check(&options, cli.color),
-        Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Export(Export { what: Exported::Schema })) => {
@@ -273,49 +262,57 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             say(concat!("larder ", env!("CARGO_PKG_VERSION"), "\n"));
             Exit::Fine
         }
-    }
+    };
+    exit.into()
 }
 
-fn serve(options: Run, color: When) -> Exit {
+fn serve(options: Run, color: When) -> ExitCode {
     let color = color.decide(std::io::stderr().is_terminal());
     let origin = match &options.url {
         Some(url) => Ok(Origin::url(url, options.ttl.as_deref())),
         None => environment(options.env_file.as_deref())
             .and_then(|env| Origin::find(options.config.as_deref(), &env)),
     };
-    let options = origin.map(|origin| RunOptions {
-        origin,
-        env_file: options.env_file,
-        watch: options.watch,
-        color,
-    });
-    match options.and_then(|options| options.load().map(|(_, report)| (options, report))) {
-        Ok((options, report)) => {
-            talk(report.render(Format::Human, color).trim_end());
-            start(options)
-        }
+    let (env_file, watch) = (options.env_file, options.watch);
+    match origin {
+        Ok(origin) => start(RunOptions { origin, env_file, watch, color }),
         Err(report) => {
             talk(report.render(Format::Human, color).trim_end());
-            Exit::Config
+            Exit::Config.into()
         }
     }
 }
 
-/// INTEGRATOR: the body becomes `crate::app::run(options)`, mapped to an [`Exit`].
-fn start(options: RunOptions) -> Exit {
-    let _ = options;
-    Exit::Bug
+fn start(options: RunOptions) -> ExitCode {
+    // INTEGRATOR: the body becomes `crate::app::run(options)`.
+    match options.load() {
+        Ok(_) => Exit::Bug.into(),
+        Err(report) => {
+            talk(report.render(Format::Human, options.color).trim_end());
+            Exit::Config.into()
+        }
+    }
 }
 
-/// INTEGRATOR: the last lines become `crate::demo::run(options)`, mapped to an [`Exit`].
-fn demo(options: &Demo, color: When) -> Exit {
-    let options = DemoOptions {
-        listen: options.listen,
-        app_only: options.app_only,
+fn demo(options: &Demo, color: When) -> ExitCode {
+    let proxy = RunOptions {
+        origin: Origin::shipped(),
+        env_file: None,
+        watch: false,
         color: color.decide(std::io::stdout().is_terminal()),
     };
-    let _ = options;
-    Exit::Bug
+    // INTEGRATOR: the rest becomes
+    //
+    //     // The app signs its tokens with what the shipped file verifies them with.
+    //     let mut app = DemoOptions { listen: options.listen, ..DemoOptions::default() };
+    //     if let Ok((settings, _)) = proxy.load()
+    //         && let Some(JwtSource::Secret(secret)) = settings.identity.jwt
+    //     {
+    //         app.jwt_secret = secret;
+    //     }
+    //     if options.app_only { crate::demo::run(app) } else { crate::app::demo::run(app, proxy) }
+    let _ = (options.listen, options.app_only, proxy);
+    Exit::Bug.into()
 }
 
 fn check(options: &Check, color: When) -> Exit {
@@ -460,7 +457,8 @@ impl Request<'_> {
         let request = self.build(authority.as_str()).map_err(|why| usage(&why))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| (Exit::Bug, error.to_string()))?;
-        let answer = runtime.block_on(tokio::time::timeout(self.timeout, exchange(address, request)));
+        let answer = runtime
+            .block_on(async { tokio::time::timeout(self.timeout, exchange(address, request)).await });
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => Err((Exit::Unreachable, format!("{} cannot be reached: {why}", self.admin))),
@@ -547,7 +545,7 @@ fn talk(text: &str) {
 mod tests {
     use super::*;
 
-    fn exit(arguments: &[&str]) -> Exit {
+    fn exit(arguments: &[&str]) -> ExitCode {
         run(std::iter::once("larder").chain(arguments.iter().copied()).map(OsString::from))
     }
 
@@ -567,10 +565,10 @@ mod tests {
     #[test]
     fn wrong_usage_is_two() {
         for arguments in [&["flub"][..], &["run", "--ttl", "1s"], &["purge"], &["run", "http://a", "-c", "x"]] {
-            assert_eq!(exit(arguments), Exit::Usage, "{arguments:?}");
+            assert_eq!(exit(arguments), Exit::Usage.into(), "{arguments:?}");
         }
-        assert_eq!(exit(&["version"]), Exit::Fine);
-        assert_eq!(exit(&["purge", "--all", "--admin", "https://x"]), Exit::Usage);
+        assert_eq!(exit(&["version"]), Exit::Fine.into());
+        assert_eq!(exit(&["purge", "--all", "--admin", "https://x"]), Exit::Usage.into());
     }
 
     #[test]
@@ -578,8 +576,8 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = format!("http://{}", free.local_addr().unwrap());
         drop(free);
-        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Unreachable);
-        assert_eq!(exit(&["healthcheck", "--admin", &admin]), Exit::Findings);
+        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Unreachable.into());
+        assert_eq!(exit(&["healthcheck", "--admin", &admin]), Exit::Findings.into());
     }
 
     /// Answers one request with `head` and returns what it was.
@@ -604,7 +602,7 @@ mod tests {
     #[test]
     fn a_purge_is_soft_unless_hard_and_brings_its_token() {
         let (admin, served) = admin_port("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
-        assert_eq!(exit(&["purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin]), Exit::Fine);
+        assert_eq!(exit(&["purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin]), Exit::Fine.into());
         let request = served.join().unwrap();
         assert!(request.starts_with("POST /v1/purge HTTP/1.1\r\n"));
         assert!(request.contains("authorization: Bearer t\r\n"));
@@ -616,10 +614,10 @@ mod tests {
     #[test]
     fn a_refused_token_is_seventy_seven_and_a_sick_process_one() {
         let (admin, served) = admin_port("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Refused);
+        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Refused.into());
         served.join().unwrap();
         let (admin, served) = admin_port("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(exit(&["healthcheck", "--ready", "--admin", &admin]), Exit::Findings);
+        assert_eq!(exit(&["healthcheck", "--ready", "--admin", &admin]), Exit::Findings.into());
         assert!(served.join().unwrap().starts_with("GET /readyz "));
     }
 

@@ -574,6 +574,8 @@ impl Compiler<'_> {
             ttl_jitter: base.ttl_jitter,
             stale_while_revalidate: span(&route.stale_while_revalidate).unwrap_or(base.stale_while_revalidate),
             stale_if_error: span(&route.stale_if_error).unwrap_or(base.stale_if_error),
+            keyed_cookies: key.cookies.clone(),
+            keyed_headers: key.headers.clone(),
         });
         Rule { id: index, name, paths, methods, policy, key, tags, purge, limits: own_limits, refresh_ahead, slide_up_to }
     }

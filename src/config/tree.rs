@@ -85,6 +85,23 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Empty lists and maps have no child to stand at: they stand where what holds them does.
+    fn settle(&mut self, holder: Place) {
+        if self.place.line == 0 {
+            self.place = holder;
+        }
+        match &mut self.value {
+            Value::List(items) => {
+                let place = self.place;
+                items.iter_mut().for_each(|item| item.settle(place));
+            }
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| entry.node.settle(entry.place)),
+            _ => {}
+        }
+    }
+}
+
 /// Parses a text; the fault of one that is no YAML comes with its place.
 pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
     let whole = |message: String, fix: &str| (Fault::new(Code::E102, message, fix), None);
@@ -99,7 +116,10 @@ pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
     let grow = Grow { slot: &mut slot, lines: &lines };
     let result = grow.deserialize(serde_yaml::Deserializer::from_str(text));
     match (result, slot) {
-        (Ok(()), Some(node)) => Ok(node),
+        (Ok(()), Some(mut node)) => {
+            node.settle(Place { line: 1, column: 1 });
+            Ok(node)
+        }
         (Err(error), None | Some(Node { value: Value::List(_) | Value::Map(_), .. })) => {
             let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
             let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
@@ -268,10 +288,7 @@ impl<'de> Visitor<'de> for Grow<'_> {
             };
             let mut slot = None;
             let grown = map.next_value_seed(Grow { slot: &mut slot, lines: self.lines });
-            let Some(mut node) = placed(grown, slot, self.lines)? else { break };
-            if node.place.line == 0 {
-                node.place = place; // an empty list or map has no child to stand at
-            }
+            let Some(node) = placed(grown, slot, self.lines)? else { break };
             entries.push(Entry { key, place, node });
         }
         self.branch(Value::Map(entries));
