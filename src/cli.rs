@@ -2,8 +2,12 @@
 //!
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
+use crate::app;
 use crate::config::load::environment;
-use crate::config::{self, Environment, Format, Origin, Report, RunOptions, Severity};
+use crate::config::{
+    self, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
+};
+use crate::demo;
 use crate::secret::Secret;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http_body_util::{BodyExt, Full, Limited};
@@ -170,9 +174,12 @@ enum CheckFormat {
 
 #[derive(Debug, Args)]
 struct Demo {
-    /// Where the demo app listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
-    listen: SocketAddr,
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Where the demo app listens [default: 127.0.0.1:3000]"
+    )]
+    listen: Option<SocketAddr>,
     /// The app alone, without larder
     #[arg(long)]
     app_only: bool,
@@ -239,33 +246,35 @@ enum Exported {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(|| run(std::env::args_os()));
-    outcome.unwrap_or_else(|_| {
-        talk("larder: this is a bug; please report what is printed above");
-        Exit::Bug.into()
-    })
+    outcome
+        .unwrap_or_else(|_| {
+            talk("larder: this is a bug; please report what is printed above");
+            Exit::Bug
+        })
+        .into()
 }
 
 /// Runs larder with these arguments, the program's name first.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             talk(error.render().to_string().trim_end());
-            return Exit::Usage.into();
+            return Exit::Usage;
         }
         Err(shown) => {
             say(&shown.render().to_string());
-            return Exit::Fine.into();
+            return Exit::Fine;
         }
     };
-    let exit = match cli.verb {
+    match cli.verb {
         None => {
             say(&Cli::command().render_help().to_string());
             Exit::Fine
         }
-        Some(Verb::Run(options)) => return serve(options, cli.color),
-        Some(Verb::Demo(options)) => return demo(&options, cli.color),
+        Some(Verb::Run(options)) => serve(options, cli.color),
         Some(Verb::Check(options)) => check(&options, cli.color),
+        Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Export(Export {
@@ -284,62 +293,81 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             say(concat!("larder ", env!("CARGO_PKG_VERSION"), "\n"));
             Exit::Fine
         }
-    };
-    exit.into()
+    }
 }
 
-fn serve(options: Run, color: When) -> ExitCode {
+fn serve(options: Run, color: When) -> Exit {
     let color = color.decide(std::io::stderr().is_terminal());
     let origin = match &options.url {
         Some(url) => Ok(Origin::url(url, options.ttl.as_deref())),
         None => environment(options.env_file.as_deref())
             .and_then(|env| Origin::find(options.config.as_deref(), &env)),
     };
-    let (env_file, watch) = (options.env_file, options.watch);
-    match origin {
-        Ok(origin) => start(RunOptions {
-            origin,
-            env_file,
-            watch,
-            color,
-        }),
-        Err(report) => {
-            talk(report.render(Format::Human, color).trim_end());
-            Exit::Config.into()
-        }
+    let options = origin.map(|origin| RunOptions {
+        origin,
+        env_file: options.env_file,
+        watch: options.watch,
+        color,
+    });
+    match options {
+        Ok(options) => start(options, app::run),
+        Err(report) => invalid(&report, color),
     }
 }
 
-fn start(options: RunOptions) -> ExitCode {
-    // INTEGRATOR: the body becomes `crate::app::run(options)`.
-    match options.load() {
-        Ok(_) => Exit::Bug.into(),
-        Err(report) => {
-            talk(report.render(Format::Human, options.color).trim_end());
-            Exit::Config.into()
-        }
-    }
-}
-
-fn demo(options: &Demo, color: When) -> ExitCode {
-    let proxy = RunOptions {
-        origin: Origin::shipped(),
-        env_file: None,
-        watch: false,
-        color: color.decide(std::io::stdout().is_terminal()),
+/// Loads the configuration, tells what is to be said of it, and hands it to `room`.
+fn start(
+    options: RunOptions,
+    room: impl FnOnce(RunOptions, Settings) -> std::io::Result<()>,
+) -> Exit {
+    let color = options.color;
+    let (settings, report) = match options.load() {
+        Ok(loaded) => loaded,
+        Err(report) => return invalid(&report, color),
     };
-    // INTEGRATOR: the rest becomes
-    //
-    //     // The app signs its tokens with what the shipped file verifies them with.
-    //     let mut app = DemoOptions { listen: options.listen, ..DemoOptions::default() };
-    //     if let Ok((settings, _)) = proxy.load()
-    //         && let Some(JwtSource::Secret(secret)) = settings.identity.jwt
-    //     {
-    //         app.jwt_secret = secret;
-    //     }
-    //     if options.app_only { crate::demo::run(app) } else { crate::app::demo::run(app, proxy) }
-    let _ = (options.listen, options.app_only, proxy);
-    Exit::Bug.into()
+    talk(report.render(Format::Human, color).trim_end());
+    finish(room(options, settings))
+}
+
+fn finish(outcome: std::io::Result<()>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            talk(&format!("larder: {error}"));
+            Exit::Unreachable
+        }
+    }
+}
+
+fn invalid(report: &Report, color: bool) -> Exit {
+    talk(report.render(Format::Human, color).trim_end());
+    Exit::Config
+}
+
+/// The demo's configuration where there is no ./proxy.yaml: the one this was built with.
+const DEMO_CONFIGURATION: &str = include_str!("../proxy.yaml");
+
+fn demo(options: &Demo, color: When) -> Exit {
+    let mut app = demo::DemoOptions::from_env();
+    if let Some(listen) = options.listen {
+        app.listen = listen;
+    }
+    if options.app_only {
+        return finish(demo::run(app));
+    }
+    let built_in = || {
+        Origin::Text(Source {
+            name: "the demo's proxy.yaml".into(),
+            text: DEMO_CONFIGURATION.into(),
+        })
+    };
+    let proxy = RunOptions {
+        origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
+        env_file: None,
+        watch: true,
+        color: color.decide(std::io::stderr().is_terminal()),
+    };
+    start(proxy, |proxy, settings| app::run_demo(app, proxy, settings))
 }
 
 fn check(options: &Check, color: When) -> Exit {
@@ -639,7 +667,7 @@ fn talk(text: &str) {
 mod tests {
     use super::*;
 
-    fn exit(arguments: &[&str]) -> ExitCode {
+    fn exit(arguments: &[&str]) -> Exit {
         run(std::iter::once("larder")
             .chain(arguments.iter().copied())
             .map(OsString::from))
@@ -669,12 +697,12 @@ mod tests {
             &["purge"],
             &["run", "http://a", "-c", "x"],
         ] {
-            assert_eq!(exit(arguments), Exit::Usage.into(), "{arguments:?}");
+            assert_eq!(exit(arguments), Exit::Usage, "{arguments:?}");
         }
-        assert_eq!(exit(&["version"]), Exit::Fine.into());
+        assert_eq!(exit(&["version"]), Exit::Fine);
         assert_eq!(
             exit(&["purge", "--all", "--admin", "https://x"]),
-            Exit::Usage.into()
+            Exit::Usage
         );
     }
 
@@ -685,12 +713,9 @@ mod tests {
         drop(free);
         assert_eq!(
             exit(&["purge", "--all", "--admin", &admin]),
-            Exit::Unreachable.into()
+            Exit::Unreachable
         );
-        assert_eq!(
-            exit(&["healthcheck", "--admin", &admin]),
-            Exit::Findings.into()
-        );
+        assert_eq!(exit(&["healthcheck", "--admin", &admin]), Exit::Findings);
     }
 
     /// Answers one request with `head` and returns what it was.
@@ -719,7 +744,7 @@ mod tests {
             exit(&[
                 "purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin
             ]),
-            Exit::Fine.into()
+            Exit::Fine
         );
         let request = served.join().unwrap();
         assert!(request.starts_with("POST /v1/purge HTTP/1.1\r\n"));
@@ -735,16 +760,13 @@ mod tests {
     #[test]
     fn a_refused_token_is_seventy_seven_and_a_sick_process_one() {
         let (admin, served) = admin_port("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(
-            exit(&["purge", "--all", "--admin", &admin]),
-            Exit::Refused.into()
-        );
+        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Refused);
         served.join().unwrap();
         let (admin, served) =
             admin_port("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
         assert_eq!(
             exit(&["healthcheck", "--ready", "--admin", &admin]),
-            Exit::Findings.into()
+            Exit::Findings
         );
         assert!(served.join().unwrap().starts_with("GET /readyz "));
     }

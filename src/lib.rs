@@ -12,19 +12,24 @@
 //! | 4 | [`redis_client`] |
 //! | 5 | [`cache`], [`limit`], [`upstream`] |
 //! | 6 | [`proxy`] |
-//! | 7 | [`server`], [`admin`] |
-//! | 8 | [`app`], [`demo`] |
+//! | 7 | [`server`], [`admin`], [`demo`] |
+//! | 8 | [`app`] |
 //! | 9 | [`cli`] |
 
 pub mod admin;
+pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod identity;
 pub mod limit;
+pub mod proxy;
 pub mod redis_client;
 pub mod route;
 pub mod secret;
 pub mod semantics;
+pub mod server;
 pub mod telemetry;
+pub mod upstream;

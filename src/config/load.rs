@@ -76,16 +76,6 @@ impl Origin {
         }
     }
 
-    /// The `proxy.yaml` that larder is shipped with, which fits the demo app.
-    #[must_use]
-    pub fn shipped() -> Self {
-        let text = include_str!("../../proxy.yaml").to_owned();
-        Self::Text(Source {
-            name: "proxy.yaml (as shipped)".into(),
-            text,
-        })
-    }
-
     /// A configuration of just an app and a lifetime for everything it answers.
     #[must_use]
     pub fn url(url: &str, ttl: Option<&str>) -> Self {

@@ -62,7 +62,7 @@ pub struct TlsFiles {
 }
 
 /// `upstream:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Where the app listens.
     pub target: UpstreamTarget,
@@ -107,7 +107,7 @@ pub enum MaxInFlight {
 }
 
 /// `redis:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Redis {
     /// Connection URL with its password: `redis:`, `rediss:` or `redis+unix:`.
     pub url: Secret,
@@ -139,7 +139,7 @@ pub struct Breaker {
 }
 
 /// `cache:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
     /// First part of every Redis key.
     pub namespace: String,
@@ -278,7 +278,7 @@ pub enum ErrorShape {
 }
 
 /// `admin:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     /// Where the admin API listens; `None` turns it off.
     pub listen: Option<SocketAddr>,
@@ -287,7 +287,7 @@ pub struct Admin {
 }
 
 /// `log:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// Least severe level shown.
     pub level: LogLevel,

@@ -3,16 +3,23 @@
 //! On any doubt (bad signature, unknown key, expired, `alg: none`) the caller is anonymous. Nothing
 //! here reaches the network: keys are handed in with [`Identity::set_keys`].
 
+mod address;
+mod credential;
+mod token;
+
 use crate::secret::Secret;
 use crate::semantics::Timestamp;
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use token::{Claims, Keys, Outcome};
 
 /// What `identity:` in the configuration says, compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IdentitySettings {
     /// Peers whose X-Forwarded-For and Forwarded are believed; nobody by default.
     pub trusted_proxies: Vec<IpNet>,
@@ -26,8 +33,20 @@ pub struct IdentitySettings {
     pub role: Option<Vec<String>>,
 }
 
+impl Default for IdentitySettings {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            ipv6_prefix: 64,
+            jwt: None,
+            user: UserSource::default(),
+            role: None,
+        }
+    }
+}
+
 /// Where the keys that tokens are verified with come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum JwtSource {
     /// A shared secret (HS256, HS384, HS512).
     Secret(Secret),
@@ -38,7 +57,7 @@ pub enum JwtSource {
 }
 
 /// What names the user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum UserSource {
     /// A claim of a verified token.
     Claim(Vec<String>),
@@ -56,13 +75,23 @@ impl Default for UserSource {
 #[derive(Debug)]
 pub struct Identity {
     settings: IdentitySettings,
+    keys: ArcSwap<Keys>,
+    unknown_key: AtomicBool,
 }
 
 impl Identity {
     /// An identity with no keys yet, unless the source is a secret.
     #[must_use]
     pub fn new(settings: IdentitySettings) -> Self {
-        Self { settings }
+        let keys = match &settings.jwt {
+            Some(JwtSource::Secret(secret)) => Keys::secret(secret),
+            _ => Keys::none(),
+        };
+        Self {
+            settings,
+            keys: ArcSwap::from_pointee(keys),
+            unknown_key: AtomicBool::new(false),
+        }
     }
 
     /// Where keys have to be fetched from, if anywhere.
@@ -71,15 +100,23 @@ impl Identity {
         self.settings.jwt.as_ref()
     }
 
-    /// Takes a JSON Web Key Set (RFC 7517); bad sets leave the old keys and say what is wrong.
+    /// Takes a JSON Web Key Set (RFC 7517) and returns how many of its keys are usable; bad sets
+    /// leave the old keys and say what is wrong. Tokens that the old keys verified are forgotten.
+    ///
+    /// A shared secret (`"kty": "oct"`) is taken from a file only: at a URL others could read it.
     pub fn set_keys(&self, jwks: &[u8]) -> Result<usize, String> {
-        let _ = jwks;
-        unimplemented!()
+        let secrets = matches!(self.settings.jwt, Some(JwtSource::JwksFile(_)));
+        let keys = Keys::set(jwks, secrets)?;
+        let usable = keys.len();
+        self.keys.store(Arc::new(keys));
+        Ok(usable)
     }
 
     /// Whether a token named a key that is not held (the set should be fetched anew); resets.
+    ///
+    /// Anybody can send such a token: the caller bounds how often it fetches.
     pub fn take_unknown_key(&self) -> bool {
-        unimplemented!()
+        self.unknown_key.swap(false, Ordering::Relaxed)
     }
 
     /// The caller of a request. Nothing is computed until it is asked for.
@@ -95,7 +132,26 @@ impl Identity {
             peer,
             headers,
             now,
+            ip: OnceLock::new(),
             user: OnceLock::new(),
+        }
+    }
+
+    /// The user of the bearer token, if it is believed.
+    fn verified(&self, headers: &HeaderMap, user: &[String], now: Timestamp) -> Option<User> {
+        let source = self.settings.jwt.as_ref()?;
+        let token = credential::bearer(headers)?;
+        let role = self.settings.role.as_deref();
+        let claims = Claims { user, role };
+        match self.keys.load().verify(token, claims, now) {
+            Outcome::Good(user) => user,
+            Outcome::Refused => None,
+            Outcome::UnknownKey => {
+                if !matches!(source, JwtSource::Secret(_)) {
+                    self.unknown_key.store(true, Ordering::Relaxed);
+                }
+                None
+            }
         }
     }
 }
@@ -107,13 +163,14 @@ pub struct Caller<'a> {
     peer: SocketAddr,
     headers: &'a HeaderMap,
     now: Timestamp,
+    ip: OnceLock<IpAddr>,
     user: OnceLock<Option<User>>,
 }
 
 /// A user whose token was verified, or whom a trusted proxy named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user's id.
+    /// The user's id, at most 512 bytes.
     pub id: Arc<str>,
     /// The user's roles, possibly none.
     pub roles: Arc<[String]>,
@@ -123,32 +180,56 @@ impl Caller<'_> {
     /// Whether the peer is a trusted proxy.
     #[must_use]
     pub fn via_trusted_proxy(&self) -> bool {
-        let _ = (&self.identity, self.peer, self.headers, self.now);
-        unimplemented!()
+        address::is_trusted(self.peer.ip(), &self.identity.settings.trusted_proxies)
     }
 
     /// The client's address: the peer's, or the rightmost untrusted one that trusted proxies name.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
-        unimplemented!()
+        let trusted = &self.identity.settings.trusted_proxies;
+        *(self.ip).get_or_init(|| address::client(self.peer.ip(), self.headers, trusted))
     }
 
     /// What counts as one client address in keys and limits: IPv4 whole, IPv6 cut to its prefix.
     #[must_use]
     pub fn network(&self) -> String {
-        unimplemented!()
+        address::network(self.ip(), self.identity.settings.ipv6_prefix)
     }
 
-    /// The verified user, if any.
+    /// The verified user, if any. A user whom a trusted proxy names has no roles.
     #[must_use]
     pub fn user(&self) -> Option<&User> {
-        self.user.get_or_init(|| unimplemented!()).as_ref()
+        let find = || match &self.identity.settings.user {
+            UserSource::Claim(path) => self.identity.verified(self.headers, path, self.now),
+            UserSource::Header(name) => self.named_by_proxy(name),
+        };
+        self.user.get_or_init(find).as_ref()
     }
 
-    /// A digest of the bearer token or session credential that the request carries, verified or
-    /// not; none without one. Never the token itself.
+    /// A digest of the credential that the request carries, verified or not: its Authorization, or
+    /// without one its session cookies; none without either. Never the credential itself.
     #[must_use]
     pub fn token(&self) -> Option<[u8; 32]> {
-        unimplemented!()
+        credential::digest(self.headers)
+    }
+
+    /// A field that is there twice was added to by somebody: no user.
+    fn named_by_proxy(&self, name: &HeaderName) -> Option<User> {
+        if !self.via_trusted_proxy() {
+            return None;
+        }
+        let mut lines = self.headers.get_all(name).iter();
+        let (line, None) = (lines.next()?, lines.next()) else {
+            return None;
+        };
+        let id = line.to_str().ok()?.trim();
+        let fine = !id.is_empty() && id.len() <= token::USER_ID_BYTES_MAX;
+        fine.then(|| User {
+            id: id.into(),
+            roles: Arc::default(),
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,30 @@
 //! connection.
 
 pub mod breaker;
+mod keeper;
+mod link;
+mod outage;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use breaker::State;
+pub use link::{Address, Topology};
+pub use outage::error_reply;
+
+use crate::config::settings;
+use crate::secret::Secret;
+use crate::semantics::Timestamp;
+use crate::telemetry::Recorder;
+use breaker::STALL_WAITING;
+use keeper::Shared;
+use link::{Fate, Link, Target, Waiting};
+use redis::{Cmd, Pipeline, RedisResult, Script, Value};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Why Redis did not answer. Never an error of the request's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,7 +40,7 @@ pub enum Outage {
     Timeout,
     /// Commands wait and nothing comes back.
     Stalled,
-    /// No connection can take the command now; says nothing about Redis.
+    /// Too many commands wait on the connections already; says nothing about Redis.
     Saturated,
     /// AUTH or ACL refused.
     Denied,
@@ -33,6 +55,20 @@ pub enum Outage {
 }
 
 impl Outage {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 10] = [
+        Self::Open,
+        Self::Connection,
+        Self::Timeout,
+        Self::Stalled,
+        Self::Saturated,
+        Self::Denied,
+        Self::NotReady,
+        Self::ReadOnly,
+        Self::Full,
+        Self::Protocol,
+    ];
+
     /// The word for metrics and logs (`error_type`).
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -58,10 +94,14 @@ pub struct RedisStatus {
     pub connected: bool,
     /// `closed`, `open` or `half_open`.
     pub breaker: &'static str,
+    /// How often the breaker has opened since the start.
+    pub opened: u64,
     /// Connections open, over this worker.
     pub connections: u32,
     /// Most connections.
     pub connections_max: u32,
+    /// Commands that wait for an answer now.
+    pub waiting: u32,
     /// Last probe's round trip.
     pub ping: Option<Duration>,
     /// Where it is, without user and password.
@@ -70,67 +110,574 @@ pub struct RedisStatus {
 
 /// One Redis as one worker sees it: a few multiplexed connections behind a breaker.
 ///
-/// Cheap to clone. Every call has a deadline and nobody queues for a connection.
+/// Cheap to clone. Every call has a deadline and nobody queues for a connection. The last clone
+/// dropped ends the task that keeps the connections.
 #[derive(Clone, Debug)]
-pub struct Redis {}
+pub struct Redis {
+    shared: Arc<Shared>,
+    _keeper: Arc<Keeper>,
+}
 
 impl Redis {
     /// Begins to connect on the current runtime, and keeps trying; never fails, never waits.
     ///
     /// `url` is `settings.url`, or the second Redis for limits. `connections` is this worker's share
-    /// of the pool, least and most. `name` becomes the client name.
+    /// of the pool, least and most; at least one is kept. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
-        settings: &crate::config::settings::Redis,
-        url: &crate::secret::Secret,
+        settings: &settings::Redis,
+        url: &Secret,
         connections: (u32, u32),
-        recorder: crate::telemetry::Recorder,
+        recorder: Recorder,
     ) -> Self {
-        let _ = (settings, url, connections, recorder);
-        Self {}
+        let target = Target::new(settings, url);
+        let shared = Arc::new(Shared::new(settings, target, connections, recorder));
+        let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared)));
+        Self {
+            shared,
+            _keeper: Arc::new(Keeper(keeper.abort_handle())),
+        }
     }
 
     /// One command. `operation` is its name for the metrics.
-    pub async fn query(
-        &self,
-        operation: &'static str,
-        command: &redis::Cmd,
-    ) -> Result<redis::Value, Outage> {
-        let _ = (operation, command);
-        Err(Outage::Open)
+    ///
+    /// A bulk string comes back as the `Vec` that was read, so that `Bytes` is made of it without a
+    /// copy. An error reply is an [`Outage`].
+    pub async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, Outage> {
+        self.ask(operation, async |link| link.command(command).await)
+            .await
     }
 
     /// Several commands in one round trip; one answer each.
+    ///
+    /// A reply that refuses only its own command stays in its place as `Value::ServerError` (see
+    /// [`error_reply`]); one that speaks of Redis as a whole (LOADING, NOAUTH …) is the outage of all.
+    /// Not for transactions.
     pub async fn pipeline(
         &self,
         operation: &'static str,
-        pipeline: &redis::Pipeline,
-    ) -> Result<Vec<redis::Value>, Outage> {
-        let _ = (operation, pipeline);
-        Err(Outage::Open)
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, Outage> {
+        self.ask(operation, async |link| {
+            let values = link.commands(pipeline).await?;
+            let whole = values
+                .iter()
+                .filter_map(error_reply)
+                .find(|error| outage::of_server_error(error).weight() == breaker::Weight::Hard);
+            match whole {
+                Some(error) => Err(error.clone().into()),
+                None => Ok(values),
+            }
+        })
+        .await
     }
 
     /// A script by its digest, loaded where the server does not have it, within the same deadline.
     pub async fn script(
         &self,
         operation: &'static str,
-        script: &redis::Script,
+        script: &Script,
         keys: &[&[u8]],
         args: &[&[u8]],
-    ) -> Result<redis::Value, Outage> {
-        let _ = (operation, script, keys, args);
-        Err(Outage::Open)
+    ) -> Result<Value, Outage> {
+        self.ask(operation, async |link| {
+            link.script(script, keys, args).await
+        })
+        .await
     }
 
-    /// Whether it makes sense to ask at all (the breaker is not open). Costs one atomic load.
+    /// A connection of its own, outside the shared ones, for commands that block.
+    pub async fn private_line(&self) -> Result<PrivateLine, Outage> {
+        let ended = Arc::new(Notify::new());
+        match self.shared.target.connect(ended).await {
+            Ok(link) => Ok(PrivateLine(link)),
+            Err(refused) => Err(refused.outage),
+        }
+    }
+
+    /// Whether it makes sense to ask at all (the breaker is closed). Costs one atomic load.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        false
+        self.shared.state() == State::Closed
+    }
+
+    /// The deadline of one command.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.shared.timeout
+    }
+
+    /// How many milliseconds Redis's clock is ahead of ours (negative: behind), where `now` is ours.
+    /// Zero before Redis was asked for the first time; as exact as half a round trip.
+    #[must_use]
+    pub fn time_offset(&self, now: Timestamp) -> i64 {
+        let offset = |there: u64| {
+            let there = i64::try_from(there).ok()?;
+            there.checked_sub(i64::try_from(now.as_millis()).ok()?)
+        };
+        self.shared.server_millis().and_then(offset).unwrap_or(0)
     }
 
     /// For the health pages.
     #[must_use]
     pub fn status(&self) -> RedisStatus {
-        RedisStatus::default()
+        let shared = &self.shared;
+        let links = shared.links.load();
+        let live = || links.iter().filter(|link| !link.is_dead());
+        RedisStatus {
+            connected: self.is_up() && live().next().is_some(),
+            breaker: shared.state().word(),
+            opened: shared.opened.load(Ordering::Relaxed),
+            connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
+            connections_max: shared.connections.1,
+            waiting: u32::try_from(live().map(|link| link.waiting()).sum::<usize>())
+                .unwrap_or(u32::MAX),
+            ping: shared.ping(),
+            address: shared.target.address(),
+        }
+    }
+
+    /// Breaker, link, deadline; then what came of it goes to the breaker and the metrics.
+    async fn ask<T, F>(
+        &self,
+        operation: &'static str,
+        send: impl FnOnce(Arc<Link>) -> F,
+    ) -> Result<T, Outage>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let shared = &self.shared;
+        if shared.state() != State::Closed {
+            return Err(Outage::Open);
+        }
+        let place = self.enter()?;
+        let link = place.link();
+        let answers = link.answers();
+        let begun = Instant::now();
+        let outcome = tokio::time::timeout(shared.timeout, send(Arc::clone(link))).await;
+        let took = begun.elapsed();
+        let outage = match outcome {
+            Ok(Ok(value)) => {
+                shared.answered(took);
+                shared.recorder.redis(operation, None, took);
+                return Ok(value);
+            }
+            Ok(Err(_)) if link.fate() == Fate::Stalled => Outage::Stalled,
+            Ok(Err(error)) => outage::of_error(&error),
+            Err(_) => {
+                // Nobody was answered all the while: ask in the background whether it is there.
+                if link.answers() == answers {
+                    shared.doubt.notify_one();
+                }
+                Outage::Timeout
+            }
+        };
+        shared.failed(outage);
+        shared.recorder.redis(operation, Some(outage.word()), took);
+        Err(outage)
+    }
+
+    /// A place on the live link that the fewest wait on.
+    fn enter(&self) -> Result<Waiting, Outage> {
+        let shared = &self.shared;
+        let links = shared.links.load();
+        let link = links
+            .iter()
+            .filter(|link| !link.is_dead())
+            .min_by_key(|link| link.waiting())
+            .ok_or(Outage::Connection)?;
+        let Some(place) = link.enter() else {
+            let _ = shared
+                .wanted
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wanted| {
+                    (wanted < shared.connections.1).then_some(wanted + 1)
+                });
+            shared.changed.notify_one();
+            return Err(Outage::Saturated);
+        };
+        if link.waiting() == STALL_WAITING {
+            shared.busy.notify_one();
+        }
+        Ok(place)
+    }
+}
+
+/// A connection that one task has to itself; commands may block on it.
+#[derive(Debug)]
+pub struct PrivateLine(Link);
+
+impl PrivateLine {
+    /// One command, answered within `deadline`.
+    pub async fn query(&self, command: &Cmd, deadline: Duration) -> Result<Value, Outage> {
+        within(deadline, self.0.command(command)).await
+    }
+
+    /// A script, sent whole.
+    pub async fn script(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+        deadline: Duration,
+    ) -> Result<Value, Outage> {
+        within(deadline, self.0.script(script, keys, args)).await
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> Result<T, Outage> {
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(answer) => answer.map_err(|error| outage::of_error(&error)),
+        Err(_) => Err(Outage::Timeout),
+    }
+}
+
+/// Ends the keeper with the last handle.
+#[derive(Debug)]
+struct Keeper(tokio::task::AbortHandle);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Server, connect, recorder, settings_for, until};
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get(redis: &Redis) -> Result<Value, Outage> {
+        let mut get = redis::cmd("GET");
+        get.arg("k");
+        redis.query("get", &get).await
+    }
+
+    async fn up(redis: &Redis) -> Duration {
+        until("Redis is up", || redis.is_up()).await
+    }
+
+    #[test]
+    fn every_outage_has_its_own_word() {
+        let words: std::collections::HashSet<_> =
+            Outage::ALL.iter().map(|outage| outage.word()).collect();
+        assert_eq!(words.len(), Outage::ALL.len());
+    }
+
+    #[tokio::test]
+    async fn commands_pipelines_and_scripts_are_answered() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("SET").arg("k").arg("v");
+        pipeline.cmd("LPUSH").arg("k").arg("v");
+        pipeline.cmd("GET").arg("k");
+        let answers = redis.pipeline("fill", &pipeline).await.unwrap();
+        assert_eq!(answers[0], Value::Okay);
+        assert_eq!(error_reply(&answers[1]).unwrap().code(), "WRONGTYPE");
+        assert_eq!(answers[2], Value::BulkString(b"v".to_vec()));
+        assert_eq!(get(&redis).await, Ok(Value::BulkString(b"v".to_vec())));
+
+        let script = Script::new("return redis.call('GET', KEYS[1]) .. ARGV[1]");
+        for _ in 0..2 {
+            let answer = redis.script("script", &script, &[b"k"], &[b"!"]).await;
+            assert_eq!(answer, Ok(Value::BulkString(b"v!".to_vec())));
+            server.cli(&["SCRIPT", "FLUSH"]);
+        }
+        let mut wrong = redis::cmd("LPUSH");
+        wrong.arg("k").arg("v");
+        assert_eq!(redis.query("push", &wrong).await, Err(Outage::Protocol));
+        assert!(redis.is_up());
+        let status = redis.status();
+        assert!(status.connected && status.ping.is_some());
+        assert_eq!((status.breaker, status.connections), ("closed", 1));
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_for_a_redis_that_is_not_there_and_it_is_used_when_it_comes() {
+        let mut server = Server::absent();
+        let redis = server.connect();
+        let begun = Instant::now();
+        for _ in 0..1_000 {
+            assert_eq!(get(&redis).await, Err(Outage::Open));
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() < Duration::from_millis(500));
+        server.run().await;
+        let took = up(&redis).await;
+        assert!(took < Duration::from_millis(1_200), "{took:?}");
+        assert_eq!(get(&redis).await, Ok(Value::Nil));
+    }
+
+    #[tokio::test]
+    async fn after_kill_and_restart_it_is_used_again_within_a_second() {
+        let mut server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        for _ in 0..3 {
+            server.kill();
+            until("the kill is noticed", || !redis.is_up()).await;
+            let begun = Instant::now();
+            assert!(get(&redis).await.is_err());
+            assert!(begun.elapsed() < Duration::from_millis(5));
+            server.run().await;
+            let took = up(&redis).await;
+            assert!(took < Duration::from_millis(1_200), "{took:?}");
+            assert_eq!(get(&redis).await, Ok(Value::Nil));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hung_redis_costs_one_deadline_and_then_nothing() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        assert_eq!(get(&redis).await, Ok(Value::Nil));
+        server.signal("STOP");
+        let begun = Instant::now();
+        let outage = get(&redis).await.unwrap_err();
+        assert!(matches!(outage, Outage::Timeout | Outage::Open));
+        assert!(begun.elapsed() < Duration::from_millis(150));
+        until("the breaker is open", || !redis.is_up()).await;
+        assert!(begun.elapsed() < Duration::from_millis(500));
+        let begun = Instant::now();
+        assert_eq!(get(&redis).await, Err(Outage::Open));
+        assert!(begun.elapsed() < Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        server.signal("CONT");
+        let took = up(&redis).await;
+        assert!(took < Duration::from_millis(1_500), "{took:?}");
+        assert_eq!(get(&redis).await, Ok(Value::Nil));
+    }
+
+    #[tokio::test]
+    async fn when_many_wait_a_stall_answers_all_of_them_together() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        for _ in 0..200 {
+            get(&redis).await.unwrap();
+        }
+        server.signal("STOP");
+        let begun = Instant::now();
+        let callers: Vec<_> = (0..64)
+            .map(|_| {
+                let redis = redis.clone();
+                tokio::spawn(async move { get(&redis).await })
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Err(Outage::Stalled));
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(80), "{took:?}");
+        assert!(!redis.is_up());
+        server.signal("CONT");
+        up(&redis).await;
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_is_replaced_unnoticed() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        for _ in 0..5 {
+            server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            assert_eq!(get(&redis).await, Ok(Value::Nil));
+        }
+        assert_eq!(redis.status().opened, 0);
+    }
+
+    #[tokio::test]
+    async fn too_many_at_once_are_turned_away_without_harm_to_the_breaker() {
+        let server = Server::start().await;
+        let mut settings = settings_for(&server.url());
+        settings.timeout = Duration::from_secs(5);
+        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
+        up(&redis).await;
+        let callers: Vec<_> = (0..3 * link::WAITING_MAX)
+            .map(|_| {
+                let redis = redis.clone();
+                tokio::spawn(async move { get(&redis).await })
+            })
+            .collect();
+        let mut turned_away = 0;
+        for caller in callers {
+            match caller.await.unwrap() {
+                Ok(_) => {}
+                Err(Outage::Saturated) => turned_away += 1,
+                Err(outage) => panic!("{outage:?}"),
+            }
+        }
+        assert!(turned_away > 0);
+        assert!(redis.is_up());
+        until("another connection is made", || {
+            redis.status().connections == 2
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_an_outage_and_a_right_one_is_not() {
+        let server = Server::start_with(&["--requirepass", "right"]).await;
+        let wrong = connect(&format!("redis://:wrong@127.0.0.1:{}", server.port));
+        let right = connect(&format!("redis://:right@127.0.0.1:{}", server.port));
+        up(&right).await;
+        assert_eq!(get(&right).await, Ok(Value::Nil));
+        assert!(!wrong.is_up());
+        assert_eq!(get(&wrong).await, Err(Outage::Open));
+    }
+
+    #[tokio::test]
+    async fn loading_and_busy_are_outages_that_pass() {
+        let server = Server::start_with(&["--busy-reply-threshold", "50"]).await;
+        let redis = server.connect();
+        up(&redis).await;
+        let port = server.port.to_string();
+        let mut endless = std::process::Command::new("redis-cli")
+            .args(["-p", &port, "EVAL", "while true do end", "0"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the script is noticed", || !redis.is_up()).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.cli(&["SCRIPT", "KILL"]);
+        endless.wait().unwrap();
+        let took = up(&redis).await;
+        assert!(took < Duration::from_millis(1_500), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn full_and_read_only_servers_are_still_read() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        let mut set = redis::cmd("SET");
+        set.arg("k").arg("v");
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        for _ in 0..20 {
+            assert_eq!(redis.query("set", &set).await, Err(Outage::Full));
+        }
+        assert_eq!(get(&redis).await, Ok(Value::Nil));
+        server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+        server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+        assert_eq!(redis.query("set", &set).await, Err(Outage::ReadOnly));
+        assert_eq!(get(&redis).await, Ok(Value::Nil));
+        assert!(redis.is_up());
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_garbage_is_not_used() {
+        for garbage in [
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            "$999999999\r\n",
+            "*999999999\r\n",
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let _ = stream.read(&mut [0; 1_024]).await;
+                    let _ = stream.write_all(garbage.as_bytes()).await;
+                    let _ = stream.read(&mut [0; 1_024]).await;
+                }
+            });
+            let redis = connect(&format!("redis://127.0.0.1:{port}"));
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(get(&redis).await, Err(Outage::Open));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_and_a_database_number_work() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("redis.sock");
+        let path = path.to_str().unwrap();
+        let server = Server::start_with(&["--unixsocket", path]).await;
+        let redis = connect(&format!("redis+unix://{path}?db=3"));
+        up(&redis).await;
+        server.cli(&["-n", "3", "SET", "k", "three"]);
+        assert_eq!(get(&redis).await, Ok(Value::BulkString(b"three".to_vec())));
+    }
+
+    #[tokio::test]
+    async fn tls_is_verified_against_the_given_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: String| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = file("cert.pem", made.cert.pem());
+        let key = file("key.pem", made.signing_key.serialize_pem());
+        let plain = Server::absent();
+        let tls_port = Server::absent().port.to_string();
+        let mut server = plain;
+        server
+            .run_with(&[
+                "--tls-port",
+                &tls_port,
+                "--tls-cert-file",
+                &certificate,
+                "--tls-key-file",
+                &key,
+                "--tls-auth-clients",
+                "no",
+            ])
+            .await;
+        let url = format!("rediss://localhost:{tls_port}");
+        let mut settings = settings_for(&url);
+        let distrustful = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        settings.tls_ca = Some(certificate.into());
+        let trusting = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        up(&trusting).await;
+        assert_eq!(get(&trusting).await, Ok(Value::Nil));
+        assert!(!distrustful.is_up());
+    }
+
+    #[tokio::test]
+    async fn the_clock_of_redis_is_known() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        let now = crate::clock::Clock::system().now();
+        assert_eq!(redis.time_offset(now), 0);
+        up(&redis).await;
+        let now = crate::clock::Clock::system().now();
+        assert!(redis.time_offset(now).abs() < 50);
+        let earlier = Timestamp::from_millis(now.as_millis() - 60_000);
+        assert!((redis.time_offset(earlier) - 60_000).abs() < 50);
+    }
+
+    #[tokio::test]
+    async fn answers_never_cross_when_callers_give_up() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        let tasks: Vec<_> = (0..32u32)
+            .map(|task| {
+                let redis = redis.clone();
+                tokio::spawn(async move {
+                    for n in 0..100u32 {
+                        let mut echo = redis::cmd("ECHO");
+                        let said = format!("{task}-{n}").into_bytes();
+                        echo.arg(&said);
+                        let patience = Duration::from_micros(u64::from(fastrand::u32(0..3_000)));
+                        let answer = redis.query("echo", &echo);
+                        if let Ok(Ok(answer)) = tokio::time::timeout(patience, answer).await {
+                            assert_eq!(answer, Value::BulkString(said));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
     }
 }

@@ -75,6 +75,37 @@ const UNKEYED: [&str; 16] = [
     "x-original-uri",
 ];
 
+/// What must not come in a trailer section, beside what belongs to the connection.
+const NO_TRAILERS: [&str; 27] = [
+    "accept-ranges",
+    "authorization",
+    "cache-control",
+    "cdn-cache-control",
+    "content-encoding",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "host",
+    "larder-cache-control",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "set-cookie2",
+    "trailer",
+    "vary",
+    "warning",
+    "www-authenticate",
+];
+
 /// Removes hop-by-hop fields and those that `Connection` names; keeps `TE: trailers`.
 ///
 /// `Trailer` stays: it announces what comes with the message, not with the connection. A nomination
@@ -130,6 +161,18 @@ pub fn remove_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     for name in middleware {
         headers.remove(name);
     }
+}
+
+/// Removes what no trailer section may bring: framing, routing, credentials, cookies and whatever
+/// steers caching or the reading of the content (RFC 9110 §6.5.1). Returns whether `Set-Cookie` was
+/// among it, since such a response is treated like one that has it in its head.
+pub fn remove_forbidden_trailers(trailers: &mut HeaderMap) -> bool {
+    let sets_cookie = trailers.contains_key(SET_COOKIE);
+    remove_unstorable(trailers);
+    for name in NO_TRAILERS {
+        trailers.remove(name);
+    }
+    sets_cookie
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
@@ -328,6 +371,15 @@ mod tests {
         assert_eq!(parts(r#""\", "x""#, false), [r#""\""#, r#" "x""#]);
         assert_eq!(parts(r#"a="b,c"#, true), [r#"a="b,c"#]);
         assert_eq!(parts("", true), [""]);
+    }
+
+    #[test]
+    fn trailers_bring_no_framing_no_cookies_and_no_caching_rfc9110_6_5_1() {
+        let mut trailers =
+            headers("x-sum: 1\ncontent-length: 3\nset-cookie: a=b\ncache-control: public\nhost: a");
+        assert!(remove_forbidden_trailers(&mut trailers));
+        assert_eq!(trailers, headers("x-sum: 1"));
+        assert!(!remove_forbidden_trailers(&mut trailers));
     }
 
     #[test]

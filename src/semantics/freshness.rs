@@ -33,6 +33,17 @@ impl Lifetime {
         secs(self.fresh).saturating_sub(secs(self.age(now)))
     }
 
+    /// Renewed by a use at `now`: fresh for another `ttl`, but never beyond the age `cap`. `None`
+    /// when less than a fifth of the `ttl` has gone by, so that not every use is a change.
+    #[must_use]
+    pub fn slide(&self, ttl: Duration, cap: Duration, now: Timestamp) -> Option<Self> {
+        let age = self.age(now);
+        let fresh = age.saturating_add(ttl).min(cap);
+        let gained = fresh.saturating_sub(self.fresh);
+        (gained > ttl / 5 || fresh == cap && gained > Duration::ZERO)
+            .then_some(Self { fresh, ..*self })
+    }
+
     /// How long the response can be of any use from `now`, stale service included: the longest a
     /// store has to keep it. Zero when it can only be validated.
     #[must_use]

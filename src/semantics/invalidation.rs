@@ -2,6 +2,7 @@
 //!
 //! Names targets only; never reaches into a store.
 
+use super::normal_authority;
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -88,22 +89,14 @@ fn absolute(reference: &str) -> Option<(&str, &str)> {
 }
 
 fn within(authority: &str, scheme: &str, rest: &str) -> Option<String> {
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "http" => ":80",
-        "https" => ":443",
-        "" => "",
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "http" | "" => "http",
+        "https" => "https",
         _ => return None,
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
-    let host = host.to_ascii_lowercase();
-    let host = host.strip_suffix(default_port).unwrap_or(&host);
-    // example.com. is example.com, also in front of a port.
-    let host = match host.split_once(".:") {
-        Some((name, port)) => format!("{name}:{port}"),
-        None => host.strip_suffix('.').unwrap_or(host).to_owned(),
-    };
-    if host.is_empty() || host != authority {
+    if normal_authority(host, scheme)? != authority {
         return None;
     }
     Some(match path.as_bytes().first() {

@@ -4,6 +4,7 @@
 //! no socket, no clock, no YAML and no Redis, and writes no log.
 
 pub mod answer;
+pub mod authority;
 pub mod cache_status;
 pub mod directives;
 pub mod fields;
@@ -22,6 +23,7 @@ pub mod validation;
 pub mod vary;
 
 pub use answer::{Answer, answer};
+pub use authority::normal_authority;
 pub use cache_status::CacheStatus;
 pub use key::{Key, KeyBuilder};
 pub use reason::{Outcome, Reason};

@@ -195,27 +195,27 @@ mod tests {
         ranges(&HeaderValue::from_str(text).unwrap(), length)
     }
 
-    fn parts(parts: &[Range<u64>]) -> Ranges {
-        Ranges::Parts(parts.to_vec())
+    fn parts(parts: &[(u64, u64)]) -> Ranges {
+        Ranges::Parts(parts.iter().map(|(start, end)| *start..*end).collect())
     }
 
     #[test]
     fn single_and_suffix_ranges_are_read_rfc9110_14_1_2() {
-        assert_eq!(asked("bytes=0-3", 10), parts(&[0..4]));
-        assert_eq!(asked("Bytes=5-", 10), parts(&[5..10]));
-        assert_eq!(asked("bytes=-3", 10), parts(&[7..10]));
-        assert_eq!(asked("bytes=-30", 10), parts(&[0..10]));
+        assert_eq!(asked("bytes=0-3", 10), parts(&[(0, 4)]));
+        assert_eq!(asked("Bytes=5-", 10), parts(&[(5, 10)]));
+        assert_eq!(asked("bytes=-3", 10), parts(&[(7, 10)]));
+        assert_eq!(asked("bytes=-30", 10), parts(&[(0, 10)]));
         assert_eq!(
             asked("bytes=8-99999999999999999999999", 10),
-            parts(&[8..10])
+            parts(&[(8, 10)])
         );
     }
 
     #[test]
     fn several_ranges_keep_their_order_and_touching_ones_become_one() {
-        assert_eq!(asked("bytes=5-6, 0-1", 10), parts(&[5..7, 0..2]));
-        assert_eq!(asked("bytes=0-4,2-6, 7-7", 10), parts(&[0..8]));
-        assert_eq!(asked("bytes=0-0,50-60", 10), parts(&[0..1]));
+        assert_eq!(asked("bytes=5-6, 0-1", 10), parts(&[(5, 7), (0, 2)]));
+        assert_eq!(asked("bytes=0-4,2-6, 7-7", 10), parts(&[(0, 8)]));
+        assert_eq!(asked("bytes=0-0,50-60", 10), parts(&[(0, 1)]));
     }
 
     #[test]

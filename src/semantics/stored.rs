@@ -148,7 +148,7 @@ pub enum Sharing {
     /// request: RFC 9111 §3.5 restricts what was stored *for* a request with Authorization, and
     /// such a response is never stored under this word.
     App,
-    /// Only the route's `ttl` gave it a lifetime; requests with credentials are not answered from it.
+    /// Only the route's `ttl`, or a guess (RFC 9111 §4.2.2), gave it a lifetime; requests with credentials are not answered from it.
     Route,
     /// The key holds the client's identity, so nobody else can reach it.
     Identity,

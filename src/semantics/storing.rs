@@ -191,7 +191,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     if useless && !validators.any() {
         return Err(match word {
             Word::Route => Reason::Status,
-            Word::App => Reason::NoLifetime,
+            Word::App | Word::Guess => Reason::NoLifetime,
         });
     }
     let headers = stored_fields(exchange, policy, &heeded);
@@ -212,6 +212,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
 enum Word {
     App,
     Route,
+    /// Nobody: it is guessed from Last-Modified, or zero.
+    Guess,
 }
 
 /// RFC 9111 §3: final statuses only, and none that answers a question no other request asked.
@@ -289,7 +291,7 @@ fn lifetime(
     // RFC 9111 §4.2.2: `public` makes any status heuristically cacheable.
     if policy.heuristic && (is_heuristically_cacheable(exchange.status) || heeded.public) {
         let guess = guessed(exchange.response, exchange.received).unwrap_or_default();
-        return Ok((guess, Word::App));
+        return Ok((guess, Word::Guess));
     }
     Err(match policy.ttl {
         Some(_) => Reason::Status,
@@ -321,7 +323,7 @@ fn sharing(
                 Ok(Sharing::App)
             }
         }
-        Word::Route => {
+        Word::Route | Word::Guess => {
             // Here must-revalidate alone says nothing of who may see the response.
             let shared = said.public || matches!(said.s_maxage, Delta::Of(_));
             if shared && !contradicted {
@@ -366,7 +368,7 @@ fn weigh(
         received: exchange.received,
         // The route counts from when we got the response; the app's clock is none of its business.
         initial_age: match word {
-            Word::App => age.corrected(),
+            Word::App | Word::Guess => age.corrected(),
             Word::Route => age.told,
         },
         fresh,
@@ -678,10 +680,13 @@ mod tests {
         );
         assert_eq!(guess(200, "x: y"), None);
         assert_eq!(guess(200, "etag: \"a\""), Some(0));
-        assert_eq!(
-            store("authorization: x", &modified, &policy).err(),
-            Some(Reason::Authorization)
-        );
+        // Whom the page is for, no Last-Modified tells.
+        for (request, reason) in [
+            ("authorization: x", Reason::Authorization),
+            ("cookie: sid=1", Reason::Cookie),
+        ] {
+            assert_eq!(store(request, &modified, &policy).err(), Some(reason));
+        }
     }
     const HEURISTIC: u64 = 24 * 60 * 60;
 

@@ -32,6 +32,28 @@ impl Timestamp {
         self.0 / 1_000
     }
 
+    /// `2025-01-23T10:00:00Z`: UTC, whole seconds (RFC 3339).
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        let (days, secs) = (self.as_secs() / 86_400, self.as_secs() % 86_400);
+        // Years are counted from March, so that the leap day comes last (H. Hinnant's civil_from_days).
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 {
+            from_march + 3
+        } else {
+            from_march - 9
+        };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute, second) = (secs / 3_600, secs / 60 % 60, secs % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+
     /// Reads an HTTP date in any of its three forms (RFC 9110 §5.6.7); `None` when it is none, or
     /// before 1970.
     #[must_use]
@@ -91,6 +113,15 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(read("Sunday, 06-Nov-94 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(read("Sun Nov  6 08:49:37 1994"), Some(784_111_777));
+    }
+
+    #[test]
+    fn moments_are_written_as_rfc_3339_has_them() {
+        let at = |secs: u64| Timestamp::from_millis(secs * 1_000).rfc3339();
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(1_737_626_400), "2025-01-23T10:00:00Z");
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub fn confirms(response: &HeaderMap, stored: &Stored) -> bool {
         (Some(_), EtagKind::None) => None,
         (Some(_), EtagKind::Weak | EtagKind::Strong) => same(ETAG, opaque),
     };
-    etag.or_else(|| same(LAST_MODIFIED, trim)).unwrap_or(true)
+    etag.or_else(|| same(LAST_MODIFIED, trim))
+        .unwrap_or(!response.contains_key(ETAG))
 }
 
 /// `stored` with the fields of a confirming 304 merged in (RFC 9111 §3.2) and its lifetime begun
@@ -245,6 +246,7 @@ mod tests {
             "last-modified: Sun, 06 Nov 1994 08:49:38 GMT",
             MODIFIED
         ));
+        assert!(!says("etag: \"a\"", MODIFIED));
         assert!(says("x: y", "etag: \"a\""));
         assert!(!says("x: y", ""));
     }

@@ -14,8 +14,11 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vary {
     /// Field name (lower case, sorted, each once) and the normalised value; `None` where the request had no such field.
-    pub fields: Box<[(HeaderName, Option<Box<[u8]>>)]>,
+    pub fields: Box<[(HeaderName, FieldValue)]>,
 }
+
+/// A normalised request field; `None` where the request had no such field.
+pub type FieldValue = Option<Box<[u8]>>;
 
 /// Why a `Vary` cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 pub mod log;
 pub mod metrics;
+mod slots;
 pub mod trace;
 
 pub use log::{AccessLog, AccessRecord};

@@ -1,1 +1,25 @@
-fn main() {}
+//! Scenarios against the real binary: the app says, larder is configured, the client expects.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+mod admin;
+mod browser;
+mod caching;
+mod cli;
+mod deploy;
+mod limits;
+mod purging;
+mod redis_away;
+mod reload;
+mod rig;
+mod serving;
+mod session;
+mod stopping;
+mod telemetry;
+mod tls;
+mod websocket;

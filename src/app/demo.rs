@@ -1,0 +1,159 @@
+//! `larder demo`: the demo app, larder in front of it, and a first visit to every route, so that
+//! there is something to see before anyone has opened a browser.
+
+use super::{block_on, serve};
+use crate::config::{RunOptions, Settings};
+use crate::demo::{self, DemoOptions};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::io;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// How long the tour waits for larder to listen.
+const START_TIME: Duration = Duration::from_secs(10);
+
+/// Runs app and proxy until told to stop.
+///
+/// Errors: those of [`super::run`], and the app's address cannot be had.
+pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
+    let log = settings.log.clone();
+    block_on(&log, together(app, proxy, settings))
+}
+
+async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
+    let listener = TcpListener::bind(app.listen).await.map_err(|error| {
+        let told = format!("the demo app cannot listen on {}: {error}", app.listen);
+        io::Error::new(error.kind(), told)
+    })?;
+    // The app ends with the process.
+    tokio::spawn(demo::serve(listener, app, std::future::pending()));
+    let scheme = if settings.listen.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
+    tokio::spawn(tour(site));
+    serve(proxy, settings).await
+}
+
+/// Visits every cached route twice and tells what the second visit gained.
+async fn tour(site: String) {
+    let visitor = Visitor {
+        client: Client::builder(TokioExecutor::new()).build_http(),
+        site,
+    };
+    if !visitor.waits_for_site().await {
+        return;
+    }
+    println!(
+        "\n  {:<34}{:>16}{:>16}{:>12}",
+        "the first visits", "first", "second", "factor"
+    );
+    let token = visitor.login().await;
+    for (path, token) in [
+        ("/api/fleet", None),
+        (
+            "/api/cars/42/availability?from=2026-12-01&to=2026-12-05",
+            None,
+        ),
+        ("/api/cars/42", None),
+        ("/api/auth/session", token.as_deref()),
+    ] {
+        let (Some(first), Some(second)) = (
+            visitor.visit(path, token).await,
+            visitor.visit(path, token).await,
+        ) else {
+            continue;
+        };
+        let shown = path.split('?').next().unwrap_or(path);
+        let factor = first.took.as_secs_f64() / second.took.as_secs_f64().max(1e-6);
+        println!(
+            "  {shown:<34}{:>16}{:>16}{:>11.0}×",
+            first.to_string(),
+            second.to_string(),
+            factor
+        );
+    }
+    println!("\n  {}   ← open this\n", visitor.site);
+}
+
+struct Visitor {
+    client: Client<HttpConnector, Full<Bytes>>,
+    site: String,
+}
+
+struct Visit {
+    cache: String,
+    took: Duration,
+}
+
+impl std::fmt::Display for Visit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {:.1} ms",
+            self.cache,
+            self.took.as_secs_f64() * 1_000.0
+        )
+    }
+}
+
+impl Visitor {
+    async fn waits_for_site(&self) -> bool {
+        let until = Instant::now() + START_TIME;
+        while Instant::now() < until {
+            if self.visit("/api/health", None).await.is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        false
+    }
+
+    async fn visit(&self, path: &str, token: Option<&str>) -> Option<Visit> {
+        let mut request = Request::get(format!("{}{path}", self.site));
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let began = Instant::now();
+        let response = self
+            .client
+            .request(request.body(Full::default()).ok()?)
+            .await
+            .ok()?;
+        let cache = response
+            .headers()
+            .get("x-cache")
+            .and_then(|value| value.to_str().ok());
+        let cache = cache.unwrap_or("-").to_owned();
+        response.into_body().collect().await.ok()?;
+        Some(Visit {
+            cache,
+            took: began.elapsed(),
+        })
+    }
+
+    async fn login(&self) -> Option<String> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}/api/auth/login", self.site))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(
+                r#"{"email":"ada@example.com","password":"demo"}"#,
+            ))
+            .ok()?;
+        let response = self.client.request(request).await.ok()?;
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        ["token", "access_token"]
+            .iter()
+            .find_map(|name| Some(body.get(name)?.as_str()?.to_owned()))
+    }
+}

@@ -1,0 +1,320 @@
+//! Builds the rooms and connects them; reloads, stops.
+//!
+//! Traffic is served by the workers, each on a thread of its own; this thread's runtime has the
+//! admin port, the purge log, the probes, the signals and everything else that no request waits for.
+
+mod banner;
+mod demo;
+mod keys;
+mod reload;
+mod worker;
+
+pub use demo::run as run_demo;
+
+use crate::admin::{self, AdminState, Condition};
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::{RunOptions, Settings, watch};
+use crate::identity::Identity;
+use crate::limit::LocalLimits;
+use crate::proxy::{Coalescer, Shared, Tunnels};
+use crate::redis_client::Redis;
+use crate::server::{self, Connections, Stop, tls::Tls};
+use crate::telemetry::metrics::RedisGauges;
+use crate::telemetry::{self, Metrics, Traces};
+use crate::upstream::Upstream;
+use arc_swap::ArcSwap;
+use reload::Reloader;
+use std::future::Future;
+use std::io;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use worker::Kit;
+
+/// Between two looks at whether the app answers, and at how many sidecars there are.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for purges, logs and spans to leave.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
+
+/// `larder run`: serves until told to stop. `settings` are what `options` gave.
+///
+/// Errors: an address cannot be had, or a certificate cannot be read.
+pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
+    let log = settings.log.clone();
+    block_on(&log, serve(options, settings))
+}
+
+/// Runs `main` on the background's runtime, with logs and TLS in place around it.
+fn block_on(
+    log: &crate::config::settings::Log,
+    main: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    telemetry::logging::init(log.level, log.format);
+    // An error only says that somebody has chosen it already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("background")
+        .enable_all()
+        .build()
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(main);
+            runtime.shutdown_timeout(FLUSH_TIME);
+            outcome
+        });
+    telemetry::logging::flush(FLUSH_TIME);
+    outcome
+}
+
+async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
+    let began = Instant::now();
+    let mut signals = Signals::new()?;
+    let (stop_workers, stop) = Stop::new();
+    let house = House::build(settings, stop)?;
+    let settings = house.kit.settings.clone();
+    if server::is_taken(settings.listen.address) {
+        let address = settings.listen.address;
+        let told =
+            format!("{address} is taken by another process; name another address with `listen:`");
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, told));
+    }
+    let admin = house.admin_listener().await?;
+    let workers = (0..settings.workers.get())
+        .map(|index| worker::start(index, house.kit.clone()))
+        .collect::<io::Result<Vec<_>>>()?;
+    house.condition.listening.store(true, Ordering::Relaxed);
+    house.start_background(admin);
+    banner::hello(&settings);
+    tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
+
+    house.until_stopped(options, &mut signals).await?;
+
+    house.condition.draining.store(true, Ordering::Relaxed);
+    tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "stopping");
+    tokio::time::sleep(settings.shutdown.delay).await;
+    let _ = stop_workers.send(true);
+    let drained = tokio::task::spawn_blocking(|| {
+        for worker in workers {
+            // A worker that panicked has said so itself.
+            let _ = worker.join();
+        }
+    });
+    tokio::select! {
+        _ = drained => {}
+        () = signals.told_to_stop() => tracing::warn!("told to stop again: what was in flight is cut"),
+    }
+    house.kit.cache.flush(FLUSH_TIME).await;
+    let traces = house.kit.shared.traces.clone();
+    let _ = tokio::task::spawn_blocking(move || traces.shutdown(FLUSH_TIME)).await;
+    banner::goodbye(&house.kit.metrics, began.elapsed());
+    Ok(())
+}
+
+/// Everything that lives as long as the process.
+struct House {
+    kit: Kit,
+    /// The configuration in force, as the admin port sees it.
+    settings: Arc<ArcSwap<Settings>>,
+    condition: Arc<Condition>,
+}
+
+impl House {
+    fn build(settings: Settings, stop: Stop) -> io::Result<Self> {
+        let metrics = Metrics::new(settings.workers.get());
+        let tls = settings.listen.tls.as_ref().map(Tls::load).transpose();
+        let settings = Arc::new(settings);
+        let identity = Arc::new(Identity::new(settings.identity.clone()));
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(reload::snapshot(settings.clone(), identity, &metrics)),
+            coalescer: Arc::new(Coalescer::default()),
+            tunnels: Tunnels::default(),
+            clock: clock(),
+            log: telemetry::AccessLog::new(&settings.log),
+            traces: Traces::from_env(&metrics),
+        });
+        let condition = Arc::new(Condition::default());
+        condition.app_up.store(true, Ordering::Relaxed);
+        Ok(Self {
+            kit: Kit {
+                cache: Cache::new(&settings.cache),
+                upstream: Upstream::new(settings.upstream.clone()),
+                settings: settings.clone(),
+                shared,
+                local_limits: Arc::new(LocalLimits::new()),
+                metrics,
+                tls: tls.map_err(io::Error::other)?,
+                connections: Connections::default(),
+                stop,
+            },
+            settings: Arc::new(ArcSwap::new(settings)),
+            condition,
+        })
+    }
+
+    async fn admin_listener(&self) -> io::Result<Option<TcpListener>> {
+        let Some(address) = self.kit.settings.admin.listen else {
+            return Ok(None);
+        };
+        match TcpListener::bind(address).await {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                let told = format!(
+                    "the admin port {address}: {error}; name another with `admin.listen:`, or `off`"
+                );
+                Err(io::Error::new(error.kind(), told))
+            }
+        }
+    }
+
+    /// Starts what runs beside the traffic. Its tasks end with the runtime.
+    fn start_background(&self, admin: Option<TcpListener>) {
+        let kit = &self.kit;
+        let index = kit.settings.workers.get();
+        let redis = kit.redis(index);
+        let cache = kit.cache.with_redis(redis.clone());
+        tokio::spawn(keys::keep(kit.shared.clone()));
+        tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
+        if let Some(redis) = redis.clone() {
+            tokio::spawn(kit.cache.clone().follow(redis));
+        }
+        self.watch(redis.clone());
+        let state = AdminState {
+            settings: self.settings.clone(),
+            metrics: kit.metrics.clone(),
+            redis,
+            cache,
+            clock: kit.shared.clock.clone(),
+            condition: self.condition.clone(),
+        };
+        if let Some(listener) = admin {
+            tokio::spawn(admin::serve(listener, state));
+        }
+    }
+
+    /// Shows the table of metrics what lives in other rooms.
+    fn watch(&self, redis: Option<Redis>) {
+        let kit = &self.kit;
+        kit.metrics.config_loaded(Ok(()), kit.shared.clock.now());
+        let (cache, limits, condition) = (
+            kit.cache.clone(),
+            kit.local_limits.clone(),
+            self.condition.clone(),
+        );
+        let memory = kit.settings.cache.memory;
+        kit.metrics.watch(move |gauges| {
+            gauges.memory_bytes = Some(cache.bytes());
+            gauges.memory_limit_bytes = Some(memory);
+            gauges.memory_objects = Some(cache.len());
+            gauges.memory_evictions = cache.evictions();
+            gauges.limit_local_fallback = redis.as_ref().map(|_| limits.redis_away());
+            gauges.redis = redis.as_ref().map(|redis| {
+                let status = redis.status();
+                RedisGauges {
+                    up: status.connected,
+                    breaker: status.breaker,
+                    connections: status.connections,
+                    connections_max: status.connections_max,
+                }
+            });
+            gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
+        });
+    }
+
+    /// Serves, reloading when told to, until told to stop.
+    async fn until_stopped(&self, options: RunOptions, signals: &mut Signals) -> io::Result<()> {
+        let (tell, mut changed) = mpsc::channel(1);
+        let files = options.files();
+        let _watch = options.watch.then(|| {
+            watch::watch(files, move || {
+                // A reload that is already asked for will see this change too.
+                let _ = tell.try_send(());
+            })
+                .inspect_err(|error| tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still reloads it"))
+        });
+        let reloader = Reloader::new(options);
+        loop {
+            let told = tokio::select! {
+                told = signals.next() => told,
+                Some(()) = changed.recv() => Told::Reload,
+            };
+            match told {
+                Told::Stop => return Ok(()),
+                Told::Reload => reloader.reload(self),
+                Told::Stats => eprintln!("{}", banner::stats(&self.kit.metrics)),
+            }
+        }
+    }
+}
+
+/// What nobody waits for but everybody wants to know: is the app up, and how many sidecars are we?
+async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
+    loop {
+        let up = kit.upstream.is_up().await;
+        if condition.app_up.swap(up, Ordering::Relaxed) != up {
+            match up {
+                true => tracing::info!("the app answers again"),
+                false => tracing::warn!("the app does not answer"),
+            }
+        }
+        let replicas = NonZeroU32::new(cache.replicas()).unwrap_or(NonZeroU32::MIN);
+        kit.local_limits.set_replicas(replicas);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// SIGTERM, SIGINT: finish what is in flight, then end.
+    Stop,
+    /// SIGHUP: take up the configuration anew.
+    Reload,
+    /// SIGUSR1: say how it goes.
+    Stats,
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    reload: Signal,
+    stats: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            stats: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.term.recv() => Told::Stop,
+            _ = self.int.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
+            _ = self.stats.recv() => Told::Stats,
+        }
+    }
+
+    async fn told_to_stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+}
+
+/// The host's clock; in a debug build with `LARDER_TEST_CLOCK=1`, one that the admin port moves.
+fn clock() -> Clock {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("LARDER_TEST_CLOCK").is_some_and(|value| value == "1") {
+        return Clock::manual(Clock::system().now());
+    }
+    Clock::system()
+}

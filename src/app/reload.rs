@@ -1,0 +1,125 @@
+//! Taking up another configuration while requests are served: whole, or not at all.
+
+use super::House;
+use crate::config::{Format, RunOptions, Settings};
+use crate::identity::Identity;
+use crate::proxy::Snapshot;
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+
+/// Reloads from where the configuration came from.
+pub(super) struct Reloader {
+    options: RunOptions,
+}
+
+impl Reloader {
+    pub(super) fn new(options: RunOptions) -> Self {
+        Self { options }
+    }
+
+    /// Reads the configuration anew. A broken one changes nothing and is told in full.
+    pub(super) fn reload(&self, house: &House) {
+        let outcome = self.options.load();
+        let now = house.kit.shared.clock.now();
+        let told = outcome.as_ref().map(drop).map_err(drop);
+        house.kit.metrics.config_loaded(told, now);
+        match outcome {
+            Ok((settings, report)) => {
+                eprint!("{}", report.render(Format::Human, self.options.color));
+                take_up(house, settings);
+            }
+            Err(report) => {
+                eprint!("{}", report.render(Format::Human, self.options.color));
+                tracing::error!(
+                    problems = report.problems.len(),
+                    "the configuration is broken; the one before stays in force"
+                );
+            }
+        }
+    }
+}
+
+/// What is made of settings once, for requests to see.
+pub(super) fn snapshot(
+    settings: Arc<Settings>,
+    identity: Arc<Identity>,
+    metrics: &Metrics,
+) -> Snapshot {
+    let handle = |rule: &crate::route::Rule| {
+        let path = rule.paths.first().map_or("", |path| path.as_str());
+        metrics.route(&rule.name, path)
+    };
+    let handles = settings.routes.all().iter().map(handle).collect();
+    Snapshot {
+        settings,
+        identity,
+        handles,
+    }
+}
+
+fn take_up(house: &House, settings: Settings) {
+    let kit = &house.kit;
+    let before = house.settings.load_full();
+    if before.hash == settings.hash {
+        reload_certificate(house, &settings);
+        tracing::info!(
+            config = settings.hash,
+            "the configuration is the same as before"
+        );
+        return;
+    }
+    for key in needs_restart(&kit.settings, &settings) {
+        tracing::warn!(key, "this setting is taken up only by a restart");
+    }
+    let settings = Arc::new(settings);
+    let identity = if settings.identity == before.identity {
+        kit.shared.snapshot.load().identity.clone()
+    } else {
+        Arc::new(Identity::new(settings.identity.clone()))
+    };
+    if settings.upstream != before.upstream {
+        kit.upstream.set(settings.upstream.clone());
+    }
+    reload_certificate(house, &settings);
+    kit.shared
+        .snapshot
+        .store(Arc::new(snapshot(settings.clone(), identity, &kit.metrics)));
+    house.settings.store(settings.clone());
+    tracing::info!(
+        before = before.hash,
+        now = settings.hash,
+        "the configuration was reloaded"
+    );
+}
+
+fn reload_certificate(house: &House, settings: &Settings) {
+    if let (Some(tls), Some(files)) = (&house.kit.tls, &settings.listen.tls)
+        && let Err(error) = tls.reload(files)
+    {
+        tracing::error!(%error, "the certificate cannot be read; the one before stays in use");
+    }
+}
+
+/// What is fixed when the process starts, and differs now.
+fn needs_restart(started: &Settings, now: &Settings) -> Vec<&'static str> {
+    let fixed = [
+        ("listen", started.listen != now.listen),
+        ("workers", started.workers != now.workers),
+        (
+            "upstream.max_in_flight",
+            started.upstream.max_in_flight != now.upstream.max_in_flight,
+        ),
+        ("redis", started.redis != now.redis),
+        ("cache.memory", started.cache.memory != now.cache.memory),
+        (
+            "cache.namespace",
+            started.cache.namespace != now.cache.namespace,
+        ),
+        ("admin", started.admin != now.admin),
+        ("log", started.log != now.log),
+    ];
+    fixed
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+}

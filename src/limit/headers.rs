@@ -1,0 +1,225 @@
+//! The fields of a response that tell a client where it stands. Pure; decides nothing.
+//!
+//! `RateLimit-Policy` and `RateLimit` are Structured Field Lists (draft-ietf-httpapi-ratelimit-headers,
+//! September 2025); the `X-RateLimit-*` trio shows the strictest counter. Seconds are always rounded
+//! up, so that nobody who waits for them comes too early.
+
+use super::{Decision, State};
+use crate::config::settings::Headers;
+use crate::semantics::Timestamp;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::fmt::Write;
+use std::time::Duration;
+
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// Puts the fields of a decision into a response, in the dialects that are spoken. What the app said
+/// in the list fields is kept beside ours; the legacy trio is replaced. `Retry-After` is set on a
+/// refusal whatever the dialect.
+pub fn apply(decision: &Decision, dialects: &Headers, now: Timestamp, fields: &mut HeaderMap) {
+    if dialects.rate_limit_standard {
+        if let Some(policy) = policy(decision) {
+            fields.append(RATELIMIT_POLICY, policy);
+        }
+        if let Some(limit) = limit(decision) {
+            fields.append(RATELIMIT, limit);
+        }
+    }
+    if dialects.rate_limit_legacy
+        && let Some(state) = strictest(decision)
+    {
+        let reset = (now + state.reset + Duration::from_millis(999)).as_secs();
+        fields.insert(X_RATELIMIT_LIMIT, state.quota.into());
+        fields.insert(X_RATELIMIT_REMAINING, state.remaining.into());
+        fields.insert(X_RATELIMIT_RESET, reset.into());
+    }
+    if let Some(seconds) = retry_after(decision) {
+        fields.insert(RETRY_AFTER, seconds.into());
+    }
+}
+
+/// `"public";q=60;w=60`: quota and window in seconds of every counter; `None` without counters.
+#[must_use]
+pub fn policy(decision: &Decision) -> Option<HeaderValue> {
+    list(decision, |item, state| {
+        let window = seconds(state.window).max(1);
+        // Writing into a String cannot fail.
+        let _ = write!(item, ";q={};w={window}", state.quota);
+    })
+}
+
+/// `"public";r=59;t=42`: what is left of every counter, and in how many seconds there will be more.
+#[must_use]
+pub fn limit(decision: &Decision) -> Option<HeaderValue> {
+    list(decision, |item, state| {
+        let _ = write!(item, ";r={};t={}", state.remaining, seconds(state.reset));
+    })
+}
+
+/// Seconds after which a refused request would be admitted if nobody else asked: the latest of the
+/// counters that refused, at least one. `None` if it was not refused for a limit.
+#[must_use]
+pub fn retry_after(decision: &Decision) -> Option<u64> {
+    let refusals = decision.states.iter().filter(|state| state.refused);
+    let longest = refusals.map(|state| state.reset).max()?;
+    (!decision.admitted).then(|| seconds(longest).max(1))
+}
+
+/// The counter that stands most in the way: refusing before admitting, then least left, then
+/// longest to wait.
+#[must_use]
+pub fn strictest(decision: &Decision) -> Option<&State> {
+    decision.states.iter().min_by_key(|state| {
+        (
+            !state.refused,
+            state.remaining,
+            std::cmp::Reverse(state.reset),
+        )
+    })
+}
+
+fn list(decision: &Decision, parameters: impl Fn(&mut String, &State)) -> Option<HeaderValue> {
+    let mut list = String::new();
+    for state in &decision.states {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        push_string(&mut list, &state.name);
+        parameters(&mut list, state);
+    }
+    (!list.is_empty())
+        .then(|| HeaderValue::from_str(&list).ok())
+        .flatten()
+}
+
+/// A Structured Field String (RFC 9651 §3.3.3): printable ASCII, `"` and `\` escaped. Everything
+/// else becomes `_`; names are the operator's, so that is a matter of looks.
+fn push_string(list: &mut String, text: &str) {
+    list.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => list.extend(['\\', character]),
+            ' '..='~' => list.push(character),
+            _ => list.push('_'),
+        }
+    }
+    list.push('"');
+}
+
+/// Whole seconds, rounded up.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Counted;
+
+    fn state(name: &str, quota: u32, remaining: u32, reset: u64, refused: bool) -> State {
+        State {
+            name: name.into(),
+            quota,
+            window: Duration::from_secs(60),
+            remaining,
+            reset: Duration::from_millis(reset),
+            refused,
+        }
+    }
+
+    fn decision(states: Vec<State>) -> Decision {
+        Decision {
+            admitted: !states.iter().any(|state| state.refused),
+            unavailable: false,
+            counted: Counted::Shared,
+            states,
+        }
+    }
+
+    fn spoken(standard: bool, legacy: bool) -> Headers {
+        Headers {
+            cache_standard: false,
+            cache_legacy: false,
+            rate_limit_standard: standard,
+            rate_limit_legacy: legacy,
+            debug_token: None,
+        }
+    }
+
+    #[test]
+    fn one_limit_is_one_item_in_each_list() {
+        let decision = decision(vec![state("public", 60, 59, 41_001, false)]);
+        assert_eq!(policy(&decision).unwrap(), "\"public\";q=60;w=60");
+        assert_eq!(limit(&decision).unwrap(), "\"public\";r=59;t=42");
+    }
+
+    #[test]
+    fn a_dual_limit_is_two_items_and_the_lists_parse_as_structured_fields() {
+        let decision = decision(vec![
+            state("payment-user", 10, 3, 1_000, false),
+            state("odd \"name\" \\ é\r\n", 10, 0, 2_000, true),
+        ]);
+        let value = limit(&decision).unwrap();
+        let text = value.to_str().unwrap();
+        assert_eq!(
+            text,
+            "\"payment-user\";r=3;t=1, \"odd \\\"name\\\" \\\\ ___\";r=0;t=2"
+        );
+        let parsed: sfv::List = sfv::Parser::new(text).parse().unwrap();
+        assert_eq!(parsed.len(), 2);
+    }
+
+    #[test]
+    fn no_counter_means_no_field() {
+        let mut fields = HeaderMap::new();
+        let now = Timestamp::from_millis(0);
+        apply(
+            &Decision::uncounted(),
+            &spoken(true, true),
+            now,
+            &mut fields,
+        );
+        assert!(fields.is_empty());
+    }
+
+    #[test]
+    fn the_strictest_counter_is_the_legacy_one_and_its_reset_is_never_early() {
+        let decision = decision(vec![
+            state("payment-user", 10, 7, 50_000, false),
+            state("payment-ip", 20, 2, 1_500, false),
+        ]);
+        let mut fields = HeaderMap::new();
+        let now = Timestamp::from_millis(10_600);
+        apply(&decision, &spoken(false, true), now, &mut fields);
+        assert_eq!(fields[X_RATELIMIT_LIMIT], "20");
+        assert_eq!(fields[X_RATELIMIT_REMAINING], "2");
+        assert_eq!(fields[X_RATELIMIT_RESET], "13");
+        assert!(!fields.contains_key(RATELIMIT));
+        assert!(!fields.contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn retry_after_waits_for_the_slowest_counter_that_refused_and_rounds_up() {
+        let decision = decision(vec![
+            state("a", 10, 0, 1_001, true),
+            state("b", 10, 0, 60_000, false),
+            state("c", 10, 0, 3_200, true),
+        ]);
+        assert_eq!(retry_after(&decision), Some(4));
+        let soon = super::tests::decision(vec![state("a", 10, 0, 0, true)]);
+        assert_eq!(retry_after(&soon), Some(1));
+    }
+
+    #[test]
+    fn in_shadow_nobody_is_told_to_wait() {
+        let decision = decision(vec![state("a", 10, 0, 1_001, true)])
+            .in_mode(crate::config::settings::LimitMode::Shadow);
+        assert!(decision.admitted && decision.refusals().next().is_some());
+        assert_eq!(retry_after(&decision), None);
+    }
+}

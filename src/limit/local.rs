@@ -1,0 +1,586 @@
+//! What this process counts and knows by itself: which counters are full, and the counters
+//! themselves while Redis is away or where there is none. Shared by all workers; every map is
+//! bounded; nothing here waits for the network or runs a timer.
+
+use super::window::{self, Algorithm, Window};
+use super::{ID_BYTES, Id, Reading, remaining};
+use crate::config::settings::Rate;
+use crate::semantics::Timestamp;
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
+use governor::{Quota, RateLimiter};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Counters whose last answer from Redis is remembered (about 100 bytes each).
+const SEEN_MAX: usize = 65_536;
+
+/// Bytes of the exact counters of a process without Redis; the coldest make room.
+const EXACT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Subjects that one governor counts while Redis is away (about 50 bytes each).
+const FALLBACK_KEYS_MAX: usize = 262_144;
+
+/// Different rates that are counted while Redis is away; reloads and replicas make new ones.
+const FALLBACK_RATES_MAX: usize = 256;
+
+/// A governor looks for finished subjects at most this often.
+const SWEEP_CALLS_MIN: usize = 1_024;
+
+/// Longest window that governor can count without overflow.
+const FALLBACK_WINDOW_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// A counter as this room handles it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counter {
+    pub(super) id: Id,
+    pub(super) algorithm: Algorithm,
+    pub(super) rate: Rate,
+}
+
+/// What a process knows and counts by itself.
+#[derive(Debug)]
+pub struct LocalLimits {
+    seen: quick_cache::sync::Cache<Id, Seen>,
+    exact: Mutex<Exact>,
+    fallback: RwLock<HashMap<(u32, Duration), Arc<Governor>>>,
+    replicas: AtomicU32,
+    redis_away: AtomicBool,
+}
+
+/// The counters of a process without Redis.
+#[derive(Debug)]
+struct Exact {
+    windows: quick_cache::unsync::Cache<Id, Window, Bytes>,
+    /// Microseconds. Workers read the clock before they come here, so a later one may bring an
+    /// earlier moment; for a window that would be a clock that went back.
+    latest: u64,
+}
+
+/// What Redis last said about a counter.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    quota: u32,
+    remaining: u32,
+    at: Timestamp,
+    until: Timestamp,
+}
+
+/// Weighs an exact counter by what it may grow to.
+#[derive(Clone, Debug)]
+struct Bytes;
+
+impl quick_cache::Weighter<Id, Window> for Bytes {
+    fn weight(&self, _: &Id, window: &Window) -> u64 {
+        let entries = match window {
+            Window::Log(log) => log.capacity() as u64 * 8,
+            Window::Cells(..) => 0,
+        };
+        ID_BYTES as u64 + size_of::<Window>() as u64 + entries
+    }
+}
+
+impl Default for LocalLimits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LocalLimits {
+    /// Nothing known, nothing counted, one replica.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            seen: quick_cache::sync::Cache::new(SEEN_MAX),
+            exact: Mutex::new(Exact {
+                windows: quick_cache::unsync::Cache::with_weighter(1_024, EXACT_BYTES_MAX, Bytes),
+                latest: 0,
+            }),
+            fallback: RwLock::default(),
+            replicas: AtomicU32::new(1),
+            redis_away: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells how many sidecars of this namespace were last seen, this one among them. While Redis
+    /// is away each of them counts its share of a limit.
+    pub fn set_replicas(&self, replicas: NonZeroU32) {
+        self.replicas.store(replicas.get(), Ordering::Relaxed);
+    }
+
+    /// Whether the last decision that needed Redis had to do without (`larder_limit_local_fallback`).
+    #[must_use]
+    pub fn redis_away(&self) -> bool {
+        self.redis_away.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_redis_away(&self, away: bool) {
+        // Read first: workers share the cache line, and it hardly ever changes.
+        if self.redis_away() != away {
+            self.redis_away.store(away, Ordering::Relaxed);
+        }
+    }
+
+    /// Remembers what Redis said. `now` is from before Redis was asked and `reset` is cut to whole
+    /// milliseconds, so that the moment kept is never later than the true one.
+    pub(super) fn remember(&self, counters: &[Counter], readings: &[Reading], now: Timestamp) {
+        for (counter, reading) in counters.iter().zip(readings) {
+            let seen = Seen {
+                quota: counter.rate.quota.get(),
+                remaining: reading.remaining,
+                at: now,
+                until: now + reading.reset,
+            };
+            self.seen.insert(counter.id, seen);
+        }
+    }
+
+    /// Refuses without Redis if a counter is known to be full until later than `now`. The other
+    /// counters are shown as last seen.
+    pub(super) fn known_full(&self, counters: &[Counter], now: Timestamp) -> Option<Vec<Reading>> {
+        let reading = |counter: &Counter| {
+            let quota = counter.rate.quota.get();
+            match self.seen.get(&counter.id) {
+                Some(seen) if now < seen.until => Reading {
+                    remaining: seen.remaining.min(quota),
+                    reset: seen.until.since(now),
+                    // A reload may have raised the quota since.
+                    refused: seen.remaining == 0 && quota <= seen.quota,
+                },
+                _ => Reading {
+                    remaining: quota,
+                    reset: Duration::ZERO,
+                    refused: false,
+                },
+            }
+        };
+        let readings: Vec<Reading> = counters.iter().map(reading).collect();
+        let full = readings.iter().any(|reading| reading.refused);
+        full.then_some(readings)
+    }
+
+    /// Counts exactly and in this process alone: for a larder without Redis.
+    pub(super) fn count(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+        let mut exact = self.exact.lock().unwrap_or_else(PoisonError::into_inner);
+        exact.latest = now.as_millis().saturating_mul(1_000).max(exact.latest);
+        let Exact { windows, latest } = &mut *exact;
+        let now = *latest;
+        let full: Vec<bool> = (counters.iter())
+            .map(|counter| match windows.get_mut(&counter.id) {
+                Some(mut window) => !window.admits(counter.rate, now),
+                None => false,
+            })
+            .collect();
+        let admitted = !full.contains(&true);
+        (counters.iter().zip(full))
+            .map(|(counter, refused)| {
+                let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
+                let window = windows.get_mut_or_insert_with(&counter.id, fresh);
+                let mut reading = window::Reading::default();
+                if let Ok(Some(mut window)) = window {
+                    if admitted {
+                        window.add(counter.rate, now);
+                    }
+                    reading = window.read(counter.rate, now);
+                }
+                Reading {
+                    remaining: remaining(counter.rate, reading.count),
+                    reset: Duration::from_micros(reading.reset),
+                    refused,
+                }
+            })
+            .collect()
+    }
+
+    /// Counts this process's share of each limit, while Redis is away.
+    ///
+    /// Counters are taken one after the other, and given back if a later one refuses: another
+    /// request that comes between the two may be refused although it would have fitted, never
+    /// admitted although it would not.
+    pub(super) fn fall_back(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+        let replicas = self.replicas.load(Ordering::Relaxed).max(1);
+        let governors: Vec<(&Counter, Arc<Governor>)> = (counters.iter())
+            .map(|counter| (counter, self.governor(counter.rate, replicas)))
+            .collect();
+        for (counter, governor) in &governors {
+            self.seed(counter, governor, replicas, now);
+        }
+        let taken = (governors.iter())
+            .take_while(|(counter, governor)| governor.take(&counter.id, now))
+            .count();
+        let refused_by = (taken < governors.len()).then_some(taken);
+        if refused_by.is_some() {
+            for (counter, governor) in governors.iter().take(taken) {
+                governor.give_back(&counter.id);
+            }
+        }
+        (governors.iter().enumerate())
+            .map(|(position, (counter, governor))| Reading {
+                refused: refused_by == Some(position),
+                ..governor.read(&counter.id, now)
+            })
+            .collect()
+    }
+
+    /// Takes over what Redis last said of a counter, once: removing it from `seen` makes sure that
+    /// only one worker does.
+    fn seed(&self, counter: &Counter, governor: &Governor, replicas: u32, now: Timestamp) {
+        if let Some((_, seen)) = self.seen.remove(&counter.id)
+            && now.since(seen.at) < counter.rate.window
+        {
+            governor.leave(&counter.id, seen.remaining / replicas, now);
+        }
+    }
+
+    fn governor(&self, rate: Rate, replicas: u32) -> Arc<Governor> {
+        let share = NonZeroU32::new(rate.quota.get() / replicas).unwrap_or(NonZeroU32::MIN);
+        let key = (share.get(), rate.window);
+        let known = self.fallback.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(governor) = known.get(&key) {
+            return Arc::clone(governor);
+        }
+        drop(known);
+        let mut known = self
+            .fallback
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= FALLBACK_RATES_MAX {
+            known.clear();
+        }
+        let governor = known.entry(key);
+        Arc::clone(governor.or_insert_with(|| Arc::new(Governor::new(share, rate.window))))
+    }
+}
+
+/// governor's limiter over many subjects of one rate.
+///
+/// A token bucket of burst `b` refilled every `t` admits up to `b - 1 + ⌈window / t⌉` in a window: a
+/// bucket of the whole quota would let through nearly twice of it. So the burst is half of the quota
+/// and the refill is what remains: never more than the quota in any window, at the price of refusing
+/// who steadily asks for more than half of it while Redis is away.
+#[derive(Debug)]
+struct Governor {
+    limiter: RateLimiter<Id, Store, Hand, NoOpMiddleware<Nanos>>,
+    states: Store,
+    hand: Hand,
+    burst: u32,
+    refill: u64,
+    until_sweep: AtomicI64,
+}
+
+impl Governor {
+    fn new(share: NonZeroU32, window: Duration) -> Self {
+        let burst = NonZeroU32::new(share.get() / 2).unwrap_or(NonZeroU32::MIN);
+        let steps = u64::from(share.get() - burst.get()) + 1;
+        let window = window.min(FALLBACK_WINDOW_MAX).as_nanos() as u64;
+        let refill = window.div_ceil(steps).max(1);
+        let quota = Quota::with_period(Duration::from_nanos(refill))
+            .unwrap_or(Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(burst);
+        let (hand, states) = (Hand::default(), Store::default());
+        Self {
+            limiter: RateLimiter::new(quota, states.clone(), hand.clone()),
+            states,
+            hand,
+            burst: burst.get(),
+            refill,
+            until_sweep: AtomicI64::new(SWEEP_CALLS_MIN as i64),
+        }
+    }
+
+    /// Counts one if it fits.
+    fn take(&self, id: &Id, now: Timestamp) -> bool {
+        self.hand.set(now);
+        self.sweep();
+        self.limiter.check_key(id).is_ok()
+    }
+
+    /// Takes back what [`Governor::take`] counted.
+    fn give_back(&self, id: &Id) {
+        let refill = Nanos::new(self.refill);
+        let _ = self.states.measure_and_replace(id, |full_at| {
+            full_at.map_or(Err(()), |full_at| Ok(((), full_at.saturating_sub(refill))))
+        });
+    }
+
+    /// Counts so many that at most `remaining` are left.
+    fn leave(&self, id: &Id, remaining: u32, now: Timestamp) {
+        let surplus = self.read(id, now).remaining.saturating_sub(remaining);
+        if let Some(surplus) = NonZeroU32::new(surplus) {
+            self.hand.set(now);
+            let _ = self.limiter.check_key_n(id, surplus);
+        }
+    }
+
+    /// What is left, by the moment at which the bucket would be full again.
+    fn read(&self, id: &Id, now: Timestamp) -> Reading {
+        self.hand.set(now);
+        let now = self.hand.now().as_u64();
+        // An error leaves the state as it is.
+        let full_at = self.states.measure_and_replace(id, Err::<((), _), _>);
+        let full_at = full_at.err().flatten().map_or(now, Nanos::as_u64);
+        let owed = full_at.saturating_sub(now);
+        let free = (self.refill * u64::from(self.burst)).saturating_sub(owed);
+        let remaining = u32::try_from(free / self.refill).unwrap_or(u32::MAX);
+        let reset = match owed {
+            0 => 0,
+            _ => self.refill - free % self.refill,
+        };
+        Reading {
+            remaining,
+            reset: Duration::from_nanos(reset),
+            refused: false,
+        }
+    }
+
+    /// Forgets subjects that owe nothing, after as many calls as the last sweep left subjects: so a
+    /// call costs the same on average however many there are. Beyond the bound all are forgotten.
+    fn sweep(&self) {
+        if self.until_sweep.fetch_sub(1, Ordering::Relaxed) > 0 {
+            return;
+        }
+        self.limiter.retain_recent();
+        if self.limiter.len() > FALLBACK_KEYS_MAX {
+            self.states.0.clear();
+        }
+        let next = self.limiter.len().max(SWEEP_CALLS_MIN);
+        let next = i64::try_from(next).unwrap_or(i64::MAX);
+        self.until_sweep.store(next, Ordering::Relaxed);
+    }
+}
+
+/// The states that governor keeps, within reach of [`Governor::give_back`].
+#[derive(Clone, Debug, Default)]
+struct Store(Arc<DashMapStateStore<Id>>);
+
+impl StateStore for Store {
+    type Key = Id;
+
+    fn measure_and_replace<T, F, E>(&self, key: &Id, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        self.0.measure_and_replace(key, measure)
+    }
+}
+
+impl ShrinkableKeyedStateStore<Id> for Store {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.0.retain_recent(drop_below);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A clock that shows the latest `now` it was handed, in nanoseconds since the epoch.
+#[derive(Clone, Debug, Default)]
+struct Hand(Arc<AtomicU64>);
+
+impl Hand {
+    fn set(&self, now: Timestamp) {
+        // Half of the range is left for governor's sums.
+        let nanos = now.as_millis().saturating_mul(1_000_000).min(u64::MAX / 2);
+        self.0.fetch_max(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hand {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn counter(id: u8, quota: u32, seconds: u64) -> Counter {
+        let rate = Rate {
+            quota: NonZeroU32::new(quota).unwrap(),
+            window: Duration::from_secs(seconds),
+        };
+        Counter {
+            id: [id; ID_BYTES],
+            algorithm: Algorithm::of(rate),
+            rate,
+        }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        START + Duration::from_millis(millis)
+    }
+
+    fn admitted(readings: &[Reading]) -> bool {
+        !readings.iter().any(|reading| reading.refused)
+    }
+
+    #[test]
+    fn governor_never_admits_more_than_the_share_in_any_window() {
+        for (quota, replicas) in [(60, 1), (60, 3), (10, 1), (10, 4), (1, 1), (2, 1), (5, 9)] {
+            let limits = LocalLimits::new();
+            limits.set_replicas(NonZeroU32::new(replicas).unwrap());
+            let counter = counter(1, quota, 60);
+            let times: Vec<u64> = (0..4_000_u64)
+                .map(|n| n * 61)
+                .filter(|millis| admitted(&limits.fall_back(&[counter], at(*millis))))
+                .collect();
+            let share = (quota / replicas).max(1) as usize;
+            let over = times
+                .windows(share + 1)
+                .find(|run| run[share] - run[0] < 60_000);
+            assert_eq!(over, None, "{quota} over {replicas}");
+            assert!(times.len() >= 2 * share);
+        }
+    }
+
+    #[test]
+    fn governor_says_when_it_admits_again_and_what_is_left() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 10, 60);
+        let left: Vec<u32> = (0..5)
+            .map(|_| limits.fall_back(&[counter], at(0))[0].remaining)
+            .collect();
+        assert_eq!(left, [4, 3, 2, 1, 0]);
+        let refused = limits.fall_back(&[counter], at(1_000))[0];
+        assert!(refused.refused && refused.reset > Duration::ZERO);
+        let wait = refused.reset.as_millis() as u64;
+        assert!(limits.fall_back(&[counter], at(1_000 + wait - 1))[0].refused);
+        assert!(!limits.fall_back(&[counter], at(1_000 + wait + 1))[0].refused);
+    }
+
+    #[test]
+    fn what_one_governor_counted_is_given_back_when_another_refuses() {
+        let limits = LocalLimits::new();
+        let (user, ip) = (counter(1, 20, 60), counter(2, 2, 60));
+        assert!(admitted(&limits.fall_back(&[user, ip], at(0))));
+        let before = limits.fall_back(&[user, ip], at(0));
+        assert_eq!((before[0].refused, before[1].refused), (false, true));
+        for _ in 0..50 {
+            assert_eq!(limits.fall_back(&[user, ip], at(0)), before);
+        }
+        assert_eq!(before[0].remaining, 9);
+    }
+
+    #[test]
+    fn governor_goes_on_where_redis_left_off_once() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 10, 60);
+        let last = Reading {
+            remaining: 2,
+            reset: Duration::from_secs(30),
+            refused: false,
+        };
+        limits.remember(&[counter], &[last], at(0));
+        let fits = (0..9).filter(|_| admitted(&limits.fall_back(&[counter], at(10))));
+        assert_eq!(fits.count(), 2);
+
+        let stale = LocalLimits::new();
+        stale.remember(&[counter], &[last], at(0));
+        let fits = (0..9).filter(|_| admitted(&stale.fall_back(&[counter], at(60_000))));
+        assert_eq!(fits.count(), 5);
+    }
+
+    #[test]
+    fn governors_forget_subjects_that_owe_nothing_and_are_bounded() {
+        let limits = LocalLimits::new();
+        let ask = |n: u32, millis: u64| {
+            let mut counter = counter(0, 10, 1);
+            counter.id[..4].copy_from_slice(&n.to_be_bytes());
+            limits.fall_back(&[counter], at(millis));
+        };
+        (0..20_000).for_each(|n| ask(n, u64::from(n)));
+        let governor = limits.governor(counter(0, 10, 1).rate, 1);
+        assert!(governor.limiter.len() < 5_000, "{}", governor.limiter.len());
+        for quota in 1..1_000 {
+            limits.fall_back(&[counter(1, quota, 1)], at(0));
+        }
+        assert!(limits.fallback.read().unwrap().len() <= FALLBACK_RATES_MAX);
+    }
+
+    #[test]
+    fn a_counter_known_to_be_full_is_refused_until_its_moment_and_not_longer() {
+        let limits = LocalLimits::new();
+        let (full, other) = (counter(1, 10, 60), counter(2, 20, 60));
+        assert_eq!(limits.known_full(&[full, other], at(0)), None);
+        let readings = [
+            Reading {
+                remaining: 0,
+                reset: Duration::from_micros(2_999_900),
+                refused: false,
+            },
+            Reading {
+                remaining: 7,
+                reset: Duration::from_secs(9),
+                refused: false,
+            },
+        ];
+        limits.remember(&[full, other], &readings, at(0));
+        let known = limits.known_full(&[full, other], at(2_998)).unwrap();
+        assert_eq!(
+            (known[0].refused, known[0].reset),
+            (true, Duration::from_millis(1))
+        );
+        assert_eq!((known[1].refused, known[1].remaining), (false, 7));
+        assert_eq!(limits.known_full(&[full, other], at(2_999)), None);
+        assert_eq!(limits.known_full(&[other], at(0)), None);
+        let raised = Counter {
+            rate: counter(1, 11, 60).rate,
+            ..full
+        };
+        assert_eq!(limits.known_full(&[raised], at(0)), None);
+    }
+
+    #[test]
+    fn without_redis_the_count_is_exact_and_all_or_nothing() {
+        let limits = LocalLimits::new();
+        let (user, ip) = (counter(1, 10, 60), counter(2, 3, 60));
+        let fits = (0..9).filter(|n| admitted(&limits.count(&[user, ip], at(*n))));
+        assert_eq!(fits.count(), 3);
+        assert_eq!(limits.count(&[user], at(9))[0].remaining, 6);
+        let refused = limits.count(&[user, ip], at(10));
+        assert_eq!((refused[0].refused, refused[1].refused), (false, true));
+        assert_eq!(refused[1].reset, Duration::from_millis(59_990));
+        assert!(!admitted(&limits.count(&[user, ip], at(59_999))));
+        assert!(admitted(&limits.count(&[user, ip], at(60_000))));
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_with_an_early_moment_rejuvenates_nothing() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 2, 60);
+        assert!(admitted(&limits.count(&[counter], at(100))));
+        assert!(admitted(&limits.count(&[counter], at(50))));
+        assert!(!admitted(&limits.count(&[counter], at(60_099))));
+        assert!(admitted(&limits.count(&[counter], at(60_100))));
+    }
+
+    #[test]
+    fn exact_counters_are_bounded() {
+        let limits = LocalLimits::new();
+        for n in 0..400_000_u32 {
+            let mut counter = counter(0, 60, 60);
+            counter.id[..4].copy_from_slice(&n.to_be_bytes());
+            limits.count(&[counter], at(0));
+        }
+        let exact = limits.exact.lock().unwrap();
+        assert!(exact.windows.weight() <= EXACT_BYTES_MAX);
+        assert!(exact.windows.len() < 400_000, "{}", exact.windows.len());
+    }
+}

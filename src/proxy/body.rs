@@ -1,0 +1,210 @@
+//! What leaves for a client: slices of a stored body, the app's stream, or another request's fetch.
+
+use super::coalesce::Reader;
+use crate::telemetry::metrics::{ActiveGuard, Recorder, RouteHandle, Source};
+use crate::upstream::ResponseBody;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// The content of an answer.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    meter: Option<Meter>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Stored {
+        slices: VecDeque<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+    App {
+        body: ResponseBody,
+        patience: Option<Patience>,
+    },
+    Shared(Reader),
+}
+
+/// The content broke off; the client's connection is cut, so that it cannot take the part for the whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The app's stream broke.
+    #[error("the app's answer broke off: {0}")]
+    App(#[from] hyper::Error),
+    /// Nothing came from the app for too long.
+    #[error("the app's answer stalled")]
+    Stalled,
+    /// The fetch that this answer was taken from broke off.
+    #[error("the fetch broke off")]
+    Shared,
+}
+
+impl Body {
+    /// No content.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::stored(VecDeque::new(), None)
+    }
+
+    /// One piece.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::stored(VecDeque::from([bytes.into()]), None)
+    }
+
+    /// Pieces of a stored body, in order, and its trailers.
+    #[must_use]
+    pub fn stored(slices: impl Into<VecDeque<Bytes>>, trailers: Option<HeaderMap>) -> Self {
+        let slices = slices.into();
+        Self {
+            content: Content::Stored { slices, trailers },
+            meter: None,
+        }
+    }
+
+    /// The app's stream; cut when nothing comes for `patience` (none: waits for ever).
+    #[must_use]
+    pub fn app(body: ResponseBody, patience: Option<Duration>) -> Self {
+        let patience = patience.map(|limit| Patience { limit, sleep: None });
+        Self {
+            content: Content::App { body, patience },
+            meter: None,
+        }
+    }
+
+    /// What a fetch brings, as it brings it.
+    #[must_use]
+    pub fn shared(reader: Reader) -> Self {
+        Self {
+            content: Content::Shared(reader),
+            meter: None,
+        }
+    }
+
+    /// Counts what leaves, and the request as active until it has left.
+    #[must_use]
+    pub fn metered(
+        mut self,
+        recorder: Recorder,
+        route: RouteHandle,
+        source: Source,
+        active: ActiveGuard,
+    ) -> Self {
+        self.meter = Some(Meter {
+            recorder,
+            route,
+            source,
+            bytes: 0,
+            _active: active,
+        });
+        self
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = ready!(self.content.poll(context));
+        if let (Some(meter), Some(Ok(frame))) = (&mut self.meter, &polled)
+            && let Some(data) = frame.data_ref()
+        {
+            meter.bytes += data.len() as u64;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Stored { slices, trailers } => slices.is_empty() && trailers.is_none(),
+            Content::App { body, .. } => body.is_end_stream(),
+            Content::Shared(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Stored { slices, .. } => {
+                SizeHint::with_exact(slices.iter().map(|slice| slice.len() as u64).sum())
+            }
+            Content::App { body, .. } => body.size_hint(),
+            Content::Shared(reader) => reader
+                .length()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+impl Content {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Stored { slices, trailers } => Poll::Ready(match slices.pop_front() {
+                Some(slice) => Some(Ok(Frame::data(slice))),
+                None => trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            }),
+            Self::App { body, patience } => {
+                let Poll::Ready(polled) = Pin::new(body).poll_frame(context) else {
+                    let over = patience
+                        .as_mut()
+                        .is_some_and(|patience| patience.is_over(context));
+                    return if over {
+                        Poll::Ready(Some(Err(BodyError::Stalled)))
+                    } else {
+                        Poll::Pending
+                    };
+                };
+                if let Some(patience) = patience {
+                    patience.sleep = None;
+                }
+                Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
+            }
+            Self::Shared(reader) => reader.poll_frame(context),
+        }
+    }
+}
+
+/// How long a stream may say nothing. The timer exists only while it says nothing.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let limit = self.limit;
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        sleep.as_mut().poll(context).is_ready()
+    }
+}
+
+/// Tells the metrics, once, when the body has left or was given up.
+#[derive(Debug)]
+struct Meter {
+    recorder: Recorder,
+    route: RouteHandle,
+    source: Source,
+    bytes: u64,
+    _active: ActiveGuard,
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.recorder.bytes(&self.route, self.source, self.bytes);
+    }
+}

@@ -1,0 +1,635 @@
+//! One fetch for all who ask for the same key at the same time.
+//!
+//! The first to ask leads; the others follow and read the leader's body as it streams. A fetch
+//! that turns out not to be shareable releases its followers at once, and its key is remembered for
+//! a while, so that nobody queues behind it again.
+
+use super::body::BodyError;
+use crate::cache::{Entry, Position};
+use crate::semantics::{Key, Reason, Stored, Timestamp};
+use crate::upstream::UpstreamError;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// How long an unshareable key is fetched by everyone for himself.
+const APART: Duration = Duration::from_secs(60);
+/// Unshareable keys remembered; the oldest go first.
+const APART_MAX: usize = 65_536;
+/// Requests that may wait for one fetch.
+const FOLLOWERS_MAX: usize = 10_000;
+
+/// The fetches under way in this process. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct Coalescer {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    fills: HashMap<Key, Arc<Fill>>,
+    apart: HashMap<Key, Timestamp>,
+}
+
+/// A request's part in the fetch of its key.
+#[derive(Debug)]
+pub enum Join {
+    /// Fetch, and tell the others.
+    Lead(Lead),
+    /// Wait for the one who fetches.
+    Follow(Arc<Fill>),
+    /// The key is known to be unshareable: fetch for yourself.
+    Apart,
+}
+
+impl Coalescer {
+    /// Joins the fetch of `key`, or begins one. A fetch that began before a purge (at another
+    /// `position`) is never joined: its answer may be what was purged.
+    pub fn join(self: &Arc<Self>, key: Key, position: Position, now: Timestamp) -> Join {
+        let mut inner = self.lock();
+        if let Some(until) = inner.apart.get(&key) {
+            if now < *until {
+                return Join::Apart;
+            }
+            inner.apart.remove(&key);
+        }
+        if let Some(fill) = inner.fills.get(&key)
+            && fill.position == position
+        {
+            return if Arc::strong_count(fill) < FOLLOWERS_MAX {
+                Join::Follow(fill.clone())
+            } else {
+                Join::Apart
+            };
+        }
+        let fill = Arc::new(Fill::new(position));
+        inner.fills.insert(key, fill.clone());
+        Join::Lead(Lead {
+            coalescer: self.clone(),
+            key,
+            fill,
+        })
+    }
+
+    /// A fetch of `key` that nobody else takes part in.
+    #[must_use]
+    pub fn alone(self: &Arc<Self>, key: Key, position: Position) -> Lead {
+        Lead {
+            coalescer: self.clone(),
+            key,
+            fill: Arc::new(Fill::new(position)),
+        }
+    }
+
+    /// Whether a fetch of `key` is under way.
+    #[must_use]
+    pub fn is_under_way(&self, key: &Key) -> bool {
+        self.lock().fills.contains_key(key)
+    }
+
+    /// Remembers that answers under `key` are not shareable.
+    pub fn set_apart(&self, key: Key, now: Timestamp) {
+        let mut inner = self.lock();
+        if inner.apart.len() >= APART_MAX {
+            inner.apart.retain(|_, until| now < *until);
+            if inner.apart.len() >= APART_MAX {
+                inner.apart.clear();
+            }
+        }
+        inner.apart.insert(key, now + APART);
+    }
+
+    fn end(&self, key: &Key, fill: &Arc<Fill>) {
+        let mut inner = self.lock();
+        if inner
+            .fills
+            .get(key)
+            .is_some_and(|current| Arc::ptr_eq(current, fill))
+        {
+            inner.fills.remove(key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The duty to fetch. However it ends, also by panic or cancellation, the followers are told.
+#[derive(Debug)]
+pub struct Lead {
+    coalescer: Arc<Coalescer>,
+    key: Key,
+    fill: Arc<Fill>,
+}
+
+impl Lead {
+    /// What is fetched.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// What the followers wait for.
+    #[must_use]
+    pub fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
+    /// The app failed; followers need not try.
+    pub fn fail(&self, error: UpstreamError) {
+        self.fill.settle(Phase::Failed(error));
+    }
+
+    /// The answer is not theirs; each fetches for himself.
+    pub fn release(&self, reason: Reason) {
+        self.fill.settle(Phase::Released(reason));
+    }
+
+    /// The answer is here in whole.
+    pub fn ready(&self, entry: Arc<Entry>) {
+        self.fill.settle(Phase::Ready(entry));
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.coalescer.end(&self.key, &self.fill);
+        let mut state = self.fill.lock();
+        match &mut state.phase {
+            Phase::Waiting => state.phase = Phase::Released(Reason::CollapsedFailed),
+            Phase::Streaming(stream) if stream.end.is_none() => stream.end = Some(End::Broken),
+            _ => return,
+        }
+        state.wake();
+    }
+}
+
+/// One fetch, as seen by everyone who takes part.
+#[derive(Debug)]
+pub struct Fill {
+    position: Position,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    wakers: Vec<Waker>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Waiting,
+    Streaming(Stream),
+    Ready(Arc<Entry>),
+    Failed(UpstreamError),
+    Released(Reason),
+}
+
+/// A body on its way in. What every reader has taken is let go only once the body has outgrown the store.
+#[derive(Debug)]
+struct Stream {
+    head: Arc<Stored>,
+    length: Option<u64>,
+    chunks: VecDeque<Bytes>,
+    /// Chunks that have been let go.
+    gone: usize,
+    /// Bytes in `chunks`.
+    held: usize,
+    /// Next chunk of each reader; `None` = has left.
+    readers: Vec<Option<usize>>,
+    /// It has outgrown the store: late comers cannot join, and the slowest reader sets the pace.
+    outgrown: bool,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+enum End {
+    Whole(HeaderMap),
+    Broken,
+}
+
+/// What a follower learns when the head is there.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It streams: the head (without body), and a reader for the body.
+    Streaming(Arc<Stored>, Reader),
+    /// It is here in whole.
+    Ready(Arc<Entry>),
+    /// The app failed.
+    Failed(UpstreamError),
+    /// Not shareable.
+    Released(Reason),
+}
+
+impl Fill {
+    fn new(position: Position) -> Self {
+        Self {
+            position,
+            state: Mutex::new(State {
+                phase: Phase::Waiting,
+                wakers: Vec::new(),
+            }),
+        }
+    }
+
+    /// The purge log as it was when the fetch began.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Begins to stream; the reader is the leader's.
+    pub fn stream(self: &Arc<Self>, head: Arc<Stored>, length: Option<u64>) -> Reader {
+        self.settle(Phase::Streaming(Stream {
+            head,
+            length,
+            chunks: VecDeque::new(),
+            gone: 0,
+            held: 0,
+            readers: Vec::new(),
+            outgrown: false,
+            end: None,
+        }));
+        self.read()
+    }
+
+    /// Adds a piece of the body.
+    pub fn push(&self, chunk: Bytes) {
+        let mut state = self.lock();
+        if let Phase::Streaming(stream) = &mut state.phase {
+            stream.held += chunk.len();
+            stream.chunks.push_back(chunk);
+        }
+        state.wake();
+    }
+
+    /// The body has come to its end.
+    pub fn finish(&self, trailers: HeaderMap) {
+        self.end(End::Whole(trailers));
+    }
+
+    /// The body broke off: every reader's client sees the cut.
+    pub fn break_off(&self) {
+        self.end(End::Broken);
+    }
+
+    /// The whole body so far, in one piece.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        match &self.lock().phase {
+            Phase::Streaming(stream) => joined(&stream.chunks),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Waits for the end; the body in one piece, unless it broke off or has outgrown the store.
+    pub async fn whole(&self) -> Option<Bytes> {
+        poll_fn(|context| {
+            let mut state = self.lock();
+            match &state.phase {
+                Phase::Streaming(Stream {
+                    end: None,
+                    outgrown: false,
+                    ..
+                }) => {
+                    state.wait(context);
+                    Poll::Pending
+                }
+                Phase::Streaming(Stream {
+                    end: Some(End::Whole(_)),
+                    outgrown: false,
+                    chunks,
+                    ..
+                }) => Poll::Ready(Some(joined(chunks))),
+                _ => Poll::Ready(None),
+            }
+        })
+        .await
+    }
+
+    /// Waits until no more than `bytes_max` are held for readers. Returns whether anybody still reads.
+    pub async fn drained(&self, bytes_max: usize) -> bool {
+        poll_fn(|context| {
+            let mut state = self.lock();
+            let Phase::Streaming(stream) = &mut state.phase else {
+                return Poll::Ready(false);
+            };
+            stream.outgrown = true;
+            let slowest = stream.readers.iter().flatten().min().copied();
+            let Some(slowest) = slowest else {
+                return Poll::Ready(false);
+            };
+            while stream.gone < slowest
+                && let Some(chunk) = stream.chunks.pop_front()
+            {
+                stream.gone += 1;
+                stream.held -= chunk.len();
+            }
+            if stream.held <= bytes_max {
+                return Poll::Ready(true);
+            }
+            state.wait(context);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits for the head.
+    pub async fn outcome(self: &Arc<Self>) -> Outcome {
+        poll_fn(|context| {
+            let mut state = self.lock();
+            let outcome = match &state.phase {
+                Phase::Waiting => {
+                    state.wait(context);
+                    return Poll::Pending;
+                }
+                Phase::Streaming(stream) if stream.outgrown => Outcome::Released(Reason::TooLarge),
+                Phase::Streaming(stream) => {
+                    let head = stream.head.clone();
+                    drop(state);
+                    return Poll::Ready(Outcome::Streaming(head, self.read()));
+                }
+                Phase::Ready(entry) => Outcome::Ready(entry.clone()),
+                Phase::Failed(error) => Outcome::Failed(*error),
+                Phase::Released(reason) => Outcome::Released(*reason),
+            };
+            Poll::Ready(outcome)
+        })
+        .await
+    }
+
+    fn read(self: &Arc<Self>) -> Reader {
+        let mut state = self.lock();
+        let (slot, next, length) = match &mut state.phase {
+            Phase::Streaming(stream) => {
+                stream.readers.push(Some(stream.gone));
+                (stream.readers.len() - 1, stream.gone, stream.length)
+            }
+            _ => (0, 0, None),
+        };
+        Reader {
+            fill: self.clone(),
+            slot,
+            next,
+            length,
+            ended: false,
+        }
+    }
+
+    fn settle(&self, phase: Phase) {
+        let mut state = self.lock();
+        state.phase = phase;
+        state.wake();
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.lock();
+        if let Phase::Streaming(stream) = &mut state.phase
+            && stream.end.is_none()
+        {
+            stream.end = Some(end);
+        }
+        state.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
+    match chunks.len() {
+        0 => Bytes::new(),
+        1 => chunks[0].clone(),
+        _ => chunks.iter().flatten().copied().collect(),
+    }
+}
+
+impl State {
+    fn wait(&mut self, context: &Context<'_>) {
+        if !self
+            .wakers
+            .iter()
+            .any(|waker| waker.will_wake(context.waker()))
+        {
+            self.wakers.push(context.waker().clone());
+        }
+    }
+
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Reads a fetch's body from its first byte, however late it came.
+#[derive(Debug)]
+pub struct Reader {
+    fill: Arc<Fill>,
+    slot: usize,
+    next: usize,
+    length: Option<u64>,
+    ended: bool,
+}
+
+impl Reader {
+    /// The body's length, where the app stated it.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut state = self.fill.lock();
+        let Phase::Streaming(stream) = &mut state.phase else {
+            self.ended = true;
+            return Poll::Ready(Some(Err(BodyError::Shared)));
+        };
+        if let Some(chunk) = stream.chunks.get(self.next.saturating_sub(stream.gone)) {
+            let chunk = chunk.clone();
+            self.next += 1;
+            stream.readers[self.slot] = Some(self.next);
+            if stream.outgrown {
+                // The fetch may be waiting for the slowest of us.
+                state.wake();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        match &stream.end {
+            None => {
+                state.wait(context);
+                Poll::Pending
+            }
+            Some(End::Broken) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(BodyError::Shared)))
+            }
+            Some(End::Whole(trailers)) => {
+                self.ended = true;
+                let trailers =
+                    (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers.clone())));
+                Poll::Ready(trailers)
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.fill.lock();
+        if let Phase::Streaming(stream) = &mut state.phase
+            && let Some(reader) = stream.readers.get_mut(self.slot)
+        {
+            *reader = None;
+            if stream.outgrown {
+                state.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::KeyBuilder;
+    use http_body_util::BodyExt;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn key(name: &str) -> Key {
+        KeyBuilder::new(name).finish()
+    }
+
+    fn lead(coalescer: &Arc<Coalescer>, key: Key) -> Lead {
+        match coalescer.join(key, Position::default(), NOW) {
+            Join::Lead(lead) => lead,
+            other => panic!("expected to lead, got {other:?}"),
+        }
+    }
+
+    fn follow(coalescer: &Arc<Coalescer>, key: Key) -> Arc<Fill> {
+        match coalescer.join(key, Position::default(), NOW) {
+            Join::Follow(fill) => fill,
+            other => panic!("expected to follow, got {other:?}"),
+        }
+    }
+
+    fn head() -> Arc<Stored> {
+        Arc::new(crate::semantics::testing::stored("Cache-Control: max-age=60"))
+    }
+
+    async fn text(reader: Reader) -> Result<String, BodyError> {
+        let body = crate::proxy::Body::shared(reader).collect().await?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_follower_reads_from_the_first_byte_however_late_it_came() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let leader = fill.stream(head(), None);
+        fill.push(Bytes::from_static(b"one "));
+        let follower = follow(&coalescer, key("a"));
+        let Outcome::Streaming(_, reader) = follower.outcome().await else {
+            panic!("the head is there");
+        };
+        fill.push(Bytes::from_static(b"two"));
+        fill.finish(HeaderMap::new());
+        drop(lead);
+        assert_eq!(text(reader).await.unwrap(), "one two");
+        assert_eq!(text(leader).await.unwrap(), "one two");
+        assert_eq!(fill.whole().await.unwrap(), "one two");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_vanishes_releases_its_followers() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead_of_a = lead(&coalescer, key("a"));
+        let follower = follow(&coalescer, key("a"));
+        let waiting = tokio::spawn(async move { follower.outcome().await });
+        drop(lead_of_a);
+        assert!(matches!(
+            waiting.await.unwrap(),
+            Outcome::Released(Reason::CollapsedFailed)
+        ));
+        drop(lead(&coalescer, key("a")));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_never_taken_for_the_whole() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let reader = lead.fill().stream(head(), Some(10));
+        lead.fill().push(Bytes::from_static(b"half"));
+        let fill = lead.fill().clone();
+        drop(lead);
+        assert!(text(reader).await.is_err());
+        assert!(fill.whole().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_outgrown_the_store_is_let_go_once_read() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let mut reader = fill.stream(head(), None);
+        fill.push(Bytes::from(vec![0; 100]));
+        fill.push(Bytes::from(vec![0; 100]));
+        let waiting = tokio::spawn({
+            let fill = fill.clone();
+            async move { fill.drained(50).await }
+        });
+        for _ in 0..2 {
+            poll_fn(|context| reader.poll_frame(context)).await;
+        }
+        assert!(waiting.await.unwrap());
+        assert!(matches!(
+            fill.outcome().await,
+            Outcome::Released(Reason::TooLarge)
+        ));
+        drop(reader);
+        assert!(!fill.drained(50).await, "nobody reads any more");
+    }
+
+    #[test]
+    fn a_fetch_from_before_a_purge_is_not_joined() {
+        let coalescer = Arc::new(Coalescer::default());
+        let _before = lead(&coalescer, key("a"));
+        let after = Position {
+            log: (0, 0),
+            local: 1,
+        };
+        assert!(matches!(
+            coalescer.join(key("a"), after, NOW),
+            Join::Lead(_)
+        ));
+    }
+
+    #[test]
+    fn nobody_queues_behind_what_is_not_shareable_until_it_is_forgotten() {
+        let coalescer = Arc::new(Coalescer::default());
+        coalescer.set_apart(key("a"), NOW);
+        assert!(matches!(
+            coalescer.join(key("a"), Position::default(), NOW),
+            Join::Apart
+        ));
+        let later = NOW + APART;
+        assert!(matches!(
+            coalescer.join(key("a"), Position::default(), later),
+            Join::Lead(_)
+        ));
+    }
+}

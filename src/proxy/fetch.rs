@@ -1,0 +1,613 @@
+//! Asking the app for what may be stored: one fetch for all who wait, kept when it has come whole.
+
+use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
+use super::reply::Reply;
+use super::respond::Problem;
+use super::{Ask, Proxy, Snapshot, forward, purge};
+use crate::cache::Entry;
+use crate::route::RouteId;
+use crate::semantics::fields;
+use crate::semantics::reuse::{ClientRefresh, is_failure};
+use crate::semantics::validation::HeadVerdict;
+use crate::semantics::{
+    self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
+};
+use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, RANGE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, response};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// What a fetch may hold for its readers once it has outgrown the store, in bytes.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// For whom a fetch is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// For all who wait, and the store: whole and without conditions.
+    Together,
+    /// For one client, whose own conditions reach the app unless ours have to.
+    Apart,
+    /// For the store alone: nobody's credentials go along.
+    Behind,
+}
+
+/// What the one who leads a fetch learns when the head is there.
+#[derive(Debug)]
+enum Led {
+    /// It is being stored and streams.
+    Streaming {
+        head: response::Parts,
+        stored: Arc<Stored>,
+        reader: Reader,
+        fill: Arc<Fill>,
+    },
+    /// It is not for the store; it streams to the one who asked.
+    Apart {
+        response: Response<ResponseBody>,
+        reason: Reason,
+    },
+    /// The app confirmed what is stored.
+    Confirmed(Arc<Entry>),
+    /// No usable answer.
+    Failed(UpstreamError),
+}
+
+impl Proxy {
+    /// Fetches `key`, or takes part in a fetch of it. `stale` is what could be validated, `why` is
+    /// why the store did not answer.
+    pub(super) async fn fetch(
+        &self,
+        ask: &Ask<'_>,
+        key: Key,
+        stale: Option<Arc<Entry>>,
+        why: Reason,
+    ) -> Result<Reply, Problem> {
+        let (cache, shared) = (&self.0.cache, &self.0.shared);
+        let position = cache.position();
+        let alone = || shared.coalescer.alone(key, position);
+        let join = match ask.is_personal() {
+            true => Join::Apart,
+            false => shared.coalescer.join(key, position, ask.visit.now),
+        };
+        match join {
+            Join::Lead(lead) => self.lead(ask, lead, stale, why, Manner::Together).await,
+            // A part of something that is not stored anyway is asked for as a part.
+            Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+            Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
+            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref()).await {
+                Some(outcome) => outcome,
+                None if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+                None => {
+                    self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
+                        .await
+                }
+            },
+        }
+    }
+
+    /// Renews `entry` behind the scenes, unless somebody is at it already.
+    pub(super) fn refresh(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
+        let shared = &self.0.shared;
+        if shared.coalescer.is_under_way(&key) {
+            return;
+        }
+        if let Join::Lead(lead) = shared
+            .coalescer
+            .join(key, self.0.cache.position(), ask.visit.now)
+        {
+            tokio::spawn(
+                self.job(ask, lead, Some(entry.clone()), Manner::Behind)
+                    .run(None),
+            );
+        }
+    }
+
+    async fn lead(
+        &self,
+        ask: &Ask<'_>,
+        lead: Lead,
+        stale: Option<Arc<Entry>>,
+        why: Reason,
+        manner: Manner,
+    ) -> Result<Reply, Problem> {
+        let (tell, told) = oneshot::channel();
+        // The fetch outlives its client: others may wait for it, and the store wants it.
+        tokio::spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
+        match told.await {
+            Ok(Led::Streaming { stored, fill, .. }) if ask.visit.headers.contains_key(RANGE) => {
+                match fill.whole().await {
+                    Some(body) => Ok(Reply::whole(
+                        ask,
+                        &Stored {
+                            body,
+                            ..(*stored).clone()
+                        },
+                        why,
+                    )),
+                    None => self.part(ask).await,
+                }
+            }
+            Ok(Led::Streaming {
+                head,
+                stored,
+                reader,
+                ..
+            }) => Ok(Reply::leading(ask, head, &stored, reader, why)),
+            Ok(Led::Confirmed(entry)) => Ok(Reply::stored(
+                ask,
+                &entry,
+                Outcome::Revalidated,
+                Reason::NotModified,
+            )),
+            Ok(Led::Apart { response, reason }) => match stale {
+                Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
+                    Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
+                }
+                _ => Ok(Reply::app(
+                    ask,
+                    response,
+                    Outcome::Bypass,
+                    ask.reason_word(reason),
+                )),
+            },
+            Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
+            Err(_) => self.stand_in(ask, stale, Problem::App(UpstreamError::Reset)),
+        }
+    }
+
+    /// Waits for another request's fetch. `None`: it brought nothing for this one.
+    async fn follow(
+        &self,
+        ask: &Ask<'_>,
+        fill: Arc<Fill>,
+        stale: Option<&Arc<Entry>>,
+    ) -> Option<Result<Reply, Problem>> {
+        let recorder = &self.0.recorder;
+        recorder.coalescing(1);
+        let outcome = fill.outcome().await;
+        recorder.coalescing(-1);
+        let visit = ask.visit;
+        let fits = |stored: &Stored| {
+            stored.vary.matches(&visit.headers)
+                && semantics::reuse(
+                    &visit.headers,
+                    Some(stored),
+                    false,
+                    ask.policy(),
+                    visit.client_refresh(),
+                    visit.now,
+                ) == Reuse::Fresh
+        };
+        match outcome {
+            Filled::Streaming(stored, reader)
+                if fits(&stored) && !visit.headers.contains_key(RANGE) =>
+            {
+                Some(Ok(Reply::following(ask, &stored, reader, Reason::Cold)))
+            }
+            Filled::Ready(entry) if fits(&entry.stored) => Some(Ok(Reply::stored(
+                ask,
+                &entry,
+                Outcome::Revalidated,
+                Reason::NotModified,
+            )
+            .collapsed())),
+            Filled::Failed(error) => Some(self.stand_in(ask, stale.cloned(), Problem::App(error))),
+            Filled::Released(Reason::Status) => {
+                let stale = stale.filter(|stale| self.may_stand_in(ask, stale))?;
+                Some(Ok(Reply::stored(
+                    ask,
+                    stale,
+                    Outcome::Stale,
+                    Reason::AppError,
+                )))
+            }
+            _ => None,
+        }
+    }
+
+    /// A range of what is not stored, straight from the app.
+    async fn part(&self, ask: &Ask<'_>) -> Result<Reply, Problem> {
+        let fields = forward::request_fields(ask, false);
+        let request = ask.request(
+            fields,
+            forward::target(&ask.visit.uri, None),
+            RequestBody::empty(),
+        );
+        let response = self.ask_app(ask, request).await?;
+        Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range))
+    }
+
+    /// What is stored answers for an app that failed, where that is allowed.
+    pub(super) fn stand_in(
+        &self,
+        ask: &Ask<'_>,
+        stale: Option<Arc<Entry>>,
+        problem: Problem,
+    ) -> Result<Reply, Problem> {
+        match stale {
+            Some(stale) if self.may_stand_in(ask, &stale) => {
+                Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
+            }
+            _ => Err(problem),
+        }
+    }
+
+    fn may_stand_in(&self, ask: &Ask<'_>, stale: &Entry) -> bool {
+        let visit = ask.visit;
+        semantics::usable_on_error(
+            &visit.headers,
+            &stale.stored,
+            ask.policy(),
+            visit.client_refresh(),
+            visit.now,
+        )
+    }
+
+    /// What the answer to a HEAD says of the stored GET (RFC 9111 §4.3.5).
+    pub(super) async fn heed_head(
+        &self,
+        ask: &Ask<'_>,
+        key: Key,
+        entry: &Arc<Entry>,
+        response: &Response<ResponseBody>,
+        requested: Timestamp,
+    ) {
+        let exchange = Exchange {
+            method: &Method::HEAD,
+            request: &ask.visit.headers,
+            status: response.status(),
+            response: response.headers(),
+            requested,
+            received: self.0.shared.clock.now(),
+            client: ask.visit.client_refresh(),
+            chance: fastrand::f32(),
+        };
+        match validation::judge_head(&entry.stored, &exchange, ask.policy()) {
+            HeadVerdict::Unrelated => {}
+            HeadVerdict::Freshened(stored) => {
+                self.0
+                    .cache
+                    .store(&key, Arc::new(entry.with(*stored)), ask.visit.now);
+            }
+            HeadVerdict::Spoiled => self.0.cache.remove(&key).await,
+        }
+    }
+
+    fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
+        let visit = ask.visit;
+        let rule = ask.found.rule;
+        let mut fields = forward::request_fields(ask, true);
+        let mut client = visit.headers.clone();
+        if manner == Manner::Behind && rule.key.per.is_empty() {
+            for credential in [AUTHORIZATION, COOKIE] {
+                fields.remove(&credential);
+                client.remove(&credential);
+            }
+        }
+        if manner != Manner::Apart || stale.is_some() {
+            validation::make_unconditional(&mut fields);
+        }
+        let unconditional = stale.as_ref().map(|_| fields.clone());
+        let conditional = stale
+            .as_ref()
+            .is_some_and(|stale| validation::make_conditional(&mut fields, &stale.stored));
+        let query = rule.fetch_query(visit.uri.query());
+        let target = forward::target(&visit.uri, Some(query));
+        Job {
+            proxy: self.clone(),
+            snapshot: visit.snapshot.clone(),
+            rule: rule.id,
+            url: format!("{}{}", visit.authority, target).into(),
+            tags: purge::Tags::new(ask),
+            request: ask.get(fields, target),
+            unconditional: unconditional.filter(|_| conditional),
+            client,
+            stale: stale.filter(|_| conditional),
+            span: ask.span.child("fetch"),
+            lead,
+            manner,
+            refresh: visit.client_refresh(),
+        }
+    }
+}
+
+impl Ask<'_> {
+    /// The answer may depend on who asks, in a way that the key does not hold.
+    fn is_personal(&self) -> bool {
+        let (headers, policy) = (&self.visit.headers, self.policy());
+        !policy.per_identity
+            && (fields::has_credentials(headers, policy)
+                || fields::has_telling_cookie(headers, policy))
+    }
+
+    fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
+        let mut request = self.request(fields, target, RequestBody::empty());
+        *request.method_mut() = Method::GET;
+        request
+    }
+
+    /// Where no route matches, a missing lifetime is the missing route's.
+    fn reason_word(&self, reason: Reason) -> Reason {
+        let fallback = self.found.rule.id + 1 == self.visit.snapshot.settings.routes.all().len();
+        if fallback && reason == Reason::NoLifetime {
+            Reason::NoRoute
+        } else {
+            reason
+        }
+    }
+}
+
+/// One fetch, with everything it needs when nobody waits for it any more.
+struct Job {
+    proxy: Proxy,
+    snapshot: Arc<Snapshot>,
+    rule: RouteId,
+    url: Box<str>,
+    tags: purge::Tags,
+    request: Request<RequestBody>,
+    /// The same request without our validators, for an app that answers them with nonsense.
+    unconditional: Option<HeaderMap>,
+    client: HeaderMap,
+    stale: Option<Arc<Entry>>,
+    span: crate::telemetry::Span,
+    lead: Lead,
+    manner: Manner,
+    refresh: ClientRefresh,
+}
+
+impl Job {
+    async fn run(mut self, tell: Option<oneshot::Sender<Led>>) {
+        let began = Instant::now();
+        let mut requested = self.now();
+        let request = std::mem::replace(&mut self.request, Request::new(RequestBody::empty()));
+        let (target, handle) = (
+            request.uri().clone(),
+            self.snapshot.handles[self.rule].clone(),
+        );
+        let mut outcome = self.proxy.timed(&handle, request).await;
+        if let Ok(response) = &outcome
+            && response.status() == StatusCode::NOT_MODIFIED
+        {
+            if let Some(entry) = self.confirmed(response, requested).await {
+                self.lead.ready(entry.clone());
+                return say(tell, Led::Confirmed(entry));
+            }
+            if self.manner == Manner::Apart && self.stale.is_none() {
+                // It answers the client's own condition, and is the client's.
+                let reason = Reason::NotModified;
+                return match outcome {
+                    Ok(response) => say(tell, Led::Apart { response, reason }),
+                    Err(error) => say(tell, Led::Failed(error)),
+                };
+            }
+            // A 304 about something else, or to a plain GET: ask once more, without conditions.
+            let fields = self.unconditional.take();
+            requested = self.now();
+            outcome = match fields {
+                Some(fields) => {
+                    let mut again = Request::new(RequestBody::empty());
+                    *again.uri_mut() = target;
+                    *again.headers_mut() = fields;
+                    self.proxy.timed(&handle, again).await
+                }
+                None => Err(UpstreamError::Protocol("unasked-304")),
+            };
+        }
+        match outcome {
+            Err(error) => {
+                self.lead.fail(error);
+                say(tell, Led::Failed(error));
+            }
+            Ok(response) => {
+                self.take_in(response, requested, began.elapsed(), tell)
+                    .await
+            }
+        }
+    }
+
+    /// Decides whether `response` is stored, and stores it.
+    async fn take_in(
+        self,
+        response: Response<ResponseBody>,
+        requested: Timestamp,
+        app_time: Duration,
+        tell: Option<oneshot::Sender<Led>>,
+    ) {
+        let recorder = &self.proxy.0.recorder;
+        let handle = self.snapshot.handles[self.rule].clone();
+        let stored = match self.storable(&response, requested) {
+            Ok(stored) => Arc::new(stored),
+            Err(reason) => {
+                recorder.store(&handle, Some(reason));
+                if is_lasting(reason) {
+                    self.proxy
+                        .0
+                        .shared
+                        .coalescer
+                        .set_apart(self.lead.key(), self.now());
+                }
+                self.lead.release(reason);
+                return say(tell, Led::Apart { response, reason });
+            }
+        };
+        let (head, body) = response.into_parts();
+        let fill = self.lead.fill().clone();
+        let reader = fill.stream(stored.clone(), HttpBody::size_hint(&body).exact());
+        say(
+            tell,
+            Led::Streaming {
+                head,
+                stored: stored.clone(),
+                reader,
+                fill: fill.clone(),
+            },
+        );
+        match self.read_in(&fill, body).await {
+            Ok((body, trailers)) => {
+                let _span = self.span.child("store");
+                let stored = Stored {
+                    body,
+                    trailers: trailers.clone(),
+                    ..(*stored).clone()
+                };
+                let entry = self.entry(stored, app_time);
+                self.proxy
+                    .0
+                    .cache
+                    .store(&self.lead.key(), Arc::new(entry), self.now());
+                recorder.store(&handle, None);
+                fill.finish(trailers);
+            }
+            Err(reason) => {
+                recorder.store(&handle, Some(reason));
+                if is_lasting(reason) {
+                    self.proxy
+                        .0
+                        .shared
+                        .coalescer
+                        .set_apart(self.lead.key(), self.now());
+                }
+            }
+        }
+    }
+
+    /// Reads the body into the fill. The error is why it cannot be stored; the fill is then ended.
+    async fn read_in(
+        &self,
+        fill: &Fill,
+        mut body: ResponseBody,
+    ) -> Result<(Bytes, HeaderMap), Reason> {
+        let bytes_max = self.snapshot.settings.cache.max_body;
+        let patience = self.snapshot.settings.upstream.timeout;
+        let (mut bytes, mut trailers) = (0_u64, HeaderMap::new());
+        loop {
+            let frame = match tokio::time::timeout(patience, body.frame()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) | Err(_) => {
+                    fill.break_off();
+                    return Err(Reason::Incomplete);
+                }
+            };
+            match frame.into_data() {
+                Ok(chunk) => {
+                    bytes += chunk.len() as u64;
+                    fill.push(chunk);
+                }
+                Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+            }
+            if bytes > bytes_max && !fill.drained(WINDOW_BYTES).await {
+                return Err(Reason::TooLarge); // nobody reads any more, and it cannot be stored
+            }
+        }
+        if bytes > bytes_max {
+            fill.finish(trailers);
+            return Err(Reason::TooLarge);
+        }
+        Ok((fill.body(), trailers))
+    }
+
+    fn storable(
+        &self,
+        response: &Response<ResponseBody>,
+        requested: Timestamp,
+    ) -> Result<Stored, Reason> {
+        let policy = self.policy().ok_or(Reason::NoStore)?;
+        let stored = semantics::storable(&self.exchange(response, requested), policy)?;
+        let length = HttpBody::size_hint(response.body()).lower();
+        if length > self.snapshot.settings.cache.max_body {
+            return Err(Reason::TooLarge);
+        }
+        if !response.body().is_delimited() {
+            return Err(Reason::Incomplete);
+        }
+        Ok(stored)
+    }
+
+    /// The stored response with a confirming 304 merged in, stored anew. A 304 that forbids to keep
+    /// it any longer still answers the one request that brought it.
+    async fn confirmed(
+        &self,
+        response: &Response<ResponseBody>,
+        requested: Timestamp,
+    ) -> Option<Arc<Entry>> {
+        let stale = self.stale.as_ref()?;
+        if !validation::confirms(response.headers(), &stale.stored) {
+            return None;
+        }
+        let (cache, key) = (&self.proxy.0.cache, self.lead.key());
+        let exchange = self.exchange(response, requested);
+        let Some(stored) = validation::freshen(&stale.stored, &exchange, self.policy()?) else {
+            cache.remove(&key).await;
+            let merged = validation::merge(&stale.stored, &exchange);
+            return Some(Arc::new(stale.with(merged)));
+        };
+        let mut entry = stale.with(stored);
+        entry.position = self.lead.fill().position();
+        let entry = Arc::new(entry);
+        cache.store(&key, entry.clone(), self.now());
+        Some(entry)
+    }
+
+    fn exchange<'a>(
+        &'a self,
+        response: &'a Response<ResponseBody>,
+        requested: Timestamp,
+    ) -> Exchange<'a> {
+        Exchange {
+            method: &Method::GET,
+            request: &self.client,
+            status: response.status(),
+            response: response.headers(),
+            requested,
+            received: self.now(),
+            client: self.refresh,
+            chance: fastrand::f32(),
+        }
+    }
+
+    fn entry(&self, stored: Stored, app_time: Duration) -> Entry {
+        Entry {
+            tags: self.tags.of(&stored.body),
+            stored,
+            url: self.url.clone(),
+            position: self.lead.fill().position(),
+            app_time,
+        }
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        self.snapshot.settings.routes.all()[self.rule]
+            .policy
+            .as_ref()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.proxy.0.shared.clock.now()
+    }
+}
+
+/// A client that has gone does not want to know.
+fn say(tell: Option<oneshot::Sender<Led>>, led: Led) {
+    if let Some(tell) = tell {
+        let _ = tell.send(led);
+    }
+}
+
+/// Whether the next answer under this key will not be stored either, as far as one can tell.
+const fn is_lasting(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Private
+            | Reason::NoStore
+            | Reason::SetCookie
+            | Reason::VaryStar
+            | Reason::TooLarge
+            | Reason::NoLifetime
+    )
+}

@@ -1,0 +1,158 @@
+//! Heads on their way through: what the app sees of a request, what a client sees of an answer.
+
+use super::Ask;
+use super::visit::Visit;
+use crate::semantics::fields;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Uri};
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// A request's id: the client's where it is well formed, else made here.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Carries the debug token.
+pub(super) const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
+
+/// The name by which this process knows its own requests (RFC 9110 §7.6.3).
+pub(super) fn pseudonym() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| format!("larder-{:08x}", fastrand::u32(..)))
+}
+
+/// Whether this request has been here before.
+pub(super) fn is_loop(headers: &HeaderMap) -> bool {
+    fields::list(headers, &header::VIA).any(|member| {
+        let by = member
+            .splitn(2, |byte| *byte == b' ')
+            .nth(1)
+            .unwrap_or_default();
+        by.starts_with(pseudonym().as_bytes())
+    })
+}
+
+/// The fields that go to the app. `storable`: the answer may be shared with others, so that what the
+/// key does not hold is left out where apps are known to reflect it.
+pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
+    let visit = ask.visit;
+    let mut headers = visit.headers.clone();
+    fields::remove_hop_by_hop(&mut headers);
+    headers.remove(header::EXPECT);
+    headers.remove(LARDER_DEBUG);
+    let trusted = ask.caller.via_trusted_proxy();
+    if storable {
+        fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
+    } else if !trusted {
+        headers.remove(header::FORWARDED);
+    }
+    set_forwarded(&mut headers, visit, trusted);
+    append_via(&mut headers, visit.version);
+    if let Ok(host) = HeaderValue::from_str(&visit.authority_as_sent) {
+        headers.insert(header::HOST, host);
+    }
+    if let Ok(value) = HeaderValue::from_str(&visit.trace.traceparent()) {
+        headers.insert(TRACEPARENT, value);
+    }
+    headers.insert(X_REQUEST_ID, visit.request_id.clone());
+    headers
+}
+
+/// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.
+fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
+    let peer = visit.peer.address.ip().to_canonical().to_string();
+    let chain = match trusted.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
+        Some(chain) => format!("{chain}, {peer}"),
+        None => peer,
+    };
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        match HeaderValue::from_str(&visit.authority_as_sent) {
+            Ok(host) => headers.insert(X_FORWARDED_HOST, host),
+            Err(_) => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+    if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(visit.peer.scheme()),
+        );
+    }
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Option<Vec<&str>> = headers
+        .get_all(name)
+        .iter()
+        .map(|line| line.to_str().ok())
+        .collect();
+    lines
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join(", "))
+}
+
+/// Says that the message came through here (RFC 9110 §7.6.3).
+pub(super) fn append_via(headers: &mut HeaderMap, version: http::Version) {
+    let protocol = match version {
+        http::Version::HTTP_10 => "1.0",
+        http::Version::HTTP_2 => "2",
+        _ => "1.1",
+    };
+    if let Ok(member) = HeaderValue::from_str(&format!("{protocol} {}", pseudonym())) {
+        headers.append(header::VIA, member);
+    }
+}
+
+/// The target that goes to the app: byte for byte the client's, but for the query where `query` says so.
+pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
+    let path = if uri.path().is_empty() {
+        "/"
+    } else {
+        uri.path()
+    };
+    let query = match &query {
+        None => uri.query(),
+        Some(query) => query.as_deref(),
+    };
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    // Parts of a parsed URI always make a URI again.
+    target.parse().unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+/// What of the app's fields a client may see.
+pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
+    fields::remove_hop_by_hop(headers);
+    append_via(headers, version);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_is_kept_replaced_or_dropped() {
+        let uri: Uri = "/a%2Fb?x=1&utm_source=y".parse().unwrap();
+        assert_eq!(target(&uri, None), "/a%2Fb?x=1&utm_source=y");
+        assert_eq!(target(&uri, Some(Some("x=1".into()))), "/a%2Fb?x=1");
+        assert_eq!(target(&uri, Some(None)), "/a%2Fb");
+    }
+
+    #[test]
+    fn a_request_that_comes_back_is_known() {
+        let mut headers = HeaderMap::new();
+        append_via(&mut headers, http::Version::HTTP_11);
+        assert!(is_loop(&headers));
+        headers.insert(
+            header::VIA,
+            HeaderValue::from_static("1.1 larder-00000000x, 1.0 fred"),
+        );
+        assert!(!is_loop(&headers));
+    }
+}

@@ -1,0 +1,433 @@
+//! The life of a request: route → limit → lookup → (hit | stale | validate | miss → fetch → store) → respond.
+//!
+//! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
+
+mod body;
+mod coalesce;
+mod fetch;
+mod forward;
+mod purge;
+mod reply;
+mod respond;
+mod tunnel;
+mod visit;
+
+pub use body::{Body, BodyError};
+pub use coalesce::Coalescer;
+pub use respond::Problem;
+pub use tunnel::Tunnels;
+pub use visit::Peer;
+
+use crate::cache::{Cache, Entry, Lookup, Tier};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::identity::{Caller, Identity};
+use crate::limit::{self, Decision, Limiter};
+use crate::route::{Asked, Match, Per, Plan, Target};
+use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
+use crate::telemetry::metrics::Source;
+use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
+use crate::upstream::{RequestBody, Upstream};
+use arc_swap::ArcSwap;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use reply::Reply;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+use visit::Visit;
+
+/// One configuration with what is made from it once: a request sees exactly one of these.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Who callers are, by it. Keeps its keys over reloads that do not touch `identity:`.
+    pub identity: Arc<Identity>,
+    /// The routes' places in the table of metrics, by route id.
+    pub handles: Vec<RouteHandle>,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Fetches under way.
+    pub coalescer: Arc<Coalescer>,
+    /// Connections handed over.
+    pub tunnels: Tunnels,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where finished requests are told.
+    pub log: AccessLog,
+    /// Where spans go.
+    pub traces: Traces,
+}
+
+/// One worker's proxy. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Proxy(Arc<Rooms>);
+
+/// The rooms below, as one worker uses them.
+#[derive(Debug)]
+pub struct Rooms {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// The store.
+    pub cache: Cache,
+    /// The limits.
+    pub limiter: Limiter,
+    /// The app.
+    pub upstream: Upstream,
+    /// This worker's counters.
+    pub recorder: Recorder,
+}
+
+/// A request with everything that was found out about it.
+struct Ask<'a> {
+    visit: &'a Visit,
+    target: &'a Target<'a>,
+    found: &'a Match<'a>,
+    caller: &'a Caller<'a>,
+    span: &'a Span,
+}
+
+impl Proxy {
+    /// A proxy over these rooms.
+    #[must_use]
+    pub fn new(rooms: Rooms) -> Self {
+        Self(Arc::new(rooms))
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes an answer.
+    pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let active = self.0.recorder.active();
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let shared = &self.0.shared;
+        let visit = Visit::new(shared.snapshot.load_full(), parts, peer, shared.clock.now());
+        let span = shared
+            .traces
+            .request(&visit.trace, &visit.method, visit.uri.path());
+        let target = Target::parse(visit.uri.path(), visit.uri.query());
+        let found = visit.snapshot.settings.routes.find(&visit.method, &target);
+        let caller = visit
+            .snapshot
+            .identity
+            .caller(peer.address, &visit.headers, visit.now);
+        let ask = Ask {
+            visit: &visit,
+            target: &target,
+            found: &found,
+            caller: &caller,
+            span: &span,
+        };
+        let mut limits = None;
+        let reply = match self.serve(&ask, body, upgrade, &mut limits).await {
+            Ok(reply) => reply,
+            Err(problem) => Reply::problem(&problem, &visit),
+        };
+        reply.finish(&self.0, &ask, limits.as_ref(), active)
+    }
+
+    /// Refuses a request that never became a visit: its head breaks a rule.
+    pub fn refuse(&self, problem: &Problem) -> Response<Body> {
+        let shared = &self.0.shared;
+        let shape = shared.snapshot.load().settings.errors;
+        self.0.recorder.client_error(problem.code());
+        problem.answer(shape, shared.clock.now(), "")
+    }
+
+    /// Connections handed over so far and still open.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.0.shared.tunnels
+    }
+
+    async fn serve(
+        &self,
+        ask: &Ask<'_>,
+        body: Incoming,
+        upgrade: Option<OnUpgrade>,
+        limits: &mut Option<Decision>,
+    ) -> Result<Reply, Problem> {
+        if forward::is_loop(&ask.visit.headers) {
+            return Err(Problem::Loop);
+        }
+        self.admit(ask, limits).await?;
+        match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
+            Plan::Tunnel => self.tunnel(ask, upgrade).await,
+            Plan::Pass(reason) => self.pass(ask, body, reason).await,
+            Plan::Lookup(key) => self.answer(ask, key).await,
+        }
+    }
+
+    /// Asks the limits that this request falls under; a refusal is a [`Problem`].
+    async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Decision>) -> Result<(), Problem> {
+        let settings = &ask.visit.snapshot.settings.limits;
+        let (method, route_limits) = (&ask.visit.method, &ask.found.rule.limits);
+        let checks = limit::checks::checks(settings, route_limits, method, ask.target, ask.caller);
+        if checks.is_empty() {
+            return Ok(());
+        }
+        let _span = ask.span.child("limit");
+        let (limiter, recorder) = (&self.0.limiter, &self.0.recorder);
+        let decision = limiter
+            .admit(&checks, settings.redis_down, ask.visit.now)
+            .await;
+        for state in &decision.states {
+            recorder.limit(&state.name, state.word(settings.mode));
+        }
+        let decision = limits.insert(decision.in_mode(settings.mode));
+        match (decision.admitted, decision.unavailable) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Problem::LimitsUnavailable),
+            (false, false) => Err(Problem::Limited(Box::new(decision.clone()))),
+        }
+    }
+
+    /// Answers from the store where it may, from the app where it must.
+    async fn answer(&self, ask: &Ask<'_>, key: Key) -> Result<Reply, Problem> {
+        let visit = ask.visit;
+        let span = ask.span.child("lookup");
+        let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
+        drop(span);
+        let (entry, tier, softly_purged) = match held {
+            Lookup::Absent(reason) if visit.method == Method::HEAD => {
+                return self.head(ask, None, reason).await;
+            }
+            Lookup::Absent(reason) => {
+                let client = visit.client_refresh();
+                return match semantics::reuse(
+                    &visit.headers,
+                    None,
+                    false,
+                    ask.policy(),
+                    client,
+                    visit.now,
+                ) {
+                    Reuse::Forbidden => Err(Problem::OnlyIfCached),
+                    _ => self.fetch(ask, key, None, reason).await,
+                };
+            }
+            Lookup::Found {
+                entry,
+                tier,
+                softly_purged,
+            } => (entry, tier, softly_purged),
+        };
+        match semantics::reuse(
+            &visit.headers,
+            Some(&entry.stored),
+            softly_purged,
+            ask.policy(),
+            visit.client_refresh(),
+            visit.now,
+        ) {
+            Reuse::Fresh => {
+                self.renew(ask, key, &entry);
+                Ok(Reply::stored(ask, &entry, Outcome::Hit, tier.reason()).from(tier))
+            }
+            Reuse::StaleWhileRevalidate(reason) => {
+                self.refresh(ask, key, &entry);
+                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+            }
+            Reuse::Validate(reason) if visit.method == Method::HEAD => {
+                self.head(ask, Some((key, entry)), reason).await
+            }
+            Reuse::Fetch(reason) if visit.method == Method::HEAD => {
+                self.head(ask, None, reason).await
+            }
+            Reuse::Validate(reason) => self.fetch(ask, key, Some(entry), reason).await,
+            Reuse::Fetch(reason) => self.fetch(ask, key, None, reason).await,
+            Reuse::Forbidden => Err(Problem::OnlyIfCached),
+        }
+    }
+
+    /// What a hit does behind: lengthens a sliding lifetime, or refreshes what is about to expire.
+    fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
+        let rule = ask.found.rule;
+        let now = ask.visit.now;
+        let lifetime = &entry.stored.lifetime;
+        if let Some(share) = rule.refresh_ahead
+            && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)
+        {
+            self.refresh(ask, key, entry);
+        }
+        if let (Some(cap), Some(ttl)) = (
+            rule.slide_up_to,
+            rule.policy.as_ref().and_then(|policy| policy.ttl.as_ref()),
+        ) && let Some(slid) = lifetime.slide(ttl.default, cap, now)
+        {
+            let mut stored = entry.stored.clone();
+            stored.lifetime = slid;
+            self.0.cache.store(&key, Arc::new(entry.with(stored)), now);
+        }
+    }
+
+    /// Sends a request through to the app and its answer back, untouched by the store.
+    async fn pass(&self, ask: &Ask<'_>, body: Incoming, reason: Reason) -> Result<Reply, Problem> {
+        let mut body = RequestBody::streaming(body);
+        let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
+        let fields = forward::request_fields(ask, false);
+        let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
+        let response = self.ask_app(ask, request).await?;
+        let reply = Reply::app(ask, response, Outcome::Bypass, reason);
+        if ask.visit.method.is_safe() {
+            return Ok(reply);
+        }
+        self.purge_after(ask, wanted, reply).await
+    }
+
+    /// A HEAD that the store does not answer. What it says of the stored GET is heeded (RFC 9111 §4.3.5).
+    async fn head(
+        &self,
+        ask: &Ask<'_>,
+        stale: Option<(Key, Arc<Entry>)>,
+        reason: Reason,
+    ) -> Result<Reply, Problem> {
+        let fields = forward::request_fields(ask, false);
+        let request = ask.request(
+            fields,
+            forward::target(&ask.visit.uri, None),
+            RequestBody::empty(),
+        );
+        let requested = self.0.shared.clock.now();
+        let response = match self.ask_app(ask, request).await {
+            Ok(response) => response,
+            Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
+        };
+        if let Some((key, entry)) = stale {
+            self.heed_head(ask, key, &entry, &response, requested).await;
+        }
+        Ok(Reply::app(ask, response, Outcome::Miss, reason))
+    }
+
+    async fn tunnel(&self, ask: &Ask<'_>, upgrade: Option<OnUpgrade>) -> Result<Reply, Problem> {
+        let place = self.0.shared.tunnels.enter()?;
+        let mut fields = forward::request_fields(ask, false);
+        tunnel::ask(&mut fields, &ask.visit.headers);
+        let request = ask.request(
+            fields,
+            forward::target(&ask.visit.uri, None),
+            RequestBody::empty(),
+        );
+        let mut response = self.ask_app(ask, request).await?;
+        let agreed = tunnel::agreed(&ask.visit.headers, &response).map_err(Problem::App)?;
+        match upgrade {
+            Some(client) if agreed => {
+                tunnel::connect(client, hyper::upgrade::on(&mut response), place);
+                Ok(Reply::switching(response))
+            }
+            _ => Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Upgrade)),
+        }
+    }
+
+    /// One question to the app, timed and traced. An upgrade that nobody asked for is a broken answer.
+    async fn ask_app(
+        &self,
+        ask: &Ask<'_>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<crate::upstream::ResponseBody>, Problem> {
+        let _span = ask.span.child("fetch");
+        let tunnelling = request.headers().contains_key(http::header::UPGRADE);
+        let response = self.timed(ask.handle(), request).await;
+        match response {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !tunnelling => {
+                Err(Problem::App(crate::upstream::UpstreamError::Protocol(
+                    "unasked-upgrade",
+                )))
+            }
+            Ok(response) => Ok(response),
+            Err(error) => Err(Problem::App(error)),
+        }
+    }
+
+    async fn timed(
+        &self,
+        route: &RouteHandle,
+        request: Request<RequestBody>,
+    ) -> Result<Response<crate::upstream::ResponseBody>, crate::upstream::UpstreamError> {
+        use crate::telemetry::metrics::UpstreamResult;
+        let began = Instant::now();
+        let outcome = self.0.upstream.send(request).await;
+        let result = match &outcome {
+            Ok(response) => UpstreamResult::Status(response.status()),
+            Err(error) => UpstreamResult::Error(error.word()),
+        };
+        self.0.recorder.upstream(route, result, began.elapsed());
+        outcome
+    }
+}
+
+impl<'a> Ask<'a> {
+    fn handle(&self) -> &'a RouteHandle {
+        &self.visit.snapshot.handles[self.found.rule.id]
+    }
+
+    /// What the route asks of storing; of a route that stores nothing, what a plain cache would do.
+    fn policy(&self) -> &'a Policy {
+        static PLAIN: LazyLock<Policy> = LazyLock::new(Policy::default);
+        self.found.rule.policy.as_ref().unwrap_or(&PLAIN)
+    }
+
+    fn plan(&self, has_body: bool) -> Plan {
+        let identity: Vec<Option<Vec<u8>>> = self
+            .found
+            .rule
+            .key
+            .per
+            .iter()
+            .map(|per| self.part(*per))
+            .collect();
+        let asked = Asked {
+            method: &self.visit.method,
+            scheme: self.visit.peer.scheme(),
+            authority: &self.visit.authority,
+            target: self.target,
+            headers: &self.visit.headers,
+            has_body,
+        };
+        self.found.rule.plan(&asked, &identity)
+    }
+
+    /// The caller's part of a key that is one each.
+    fn part(&self, per: Per) -> Option<Vec<u8>> {
+        match per {
+            Per::Ip => Some(self.caller.network().into_bytes()),
+            Per::User => self.caller.user().map(|user| user.id.as_bytes().to_vec()),
+            Per::Token => self.caller.token().map(|digest| digest.to_vec()),
+        }
+    }
+
+    fn request(
+        &self,
+        fields: http::HeaderMap,
+        target: http::Uri,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.visit.method.clone();
+        *request.uri_mut() = target;
+        *request.headers_mut() = fields;
+        request
+    }
+}
+
+impl Tier {
+    /// Its word as the reason of a hit.
+    const fn reason(self) -> Reason {
+        match self {
+            Self::Memory => Reason::Memory,
+            Self::Redis => Reason::Redis,
+        }
+    }
+
+    const fn source(self) -> Source {
+        match self {
+            Self::Memory => Source::Memory,
+            Self::Redis => Source::Redis,
+        }
+    }
+}

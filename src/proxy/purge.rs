@@ -1,0 +1,251 @@
+//! Tags of what is stored, and what an unsafe request purges.
+
+use super::body::Body;
+use super::reply::Reply;
+use super::respond::Problem;
+use super::{Ask, Proxy};
+use crate::cache::purge::Scope;
+use crate::cache::{Purge, PurgeOutcome};
+use crate::route::{Placeholder, Rule, Target, Template};
+use crate::semantics::invalidation;
+use crate::upstream::{BodyCopy, RequestBody};
+use bytes::Bytes;
+use http::Method;
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// How much of a JSON body is read to fill a placeholder, in bytes.
+const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Tags of one entry, and their length in bytes.
+const TAGS_MAX: usize = 128;
+const TAG_BYTES_MAX: usize = 256;
+
+/// The request body, kept where a purge template asks for one of its fields.
+pub(super) fn wanted(rule: &Rule, method: &Method, body: &mut RequestBody) -> Option<BodyCopy> {
+    let asks = |placeholder: &Placeholder| matches!(placeholder, Placeholder::Request(_));
+    let wanted = !method.is_safe() && rule.purge.iter().flat_map(Template::placeholders).any(asks);
+    wanted.then(|| body.keep_copy(JSON_BYTES_MAX))
+}
+
+impl Proxy {
+    /// After a good answer to an unsafe request: purges the route's tags and what RFC 9111 §4.4
+    /// says, before the answer leaves.
+    pub(super) async fn purge_after(
+        &self,
+        ask: &Ask<'_>,
+        sent: Option<BodyCopy>,
+        mut reply: Reply,
+    ) -> Result<Reply, Problem> {
+        let status = reply.response.status();
+        let mut purges: Vec<Purge> = Vec::new();
+        if status.is_success() && !ask.found.rule.purge.is_empty() {
+            let request = sent
+                .and_then(|copy| copy.take())
+                .and_then(|body| serde_json::from_slice(&body).ok());
+            let response = self.response_json(ask, &mut reply).await;
+            let value = |placeholder: &Placeholder| match placeholder {
+                Placeholder::Request(path) => field(request.as_ref(), path).map(Cow::Owned),
+                Placeholder::Response(path) => field(response.as_ref(), path).map(Cow::Owned),
+                other => ask.value(other),
+            };
+            // A tag whose field is missing is left out, never guessed.
+            let tags = ask
+                .found
+                .rule
+                .purge
+                .iter()
+                .filter_map(|template| template.render(value));
+            purges.extend(tags.map(|tag| Purge {
+                scope: Scope::Tag(tag),
+                soft: false,
+            }));
+        }
+        let tags = purges.len();
+        let visit = ask.visit;
+        let urls = invalidation::invalidated(
+            &visit.method,
+            &visit.authority,
+            visit.path_and_query(),
+            status,
+            reply.response.headers(),
+        );
+        let urls = urls.into_iter().filter(|url| ask.is_cached_by_get(url));
+        purges.extend(urls.map(|url| Purge {
+            scope: Scope::Url(format!("{}{url}", visit.authority)),
+            soft: false,
+        }));
+        if purges.is_empty() {
+            return Ok(reply);
+        }
+        let names: Vec<&str> = purges[..tags]
+            .iter()
+            .filter_map(|purge| purge.scope.tag())
+            .collect();
+        let note = (tags > 0).then(|| format!("purged {}", names.join(", ")));
+        for purge in &purges {
+            self.0.recorder.purge(purge.scope.word(), purge.soft);
+        }
+        let outcome = self.0.cache.purge(purges, visit.now).await;
+        reply.note = note.map(|note| match outcome {
+            PurgeOutcome::Queued => format!("{note} (queued for the others)"),
+            PurgeOutcome::Logged | PurgeOutcome::Local => note,
+        });
+        Ok(reply)
+    }
+
+    /// The answer's JSON, where a template asks for it and it is small; the body is put back.
+    async fn response_json(&self, ask: &Ask<'_>, reply: &mut Reply) -> Option<Value> {
+        let asks = |placeholder: &Placeholder| matches!(placeholder, Placeholder::Response(_));
+        if !ask
+            .found
+            .rule
+            .purge
+            .iter()
+            .flat_map(Template::placeholders)
+            .any(asks)
+        {
+            return None;
+        }
+        let length = reply.response.body().size_hint().exact()?;
+        if length > JSON_BYTES_MAX as u64 {
+            return None;
+        }
+        let body = std::mem::replace(reply.response.body_mut(), Body::empty());
+        let bytes = body.collect().await.ok()?.to_bytes();
+        *reply.response.body_mut() = Body::full(bytes.clone());
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+impl Ask<'_> {
+    /// What a placeholder stands for, as far as the request tells.
+    pub(super) fn value(&self, placeholder: &Placeholder) -> Option<Cow<'_, str>> {
+        match placeholder {
+            Placeholder::Path(name) => self.found.captures.get(name).map(Cow::Borrowed),
+            Placeholder::Query(name) => self.target.query_value(name),
+            Placeholder::Header(name) => self
+                .visit
+                .headers
+                .get(name)?
+                .to_str()
+                .ok()
+                .map(Cow::Borrowed),
+            Placeholder::User => self.caller.user().map(|user| Cow::Borrowed(&*user.id)),
+            Placeholder::Token => self.caller.token().map(|digest| Cow::Owned(hex(&digest))),
+            Placeholder::Request(_) | Placeholder::Response(_) => None,
+        }
+    }
+
+    /// Whether a GET of `target` could be answered from the store at all.
+    fn is_cached_by_get(&self, target: &str) -> bool {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let target = Target::parse(path, query);
+        self.visit
+            .snapshot
+            .settings
+            .routes
+            .find(&Method::GET, &target)
+            .rule
+            .policy
+            .is_some()
+    }
+}
+
+/// The tags of a response that is on its way in: most are known from the request, some only from its body.
+#[derive(Debug)]
+pub(super) struct Tags {
+    known: Vec<String>,
+    late: Vec<(Template, Vec<(Placeholder, String)>)>,
+}
+
+impl Tags {
+    pub(super) fn new(ask: &Ask<'_>) -> Self {
+        let mut tags = Self {
+            known: Vec::new(),
+            late: Vec::new(),
+        };
+        for template in &ask.found.rule.tags {
+            if template
+                .placeholders()
+                .any(|placeholder| matches!(placeholder, Placeholder::Response(_)))
+            {
+                let value = |placeholder: &Placeholder| {
+                    Some((placeholder.clone(), ask.value(placeholder)?.into_owned()))
+                };
+                tags.late.push((
+                    template.clone(),
+                    template.placeholders().filter_map(value).collect(),
+                ));
+            } else if let Some(tag) = template.render(|placeholder| ask.value(placeholder)) {
+                tags.known.push(tag);
+            }
+        }
+        tags
+    }
+
+    /// All tags, now that the body is there: sorted, each once, bounded.
+    pub(super) fn of(&self, body: &Bytes) -> Box<[Box<str>]> {
+        let mut tags = self.known.clone();
+        if !self.late.is_empty() && body.len() <= JSON_BYTES_MAX {
+            let json: Option<Value> = serde_json::from_slice(body).ok();
+            tags.extend(self.late.iter().filter_map(|(template, values)| {
+                template.render(|placeholder| match placeholder {
+                    Placeholder::Response(path) => field(json.as_ref(), path).map(Cow::Owned),
+                    other => values
+                        .iter()
+                        .find(|(known, _)| known == other)
+                        .map(|(_, value)| Cow::Borrowed(value.as_str())),
+                })
+            }));
+        }
+        tags.retain(|tag| tag.len() <= TAG_BYTES_MAX);
+        tags.sort_unstable();
+        tags.dedup();
+        tags.truncate(TAGS_MAX);
+        tags.into_iter().map(String::into_boxed_str).collect()
+    }
+}
+
+/// A field of a JSON body as text; objects and arrays are no text.
+fn field(json: Option<&Value>, path: &[String]) -> Option<String> {
+    match path.iter().try_fold(json?, |value, name| value.get(name))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_field_of_a_body_is_found_by_its_path_and_only_text_counts() {
+        let body = json!({"car": {"id": 42, "tags": ["a"]}, "name": "x"});
+        let at = |path: &[&str]| {
+            field(
+                Some(&body),
+                &path.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(at(&["car", "id"]).as_deref(), Some("42"));
+        assert_eq!(at(&["name"]).as_deref(), Some("x"));
+        assert_eq!(at(&["car", "tags"]), None);
+        assert_eq!(at(&["missing"]), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! An answer on its way out: what it is, and what is told of it in fields, metrics and logs.
+
+use super::body::Body;
+use super::coalesce::Reader;
+use super::respond::Problem;
+use super::visit::Visit;
+use super::{Ask, Rooms, forward};
+use crate::cache::{Entry, Tier};
+use crate::limit::{self, Decision};
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::{Outcome, Reason, Stored, answer};
+use crate::telemetry::AccessRecord;
+use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
+use crate::upstream::ResponseBody;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-cache-ttl");
+const X_CACHE_REASON: HeaderName = HeaderName::from_static("x-cache-reason");
+const X_CACHE_ROUTE: HeaderName = HeaderName::from_static("x-cache-route");
+const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
+const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// An answer before it is dressed for the client.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub response: Response<Body>,
+    pub outcome: Outcome,
+    pub reason: Reason,
+    source: Source,
+    /// It was made here: neither stored nor the app's.
+    own: bool,
+    coalesced: bool,
+    stored: bool,
+    ttl: Option<i64>,
+    fwd_status: Option<StatusCode>,
+    app_time: Duration,
+    pub note: Option<String>,
+}
+
+impl Reply {
+    fn new(response: Response<Body>, outcome: Outcome, reason: Reason, source: Source) -> Self {
+        Self {
+            response,
+            outcome,
+            reason,
+            source,
+            own: false,
+            coalesced: false,
+            stored: false,
+            ttl: None,
+            fwd_status: None,
+            app_time: Duration::ZERO,
+            note: None,
+        }
+    }
+
+    /// From the store.
+    pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
+        let response = from_stored(ask.visit, &entry.stored);
+        let mut reply = Self::new(response, outcome, reason, Source::Memory);
+        reply.ttl = Some(entry.stored.lifetime.ttl_secs(ask.visit.now));
+        reply.app_time = entry.app_time;
+        reply
+    }
+
+    /// Names the tier it came from.
+    pub fn from(mut self, tier: Tier) -> Self {
+        self.source = tier.source();
+        self
+    }
+
+    /// From the app, streamed.
+    pub fn app(
+        ask: &Ask<'_>,
+        response: Response<ResponseBody>,
+        outcome: Outcome,
+        reason: Reason,
+    ) -> Self {
+        let (mut head, body) = response.into_parts();
+        forward::response_fields(&mut head.headers, head.version);
+        let patience = ask.visit.snapshot.settings.upstream.timeout;
+        let patience = (!is_event_stream(&head.headers)).then_some(patience);
+        Self::from_app(head, Body::app(body, patience), outcome, reason)
+    }
+
+    /// From the app, read from the fetch that is being stored.
+    pub fn leading(
+        ask: &Ask<'_>,
+        mut head: response::Parts,
+        stored: &Stored,
+        reader: Reader,
+        reason: Reason,
+    ) -> Self {
+        forward::response_fields(&mut head.headers, head.version);
+        let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
+        // A client that already has this very representation is told so; the fetch goes on behind.
+        let own = from_stored(ask.visit, stored);
+        if own.status() == StatusCode::NOT_MODIFIED {
+            reply.response = own;
+        }
+        reply.keeps(stored, ask)
+    }
+
+    /// From another request's fetch.
+    pub fn following(ask: &Ask<'_>, stored: &Stored, reader: Reader, reason: Reason) -> Self {
+        let mut response = from_stored(ask.visit, stored);
+        if response.status() != StatusCode::NOT_MODIFIED {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Body::shared(reader);
+        }
+        let mut reply = Self::new(response, Outcome::Miss, reason, Source::Upstream);
+        reply.coalesced = true;
+        reply.keeps(stored, ask)
+    }
+
+    /// From a response that has just come in whole.
+    pub fn whole(ask: &Ask<'_>, stored: &Stored, reason: Reason) -> Self {
+        let response = from_stored(ask.visit, stored);
+        let mut reply =
+            Self::new(response, Outcome::Miss, reason, Source::Upstream).keeps(stored, ask);
+        reply.fwd_status = Some(stored.status);
+        reply
+    }
+
+    /// Marks an answer as taken from another request's fetch.
+    pub fn collapsed(mut self) -> Self {
+        self.coalesced = true;
+        self
+    }
+
+    /// The connection is handed over.
+    pub fn switching(response: Response<ResponseBody>) -> Self {
+        let (head, _) = response.into_parts();
+        let mut switching = Response::new(Body::empty());
+        *switching.status_mut() = head.status;
+        *switching.headers_mut() = head.headers;
+        Self::new(
+            switching,
+            Outcome::Bypass,
+            Reason::Upgrade,
+            Source::Upstream,
+        )
+    }
+
+    /// Made here.
+    pub fn problem(problem: &Problem, visit: &Visit) -> Self {
+        let response = problem.answer(visit.snapshot.settings.errors, visit.now, visit.trace_id());
+        let (outcome, reason) = match problem {
+            Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
+            Problem::App(_) => (Outcome::Miss, Reason::AppError),
+            _ => (Outcome::Bypass, Reason::Request),
+        };
+        let mut reply = Self::new(response, outcome, reason, Source::Larder);
+        reply.own = true;
+        reply
+    }
+
+    fn from_app(head: response::Parts, body: Body, outcome: Outcome, reason: Reason) -> Self {
+        let status = head.status;
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = head.headers;
+        let mut reply = Self::new(response, outcome, reason, Source::Upstream);
+        reply.fwd_status = Some(status);
+        reply
+    }
+
+    fn keeps(mut self, stored: &Stored, ask: &Ask<'_>) -> Self {
+        self.stored = true;
+        self.ttl = Some(stored.lifetime.ttl_secs(ask.visit.now));
+        self
+    }
+
+    /// Adds what is told to the client, and tells the metrics and the log.
+    pub fn finish(
+        mut self,
+        rooms: &Rooms,
+        ask: &Ask<'_>,
+        limits: Option<&Decision>,
+        active: ActiveGuard,
+    ) -> Response<Body> {
+        let visit = ask.visit;
+        let took = visit.began.elapsed();
+        let style = &visit.snapshot.settings.headers;
+        let headers = self.response.headers_mut();
+        if style.cache_standard && !self.own {
+            let status = CacheStatus {
+                outcome: self.outcome,
+                reason: self.reason,
+                ttl: self.ttl,
+                stored: self.stored,
+                collapsed: self.coalesced,
+                fwd_status: self.fwd_status,
+            };
+            status.append(headers);
+        }
+        if style.cache_legacy {
+            headers.insert(X_CACHE, HeaderValue::from_static(self.outcome.header()));
+            headers.insert(X_RESPONSE_TIME, milliseconds(took));
+            if let Some(ttl) = self.ttl {
+                headers.insert(X_CACHE_TTL, HeaderValue::from(ttl.max(0)));
+            }
+        }
+        if visit.debug {
+            headers.insert(X_CACHE_REASON, HeaderValue::from_static(self.reason.word()));
+            if let Ok(name) = HeaderValue::from_str(&ask.found.rule.name) {
+                headers.insert(X_CACHE_ROUTE, name);
+            }
+        }
+        if let Some(decision) = limits {
+            limit::headers::apply(decision, style, visit.now, headers);
+        }
+        if ask.found.rule.policy.is_none() {
+            forbid_storing(headers);
+        }
+        headers.insert(forward::X_REQUEST_ID, visit.request_id.clone());
+        headers.insert(X_TRACE_ID, visit.trace_id.clone());
+        self.tell(rooms, ask, limits, took);
+        self.response.map(|body| {
+            body.metered(
+                rooms.recorder.clone(),
+                ask.handle().clone(),
+                self.source,
+                active,
+            )
+        })
+    }
+
+    fn tell(&mut self, rooms: &Rooms, ask: &Ask<'_>, limits: Option<&Decision>, took: Duration) {
+        let (visit, status) = (ask.visit, self.response.status());
+        let finished = Finished {
+            method: &visit.method,
+            status,
+            outcome: self.outcome,
+            reason: self.reason,
+            duration: took,
+            source: self.source,
+            coalesced: self.coalesced,
+        };
+        rooms.recorder.request(ask.handle(), &finished);
+        if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
+            rooms.recorder.saved(ask.handle(), self.app_time);
+        }
+        if !rooms.shared.log.wants(status, self.outcome, took) {
+            return;
+        }
+        rooms.shared.log.write(AccessRecord {
+            method: visit.method.clone(),
+            path: visit.uri.path().into(),
+            route: ask.found.rule.name.clone(),
+            status,
+            outcome: self.outcome,
+            reason: self.reason,
+            duration: took,
+            limit: limits
+                .and_then(|decision| decision.refusals().next())
+                .map(|state| state.name.clone()),
+            trace_id: visit.trace_id().into(),
+            client: ask.caller.ip(),
+            ttl: self.ttl,
+            note: self.note.take(),
+        });
+    }
+}
+
+/// What `stored` answers this request with.
+fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
+    let answer = answer(&visit.method, &visit.headers, stored, visit.now);
+    let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
+        .then(|| stored.trailers.clone());
+    let mut response = Response::new(Body::stored(VecDeque::from(answer.body), trailers));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    if let Some(length) = answer.content_length {
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response
+}
+
+/// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
+fn forbid_storing(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in [
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+    ] {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes()
+            .to_ascii_lowercase()
+            .starts_with(b"text/event-stream")
+    })
+}
+
+/// `0.2ms`
+fn milliseconds(duration: Duration) -> HeaderValue {
+    let text = format!("{:.1}ms", duration.as_secs_f64() * 1_000.0);
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("0ms"))
+}

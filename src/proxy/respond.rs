@@ -1,0 +1,289 @@
+//! The one place where larder chooses a status code, and shapes the errors it makes.
+
+use super::body::Body;
+use crate::config::settings::ErrorShape;
+use crate::limit::{self, Decision};
+use crate::semantics::Timestamp;
+use crate::upstream::UpstreamError;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+/// How long a client is asked to wait when the app has too much to do, in seconds.
+const OVERLOAD_WAIT_SECS: u64 = 1;
+
+/// Why larder answers by itself instead of passing an answer on; grouped by whose doing it is.
+#[derive(Clone, Debug)]
+pub enum Problem {
+    /// Client: the request breaks HTTP; the words say how.
+    BadRequest(&'static str),
+    /// Client: CONNECT and TRACE are not for a sidecar.
+    MethodNotAllowed,
+    /// Client: a transfer coding that nobody here speaks.
+    UnknownCoding,
+    /// Client: an Expect that nobody here meets.
+    ExpectationFailed,
+    /// Client: the head is larger than is read.
+    HeadTooLarge,
+    /// Client: the target is longer than is read.
+    TargetTooLong,
+    /// Client: only-if-cached, and nothing is (RFC 9111 §5.2.1.7).
+    OnlyIfCached,
+    /// Client: over a limit.
+    Limited(Box<Decision>),
+    /// Operator: Redis is away and `limits.redis_down: deny`.
+    LimitsUnavailable,
+    /// Operator: the proxy is its own app.
+    Loop,
+    /// Operator: as many connections are tunnelled as may be.
+    TooManyTunnels,
+    /// App: it gave no usable answer.
+    App(UpstreamError),
+}
+
+impl Problem {
+    /// The status code.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::App(error) => match error {
+                UpstreamError::Timeout | UpstreamError::ConnectTimeout => {
+                    StatusCode::GATEWAY_TIMEOUT
+                }
+                UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+                UpstreamError::ClientBody => StatusCode::BAD_REQUEST,
+                UpstreamError::Connect
+                | UpstreamError::Tls
+                | UpstreamError::Reset
+                | UpstreamError::Protocol(_) => StatusCode::BAD_GATEWAY,
+            },
+        }
+    }
+
+    /// The word for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "BAD_REQUEST",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::UnknownCoding => "NOT_IMPLEMENTED",
+            Self::ExpectationFailed => "EXPECTATION_FAILED",
+            Self::HeadTooLarge => "HEADERS_TOO_LARGE",
+            Self::TargetTooLong => "URI_TOO_LONG",
+            Self::OnlyIfCached => "NOT_CACHED",
+            Self::Limited(_) => "RATE_LIMITED",
+            Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
+            Self::Loop => "LOOP_DETECTED",
+            Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
+            Self::App(error) => match error {
+                UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
+                UpstreamError::Overloaded => "UPSTREAM_OVERLOADED",
+                UpstreamError::ClientBody => "BAD_REQUEST",
+                UpstreamError::Connect | UpstreamError::Tls => "UPSTREAM_UNREACHABLE",
+                UpstreamError::Reset | UpstreamError::Protocol(_) => "UPSTREAM_FAILED",
+            },
+        }
+    }
+
+    /// One sentence for people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::BadRequest(how) => format!("The request cannot be forwarded safely: {how}."),
+            Self::MethodNotAllowed => "CONNECT and TRACE are not served here.".into(),
+            Self::UnknownCoding => "Only the chunked transfer coding is understood.".into(),
+            Self::ExpectationFailed => "Only 100-continue can be expected here.".into(),
+            Self::HeadTooLarge => "The request's header fields are too large.".into(),
+            Self::TargetTooLong => "The request's target is too long.".into(),
+            Self::OnlyIfCached => "Only a stored answer was asked for, and none is usable.".into(),
+            Self::Limited(_) => "Too many requests".into(),
+            Self::LimitsUnavailable => "Requests cannot be counted at the moment.".into(),
+            Self::Loop => {
+                "The proxy received its own request: its upstream leads back to itself.".into()
+            }
+            Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
+            Self::App(error) => match error {
+                UpstreamError::Timeout => "The app did not answer in time.",
+                UpstreamError::ConnectTimeout => "The app did not accept a connection in time.",
+                UpstreamError::Overloaded => "The app has too many requests at the moment.",
+                UpstreamError::ClientBody => "The request's body broke off.",
+                UpstreamError::Connect => "The app cannot be reached.",
+                UpstreamError::Tls => "No secure connection to the app could be made.",
+                UpstreamError::Reset => "The app closed the connection without an answer.",
+                UpstreamError::Protocol(_) => "The app's answer breaks HTTP.",
+            }
+            .into(),
+        }
+    }
+
+    /// In how many seconds to try again, where we know.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Limited(decision) => limit::headers::retry_after(decision),
+            Self::LimitsUnavailable
+            | Self::TooManyTunnels
+            | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing more may be read from this connection.
+    const fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::UnknownCoding
+                | Self::ExpectationFailed
+                | Self::HeadTooLarge
+                | Self::TargetTooLong
+        )
+    }
+
+    /// The answer, in the shape the operator chose.
+    #[must_use]
+    pub fn answer(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Response<Body> {
+        let retry_after = self.retry_after();
+        let (content_type, body) = match shape {
+            ErrorShape::Problem => (
+                "application/problem+json",
+                self.problem(trace_id, retry_after),
+            ),
+            ErrorShape::Exodrive => (
+                "application/json",
+                self.exodrive(now, trace_id, retry_after),
+            ),
+        };
+        let mut response = Response::new(Body::full(body.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(secs) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(secs));
+        }
+        if matches!(self, Self::MethodNotAllowed) {
+            headers.insert(
+                ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            );
+        }
+        if self.closes() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// RFC 9457; a refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
+    fn problem(&self, trace_id: &str, retry_after: Option<u64>) -> Value {
+        let status = self.status();
+        let mut problem = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.message(),
+            "code": self.code(),
+            "traceId": trace_id,
+        });
+        if let Self::Limited(decision) = self {
+            problem["type"] =
+                json!("https://iana.org/assignments/http-problem-types#quota-exceeded");
+            problem["violated-policies"] = decision
+                .refusals()
+                .map(|state| state.name.as_str())
+                .collect();
+        }
+        if let Some(secs) = retry_after {
+            problem["retryAfter"] = json!(secs);
+        }
+        problem
+    }
+
+    fn exodrive(&self, now: Timestamp, trace_id: &str, retry_after: Option<u64>) -> Value {
+        let mut error = json!({
+            "code": self.code(),
+            "message": self.message(),
+            "timestamp": now.rfc3339(),
+            "traceId": trace_id,
+        });
+        if let Some(secs) = retry_after {
+            error["retryAfter"] = json!(secs);
+        }
+        json!({ "error": error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::State;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_737_626_400_000);
+
+    fn body(response: Response<Body>) -> Value {
+        let bytes = futures_executor(response.into_body());
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    fn futures_executor(body: Body) -> Vec<u8> {
+        use http_body_util::BodyExt;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async { body.collect().await.unwrap().to_bytes().to_vec() })
+    }
+
+    fn refused() -> Problem {
+        let state = State {
+            name: "public".into(),
+            quota: 60,
+            window: Duration::from_secs(60),
+            remaining: 0,
+            reset: Duration::from_millis(59_001),
+            refused: true,
+        };
+        Problem::Limited(Box::new(Decision {
+            admitted: false,
+            unavailable: false,
+            counted: crate::limit::Counted::Shared,
+            states: vec![state],
+        }))
+    }
+
+    #[test]
+    fn exodrives_clients_find_their_own_shape() {
+        let response = refused().answer(ErrorShape::Exodrive, NOW, "abc");
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[RETRY_AFTER], "60");
+        assert_eq!(
+            body(response),
+            json!({"error": {"code": "RATE_LIMITED", "message": "Too many requests",
+                "timestamp": "2025-01-23T10:00:00Z", "traceId": "abc", "retryAfter": 60}})
+        );
+    }
+
+    #[test]
+    fn a_problem_names_the_policies_it_violates() {
+        let response = refused().answer(ErrorShape::Problem, NOW, "abc");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(body(response)["violated-policies"], json!(["public"]));
+    }
+
+    #[test]
+    fn a_slow_app_is_a_504_and_an_absent_one_a_502() {
+        assert_eq!(Problem::App(UpstreamError::Timeout).status(), 504);
+        assert_eq!(Problem::App(UpstreamError::Connect).status(), 502);
+        assert_eq!(Problem::App(UpstreamError::Overloaded).status(), 503);
+    }
+}

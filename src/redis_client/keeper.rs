@@ -1,0 +1,498 @@
+//! Keeps a worker's connections: makes them, probes them, watches them for stalls, moves the breaker.
+//!
+//! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
+
+use super::breaker::{Breaker, STALL_WAITING, State};
+use super::link::{CONNECT_DEADLINE, Fate, Link, Refused, Target};
+use super::{Outage, outage};
+use crate::telemetry::Recorder;
+use arc_swap::ArcSwap;
+use bb8_redis::bb8::{self, ManageConnection, Pool};
+use redis::Value;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// All handles of this process together begin no more than two connects a second to a Redis that
+/// does not take them.
+pub const CONNECT_SPACING: Duration = Duration::from_millis(500);
+/// At most this much is added to the spacing by chance, so that sidecars do not march in step.
+pub const CONNECT_JITTER: Duration = Duration::from_millis(300);
+/// Pause between probes while all is well.
+pub const PROBE_PAUSE_CLOSED: Duration = Duration::from_secs(1);
+/// One log line per kind in this time.
+pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
+
+/// What callers and keeper share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where to connect.
+    pub target: Arc<Target>,
+    /// Deadline of one command.
+    pub timeout: Duration,
+    /// Connections kept, and the most there may be.
+    pub connections: (u32, u32),
+    /// Connections wanted now.
+    pub wanted: AtomicU32,
+    /// Live connections.
+    pub links: ArcSwap<Vec<Arc<Link>>>,
+    /// Number of the breaker's [`State`], for the one load on the hot path.
+    pub state: AtomicU8,
+    /// How often the breaker opened.
+    pub opened: AtomicU64,
+    breaker: Mutex<Breaker>,
+    epoch: Instant,
+    /// Redis's clock in milliseconds at `epoch`; `i64::MIN` while unknown.
+    server_epoch: AtomicI64,
+    /// Last good probe's round trip in microseconds; 0 while unknown.
+    ping: AtomicU64,
+    /// A connection ended, or more are wanted.
+    pub changed: Arc<Notify>,
+    /// Somebody doubts that Redis is there.
+    pub doubt: Notify,
+    /// So many commands wait on a link that silence would prove something.
+    pub busy: Notify,
+    news: Mutex<HashMap<&'static str, Instant>>,
+    /// Where commands are counted.
+    pub recorder: Recorder,
+}
+
+impl Shared {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(
+        settings: &crate::config::settings::Redis,
+        target: Target,
+        connections: (u32, u32),
+        recorder: Recorder,
+    ) -> Self {
+        let most = connections.1.max(1);
+        let least = connections.0.clamp(1, most);
+        Self {
+            target: Arc::new(target),
+            timeout: settings.timeout,
+            connections: (least, most),
+            wanted: AtomicU32::new(least),
+            links: ArcSwap::default(),
+            state: AtomicU8::new(State::Open as u8),
+            opened: AtomicU64::new(0),
+            breaker: Mutex::new(Breaker::new(settings.breaker)),
+            epoch: Instant::now(),
+            server_epoch: AtomicI64::new(i64::MIN),
+            ping: AtomicU64::new(0),
+            changed: Arc::new(Notify::new()),
+            doubt: Notify::new(),
+            busy: Notify::new(),
+            news: Mutex::new(HashMap::new()),
+            recorder,
+        }
+    }
+
+    /// The breaker's state: one atomic load.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State::from_number(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Redis's clock now, in milliseconds since the Unix epoch, once it has been asked.
+    #[must_use]
+    pub fn server_millis(&self) -> Option<u64> {
+        let at_epoch = self.server_epoch.load(Ordering::Relaxed);
+        if at_epoch == i64::MIN {
+            return None;
+        }
+        let elapsed = i64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(i64::MAX);
+        u64::try_from(at_epoch.saturating_add(elapsed)).ok()
+    }
+
+    /// Last good probe's round trip.
+    #[must_use]
+    pub fn ping(&self) -> Option<Duration> {
+        match self.ping.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    /// A command was answered.
+    pub fn answered(&self, took: Duration) {
+        self.breaker().answered(took, self.epoch.elapsed());
+    }
+
+    /// A command failed.
+    pub fn failed(&self, outage: Outage) {
+        let state = self.breaker().failed(outage, self.epoch.elapsed());
+        self.follow(state, outage, "commands failed");
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, outage: Outage, why: &str) {
+        self.breaker().open();
+        self.follow(State::Open, outage, why);
+    }
+
+    /// Publishes the breaker's state, and says so where it changed.
+    fn follow(&self, state: State, outage: Outage, why: &str) {
+        let before = State::from_number(self.state.swap(state as u8, Ordering::Relaxed));
+        match (before, state) {
+            (State::Closed, State::Open | State::HalfOpen) => {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                self.doubt.notify_one();
+                if self.is_news(outage.word()) {
+                    tracing::warn!(
+                        redis = self.target.address(),
+                        kind = outage.word(),
+                        "Redis is away ({why}); answering from memory and the app"
+                    );
+                }
+            }
+            (State::Open | State::HalfOpen, State::Closed) if self.is_news("back") => {
+                tracing::info!(redis = self.target.address(), "Redis is in use");
+            }
+            _ => {}
+        }
+    }
+
+    fn is_news(&self, kind: &'static str) -> bool {
+        let now = Instant::now();
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = news
+            .get(kind)
+            .is_none_or(|said| now.duration_since(*said) >= NEWS_PAUSE);
+        if fresh {
+            news.insert(kind, now);
+        }
+        fresh
+    }
+
+    /// A connect was refused: one line, whatever the breaker does.
+    fn refused(&self, refused: &Refused) {
+        let kind = refused.outage.word();
+        self.recorder.redis("connect", Some(kind), Duration::ZERO);
+        if self.is_news(kind) {
+            tracing::warn!(
+                redis = self.target.address(),
+                user = self.target.user(),
+                kind,
+                "no connection to Redis: {}",
+                refused.text
+            );
+        }
+    }
+}
+
+/// Runs until it is dropped.
+pub async fn keep(shared: Arc<Shared>) {
+    let manager = Manager {
+        target: Arc::clone(&shared.target),
+        changed: Arc::clone(&shared.changed),
+    };
+    // The pool owns the connections and throws dead ones out. It makes none by itself, tests none
+    // on check-out and lets nobody wait: only this task asks it.
+    let pool = Pool::builder()
+        .max_size(shared.connections.1)
+        .min_idle(None)
+        .test_on_check_out(false)
+        .retry_connection(false)
+        .connection_timeout(CONNECT_DEADLINE)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .error_sink(Box::new(Sink(Arc::downgrade(&shared))))
+        .build_unchecked(manager);
+    tokio::select! {
+        never = connect(&shared, &pool) => match never {},
+        never = probe(&shared) => match never {},
+        never = watch(&shared) => match never {},
+    }
+}
+
+/// Keeps as many live links as are wanted.
+async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
+    let turnstile = Turnstile::to(&shared.target.address());
+    loop {
+        let live = sweep(pool).await;
+        let missing = (live.len() as u32) < shared.wanted.load(Ordering::Relaxed);
+        let none = live.is_empty();
+        shared.links.store(Arc::new(live));
+        if !missing {
+            shared.changed.notified().await;
+            continue;
+        }
+        let turn = turnstile.turn();
+        if none && turn > Instant::now() && shared.state() == State::Closed {
+            shared.open(Outage::Connection, "no connection left");
+        }
+        turnstile.wait(turn).await;
+        match pool.dedicated_connection().await {
+            Ok(link) => {
+                turnstile.open();
+                shared.recorder.redis("connect", None, Duration::ZERO);
+                // A pool that is full would mean more are live than wanted: drop this one.
+                let _ = pool.add(link);
+                let live = sweep(pool).await;
+                shared.links.store(Arc::new(live));
+                shared.doubt.notify_one();
+            }
+            Err(refused) => {
+                shared.refused(&refused);
+                if none {
+                    let state = shared.breaker().probe_failed(refused.outage);
+                    shared.follow(state, refused.outage, &refused.text);
+                }
+                if matches!(refused.outage, Outage::Denied | Outage::Protocol) {
+                    // Somebody has to change something first; asking twice a second would only
+                    // fill that server's log.
+                    let pause = shared.breaker().probe_pause();
+                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Checks every idle link out and in again, by which the pool drops dead ones; returns the live.
+async fn sweep(pool: &Pool<Manager>) -> Vec<Arc<Link>> {
+    let mut live = Vec::new();
+    for _ in 0..pool.state().idle_connections {
+        if let Ok(link) = pool.get().await
+            && !link.is_dead()
+        {
+            live.push(Arc::clone(&link));
+        }
+    }
+    live
+}
+
+/// Asks each link now and then whether it is there, more often while the breaker is not closed.
+async fn probe(shared: &Shared) -> Infallible {
+    loop {
+        let pause = match shared.state() {
+            State::Closed => PROBE_PAUSE_CLOSED,
+            _ => shared.breaker().probe_pause(),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.doubt.notified() => {}
+        }
+        let links = shared.links.load_full();
+        let mut outcome = None;
+        for link in links.iter().filter(|link| !link.is_dead()) {
+            let probed = probe_link(shared, link).await;
+            // One good link is enough to call Redis there.
+            if !matches!(outcome, Some(Ok(()))) {
+                outcome = Some(probed);
+            }
+        }
+        match outcome {
+            // Without a link there is nothing to probe; connecting is the probe then.
+            None => {}
+            Some(Ok(())) => {
+                let state = shared.breaker().probe_succeeded();
+                shared.follow(state, Outage::Open, "");
+            }
+            Some(Err(outage)) => {
+                let state = shared.breaker().probe_failed(outage);
+                shared.follow(state, outage, "a probe was not answered well");
+            }
+        }
+    }
+}
+
+/// PING says LOADING or MASTERDOWN where it is so; TIME gives Redis's clock. Once more before a
+/// link is given up, so that one slow answer is not taken for the end.
+async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
+    let mut probe = redis::pipe();
+    probe.cmd("PING").cmd("TIME");
+    for attempt in 0..2 {
+        let answers = link.answers();
+        let begun = Instant::now();
+        let outage = match tokio::time::timeout(shared.timeout, link.commands(&probe)).await {
+            Ok(Ok(values)) => match values.as_slice() {
+                [Value::ServerError(error), _] | [_, Value::ServerError(error)] => {
+                    outage::of_server_error(error)
+                }
+                [_, time] => {
+                    let took = begun.elapsed();
+                    note_time(shared, time, took);
+                    shared.recorder.redis("probe", None, took);
+                    return Ok(());
+                }
+                _ => Outage::Protocol,
+            },
+            Ok(Err(error)) => outage::of_error(&error),
+            // Others were answered meanwhile: it is there, only busy.
+            Err(_) if link.answers() > answers => return Ok(()),
+            Err(_) => Outage::Timeout,
+        };
+        shared
+            .recorder
+            .redis("probe", Some(outage.word()), begun.elapsed());
+        match outage {
+            Outage::Timeout if attempt == 0 && shared.state() == State::Closed => {}
+            // It answers: the link is good, Redis is not (yet).
+            Outage::NotReady | Outage::ReadOnly | Outage::Full => return Err(outage),
+            _ => {
+                link.end(Fate::Closed);
+                return Err(outage);
+            }
+        }
+    }
+    link.end(Fate::Closed);
+    Err(Outage::Timeout)
+}
+
+/// TIME answers seconds and microseconds; it was read about half a round trip ago.
+fn note_time(shared: &Shared, time: &Value, took: Duration) {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    shared.ping.store(micros.max(1), Ordering::Relaxed);
+    let number = |value: &Value| match value {
+        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse::<i64>().ok(),
+        Value::Int(number) => Some(*number),
+        _ => None,
+    };
+    if let Value::Array(parts) = time
+        && let [seconds, micros] = parts.as_slice()
+        && let (Some(seconds), Some(micros)) = (number(seconds), number(micros))
+    {
+        let there = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
+        let age = shared.epoch.elapsed().saturating_sub(took / 2).as_millis();
+        let age = i64::try_from(age).unwrap_or(i64::MAX);
+        shared
+            .server_epoch
+            .store(there.saturating_sub(age), Ordering::Relaxed);
+    }
+}
+
+/// Looks for silence while many commands wait; asleep while few do.
+async fn watch(shared: &Shared) -> Infallible {
+    loop {
+        shared.busy.notified().await;
+        let mut silent_before = false;
+        loop {
+            let after = shared.breaker().stall_after();
+            let tick = after / 2;
+            let due = Instant::now() + tick;
+            tokio::time::sleep_until(due).await;
+            // Late ourselves: what came in has not been read yet, so silence proves nothing.
+            let late = Instant::now().duration_since(due) > tick;
+            let links = shared.links.load_full();
+            let busy: Vec<_> = links
+                .iter()
+                .filter(|link| link.waiting() >= STALL_WAITING && !link.is_dead())
+                .collect();
+            let silent: Vec<_> = busy.iter().filter(|link| link.silence() >= after).collect();
+            if !silent.is_empty() && silent_before && !late {
+                shared.open(Outage::Stalled, "nothing comes back while commands wait");
+                silent.iter().for_each(|link| link.end(Fate::Stalled));
+            }
+            silent_before = !silent.is_empty() && !late;
+            if busy.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+/// Makes connections for the pool and tells it which are dead.
+#[derive(Debug)]
+struct Manager {
+    target: Arc<Target>,
+    changed: Arc<Notify>,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Arc<Link>;
+    type Error = Refused;
+
+    async fn connect(&self) -> Result<Arc<Link>, Refused> {
+        let changed = Arc::clone(&self.changed);
+        self.target.connect(changed).await.map(Arc::new)
+    }
+
+    async fn is_valid(&self, link: &mut Arc<Link>) -> Result<(), Refused> {
+        if link.is_dead() {
+            return Err(Refused {
+                outage: Outage::Connection,
+                text: "the connection was closed".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, link: &mut Arc<Link>) -> bool {
+        link.is_dead()
+    }
+}
+
+/// What goes wrong inside the pool is told like any refused connect.
+#[derive(Debug)]
+struct Sink(Weak<Shared>);
+
+impl bb8::ErrorSink<Refused> for Sink {
+    fn sink(&self, refused: Refused) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.refused(&refused);
+        }
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Refused>> {
+        Box::new(Self(self.0.clone()))
+    }
+}
+
+/// Spaces the connects of all handles of this process to one address while it takes none; the first
+/// success lets everybody through at once.
+#[derive(Debug)]
+struct Turnstile {
+    next: Mutex<Instant>,
+    opened: Notify,
+}
+
+impl Turnstile {
+    /// The turnstile of `address`, shared by all who ask while one of them lives.
+    fn to(address: &str) -> Arc<Self> {
+        static ALL: OnceLock<Mutex<HashMap<String, Weak<Turnstile>>>> = OnceLock::new();
+        let mut all = ALL
+            .get_or_init(Mutex::default)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, turnstile| turnstile.strong_count() > 0);
+        if let Some(turnstile) = all.get(address).and_then(Weak::upgrade) {
+            return turnstile;
+        }
+        let turnstile = Arc::new(Self {
+            next: Mutex::new(Instant::now()),
+            opened: Notify::new(),
+        });
+        all.insert(address.to_owned(), Arc::downgrade(&turnstile));
+        turnstile
+    }
+
+    /// When the caller may connect; the next one after it may somewhat later.
+    fn turn(&self) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next).max(Instant::now());
+        *next = turn + CONNECT_SPACING + CONNECT_JITTER.mul_f64(fastrand::f64());
+        turn
+    }
+
+    async fn wait(&self, turn: Instant) {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(turn) => {}
+            () = self.opened.notified() => {}
+        }
+    }
+
+    fn open(&self) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.opened.notify_waiters();
+    }
+}

@@ -1,0 +1,112 @@
+//! Hosts in normal form, so that one host has one key (RFC 9110 §4.2.3, RFC 3986 §3.2.2).
+//!
+//! Never asks whether there is such a host, or whether it is served here.
+
+use std::borrow::Cow;
+
+/// The longest host name, in bytes (RFC 1035 §2.3.4).
+pub const HOST_BYTES_MAX: usize = 255;
+
+/// The authority in lower case, without a dot at the end of its name and without its scheme's
+/// default port; `None` for what is no host with or without a port (user information included).
+#[must_use]
+pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
+    let (host, port) = split(authority)?;
+    let port = match port {
+        None | Some("") => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(digits.parse::<u16>().ok()?)
+        }
+        Some(_) => return None,
+    };
+    let default = match scheme {
+        "https" => 443,
+        _ => 80,
+    };
+    let port = port.filter(|port| *port != default);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() || host.len() > HOST_BYTES_MAX {
+        return None;
+    }
+    let lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    match port {
+        None if lower => Some(Cow::Borrowed(host)),
+        None => Some(Cow::Owned(host.to_ascii_lowercase())),
+        Some(port) => Some(Cow::Owned(format!("{}:{port}", host.to_ascii_lowercase()))),
+    }
+}
+
+/// Host and port, where the host consists of what hosts consist of.
+fn split(authority: &str) -> Option<(&str, Option<&str>)> {
+    if authority.starts_with('[') {
+        let end = authority.find(']')? + 1;
+        let (host, rest) = authority.split_at(end);
+        let inside = &host[1..end - 1];
+        let is_address = inside
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
+        return match (is_address && !inside.is_empty(), rest) {
+            (true, "") => Some((host, None)),
+            (true, _) => Some((host, Some(rest.strip_prefix(':')?))),
+            (false, _) => None,
+        };
+    }
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    };
+    host.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        .then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn one_host_has_one_normal_form_rfc9110_4_2_3() {
+        for (given, scheme, normal) in [
+            ("shop.test", "http", "shop.test"),
+            ("SHOP.test.", "http", "shop.test"),
+            ("shop.test:80", "http", "shop.test"),
+            ("shop.test:", "https", "shop.test"),
+            ("shop.test:0443", "https", "shop.test"),
+            ("shop.test.:443", "http", "shop.test:443"),
+            ("[2001:DB8::1]:8080", "http", "[2001:db8::1]:8080"),
+            ("127.0.0.1:80", "http", "127.0.0.1"),
+        ] {
+            assert_eq!(
+                normal_authority(given, scheme).as_deref(),
+                Some(normal),
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_has_none() {
+        for bad in [
+            "", ".", ":80", "a b", "u@a", "a/b", "a:b", "a:70000", "a:1:2", "[::1", "[]", "[::1]x",
+            "[u@]", "é",
+        ] {
+            assert_eq!(normal_authority(bad, "http"), None, "{bad}");
+        }
+        assert_eq!(
+            normal_authority(&"a".repeat(HOST_BYTES_MAX + 1), "http"),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_normal_form_is_its_own_normal_form(text in "[a-zA-Z0-9.:\\[\\]@é]{0,20}") {
+            if let Some(normal) = normal_authority(&text, "http")
+                && let Some(again) = normal_authority(&normal, "http")
+            {
+                prop_assert!(again == normal || normal.ends_with('.'));
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The door for clients: TCP, TLS, HTTP/1.1 and HTTP/2, and the drain when it closes.
+//!
+//! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
+//! handed between threads.
+
+mod strict;
+pub mod tls;
+
+use crate::proxy::{Body, Peer, Proxy};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tls::Tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+/// A whole request head, and the pause between two requests on one connection.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// A TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Connections of all workers.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Header fields of one request.
+const FIELDS_MAX: usize = 100;
+/// Read buffer of one HTTP/1 connection, in bytes; also the longest head that is read at all.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Streams of one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// Header list of one HTTP/2 request, in bytes.
+const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+/// Streams reset by a client before they were accepted (rapid reset, CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 20;
+/// How long accepting rests when the process is out of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(20);
+/// Connections that the kernel keeps for us until we accept them.
+const BACKLOG: i32 = 4_096;
+
+/// Connections open now, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Connections(Arc<AtomicUsize>);
+
+impl Connections {
+    /// How many.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self) -> Option<Connected> {
+        let connected = Connected(self.clone());
+        (self.0.fetch_add(1, Ordering::Relaxed) < CONNECTIONS_MAX).then_some(connected)
+    }
+}
+
+struct Connected(Connections);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The call to stop, as those who have to obey it see it.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// A call that comes when `true` is sent, or when the sender is gone.
+    #[must_use]
+    pub fn new() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Returns once the call has come.
+    pub async fn called(&mut self) {
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// A listener that others of this process may share the port with. `[::]` listens on IPv4 too.
+///
+/// Must be called inside the runtime that will accept from it.
+///
+/// Errors: the address is taken by another process, not ours, or not permitted.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Whether another process listens at `address` (SO_REUSEPORT would let two of us share it unawares).
+#[must_use]
+pub fn is_taken(address: SocketAddr) -> bool {
+    let probe = || -> io::Result<()> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1)
+    };
+    matches!(probe(), Err(error) if error.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Serves one worker's share of the connections until `stop` turns true, then lets those that are
+/// under way finish: HTTP/1 answers say `Connection: close`, HTTP/2 gets GOAWAY. Returns when all
+/// have; whoever waits for that sets the limit.
+pub async fn serve(
+    listener: TcpListener,
+    proxy: Proxy,
+    tls: Option<Tls>,
+    connections: Connections,
+    mut stop: Stop,
+) {
+    let (under_way, mut all_done) = mpsc::channel::<Infallible>(1);
+    while let Some(accepted) = accept(&listener, &mut stop).await {
+        match accepted {
+            Ok((stream, address)) => {
+                let Some(connected) = connections.enter() else {
+                    tracing::warn!(
+                        connections = CONNECTIONS_MAX,
+                        "a connection was closed: as many as allowed are open"
+                    );
+                    continue;
+                };
+                let connection =
+                    connection(stream, address, proxy.clone(), tls.clone(), stop.clone());
+                let under_way = under_way.clone();
+                tokio::spawn(async move {
+                    connection.await;
+                    drop((connected, under_way));
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: spinning would only make it worse.
+                tracing::warn!(%error, "no connection can be accepted at the moment");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+    drop((listener, under_way));
+    all_done.recv().await;
+}
+
+/// The next connection, or `None` once `stop` is true and the kernel's queue is empty: what it had
+/// already accepted for us would be reset if the listener closed on it.
+async fn accept(
+    listener: &TcpListener,
+    stop: &mut Stop,
+) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    tokio::select! {
+        biased;
+        accepted = listener.accept() => Some(accepted),
+        () = stop.called() => None,
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    proxy: Proxy,
+    tls: Option<Tls>,
+    stop: Stop,
+) {
+    // Answers are written whole; there is nothing for Nagle to gather.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return exchange(
+            stream,
+            Peer {
+                address,
+                tls: false,
+            },
+            proxy,
+            stop,
+        )
+        .await;
+    };
+    match tokio::time::timeout(HANDSHAKE_TIME, tls.accept(stream)).await {
+        Ok(Ok(stream)) => exchange(stream, Peer { address, tls: true }, proxy, stop).await,
+        Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+    }
+}
+
+async fn exchange<S>(stream: S, peer: Peer, proxy: Proxy, mut stop: Stop)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let proxy = proxy.clone();
+        async move { Ok::<_, Infallible>(answer(&proxy, request, peer).await) }
+    });
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(FIELDS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(HEAD_TIME);
+    let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.called() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(address = %peer.address, %error, "a connection ended badly");
+    }
+}
+
+async fn answer(proxy: &Proxy, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    match strict::check(&mut request) {
+        Ok(()) => proxy.handle(request, peer).await,
+        Err(problem) => proxy.refuse(&problem),
+    }
+}

@@ -1,0 +1,272 @@
+//! One strict look at every request head: what hyper lets pass and we do not.
+//!
+//! Whatever could be read in two ways by us and by the app is refused here, so that nothing behind
+//! this door has to think of it (RFC 9112 §3.2, §6; RFC 9110 §7.6.1).
+
+use crate::proxy::Problem;
+use crate::semantics::authority::normal_authority;
+use crate::semantics::fields;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Version};
+
+/// All header fields of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Path and query, in bytes.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// End-to-end fields that `Connection` must not name: an intermediary would take them out on the
+/// way to the app (VSV00010).
+const NEVER_HOP_BY_HOP: [&str; 9] = [
+    "authorization",
+    "cache-control",
+    "content-length",
+    "content-type",
+    "cookie",
+    "host",
+    "range",
+    "x-forwarded-for",
+    "x-forwarded-host",
+];
+
+/// Fields with `_` that some servers read as the ones with `-` that we set or trust.
+const ALIASES: [&str; 8] = [
+    "content_length",
+    "transfer_encoding",
+    "x_forwarded_for",
+    "x_forwarded_host",
+    "x_forwarded_port",
+    "x_forwarded_proto",
+    "x_real_ip",
+    "x_request_id",
+];
+
+/// Checks a request; takes out aliases of fields that we set.
+pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
+    target(request)?;
+    host(request)?;
+    framing(request.headers())?;
+    connection(request.headers())?;
+    for alias in ALIASES {
+        request.headers_mut().remove(alias);
+    }
+    Ok(())
+}
+
+fn target<B>(request: &Request<B>) -> Result<(), Problem> {
+    let uri = request.uri();
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Problem::MethodNotAllowed);
+    }
+    if uri
+        .path_and_query()
+        .is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX)
+    {
+        return Err(Problem::TargetTooLong);
+    }
+    match uri.path() {
+        "*" if request.method() == Method::OPTIONS => Ok(()),
+        path if path.starts_with('/') || path.is_empty() => Ok(()),
+        _ => Err(Problem::BadRequest("the target is no path")),
+    }
+}
+
+/// One Host, well formed, and the same as the one in the target.
+fn host<B>(request: &Request<B>) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Problem::BadRequest("it has several Host fields"));
+    }
+    let authority = request.uri().authority();
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Problem::BadRequest("the target holds user information"));
+    }
+    match (host, authority) {
+        (None, None) if request.version() == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(Problem::BadRequest("it has no Host")),
+        (None, Some(_)) => Ok(()),
+        (Some(host), authority) => {
+            let valid = |host: &str| normal_authority(host, "http").is_some();
+            if !host.to_str().is_ok_and(valid) {
+                return Err(Problem::BadRequest("its Host is no host"));
+            }
+            match authority {
+                Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+                    Err(Problem::BadRequest("its Host is not the target's"))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn framing(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = fields::list(headers, &TRANSFER_ENCODING);
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
+            if headers.contains_key(CONTENT_LENGTH) {
+                return Err(Problem::BadRequest("it has a length and is chunked"));
+            }
+        }
+        (Some(coding), Some(next))
+            if coding.eq_ignore_ascii_case(b"chunked") && next.eq_ignore_ascii_case(b"chunked") =>
+        {
+            return Err(Problem::BadRequest("it is chunked twice"));
+        }
+        _ => return Err(Problem::UnknownCoding),
+    }
+    if fields::list(headers, &CONTENT_LENGTH).nth(1).is_some() {
+        return Err(Problem::BadRequest("it has several lengths"));
+    }
+    if headers
+        .get(EXPECT)
+        .is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        return Err(Problem::ExpectationFailed);
+    }
+    Ok(())
+}
+
+fn connection(headers: &HeaderMap) -> Result<(), Problem> {
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if bytes > HEAD_BYTES_MAX {
+        return Err(Problem::HeadTooLarge);
+    }
+    let names_end_to_end = fields::list(headers, &CONNECTION).any(|member| {
+        HeaderName::from_bytes(member).is_ok_and(|name| NEVER_HOP_BY_HOP.contains(&name.as_str()))
+    });
+    if names_end_to_end {
+        return Err(Problem::BadRequest(
+            "Connection names a field that goes through to the app",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(method: &str, target: &str, fields: &[(&str, &str)]) -> u16 {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        match check(&mut request.body(()).unwrap()) {
+            Ok(()) => 200,
+            Err(problem) => problem.status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_plain_request_passes() {
+        assert_eq!(judge("GET", "/a?b=c", &[("host", "example.com:8080")]), 200);
+        assert_eq!(judge("OPTIONS", "*", &[("host", "a")]), 200);
+        assert_eq!(
+            judge("GET", "http://Example.com/a", &[("host", "example.com")]),
+            200
+        );
+    }
+
+    #[test]
+    fn a_request_has_exactly_one_good_host() {
+        assert_eq!(judge("GET", "/", &[]), 400);
+        assert_eq!(judge("GET", "/", &[("host", "a"), ("host", "a")]), 400);
+        for bad in ["", "a/b", "a, b", "a b", "a@b"] {
+            assert_eq!(judge("GET", "/", &[("host", bad)]), 400, "{bad}");
+        }
+        assert_eq!(judge("GET", "http://a/", &[("host", "b")]), 400);
+        assert_eq!(judge("GET", "http://user@a/", &[("host", "a")]), 400);
+    }
+
+    #[test]
+    fn a_message_has_one_end() {
+        let host = ("host", "a");
+        assert_eq!(
+            judge("POST", "/", &[host, ("transfer-encoding", "chunked")]),
+            200
+        );
+        assert_eq!(
+            judge(
+                "POST",
+                "/",
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3")
+                ]
+            ),
+            400
+        );
+        assert_eq!(
+            judge(
+                "POST",
+                "/",
+                &[host, ("transfer-encoding", "chunked, chunked")]
+            ),
+            400
+        );
+        assert_eq!(
+            judge("POST", "/", &[host, ("transfer-encoding", "gzip, chunked")]),
+            501
+        );
+        assert_eq!(
+            judge(
+                "POST",
+                "/",
+                &[host, ("content-length", "3"), ("content-length", "3")]
+            ),
+            400
+        );
+        assert_eq!(judge("POST", "/", &[host, ("content-length", "3, 3")]), 400);
+    }
+
+    #[test]
+    fn connection_cannot_take_end_to_end_fields_away() {
+        assert_eq!(
+            judge("GET", "/", &[("host", "a"), ("connection", "Keep-Alive")]),
+            200
+        );
+        for field in ["content-length", "Host", "authorization", "cookie", "range"] {
+            assert_eq!(
+                judge("GET", "/", &[("host", "a"), ("connection", field)]),
+                400,
+                "{field}"
+            );
+        }
+    }
+
+    #[test]
+    fn tunnels_to_elsewhere_traces_and_odd_targets_are_refused() {
+        assert_eq!(judge("CONNECT", "a:443", &[("host", "a")]), 405);
+        assert_eq!(judge("TRACE", "/", &[("host", "a")]), 405);
+        assert_eq!(judge("GET", "*", &[("host", "a")]), 400);
+        assert_eq!(
+            judge("GET", "/", &[("host", "a"), ("expect", "200-ok")]),
+            417
+        );
+        let long = format!("/{}", "a".repeat(TARGET_BYTES_MAX));
+        assert_eq!(judge("GET", &long, &[("host", "a")]), 414);
+        let large = "a".repeat(HEAD_BYTES_MAX);
+        assert_eq!(
+            judge("GET", "/", &[("host", "a"), ("x-large", &large)]),
+            431
+        );
+    }
+
+    #[test]
+    fn aliases_of_our_fields_do_not_reach_the_app() {
+        let mut request = Request::builder()
+            .uri("/")
+            .header("host", "a")
+            .header("X_Forwarded_For", "1.2.3.4")
+            .body(())
+            .unwrap();
+        check(&mut request).unwrap();
+        assert!(!request.headers().contains_key("x_forwarded_for"));
+    }
+}

@@ -1,0 +1,252 @@
+//! Bodies on their way to and from the app: streamed, counted, and the judge of whether a
+//! connection may be used again.
+
+use super::Home;
+use crate::semantics::fields;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+/// What a client sends along to the app.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    finished: Finished,
+    copy: Option<BodyCopy>,
+}
+
+/// How far a request's body has come.
+#[derive(Clone, Debug)]
+pub struct Finished(Arc<AtomicU8>);
+
+const UNDER_WAY: u8 = 0;
+const WHOLE: u8 = 1;
+const BROKEN: u8 = 2;
+
+impl Finished {
+    /// The body was sent to its end.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WHOLE
+    }
+
+    /// The client broke it off.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        self.0.load(Ordering::Acquire) == BROKEN
+    }
+}
+
+/// A copy of a request's body for those who have to read it (purge templates); bounded.
+#[derive(Clone, Debug)]
+pub struct BodyCopy {
+    bytes: Arc<Mutex<Option<Vec<u8>>>>,
+    bytes_max: usize,
+}
+
+impl BodyCopy {
+    fn add(&self, chunk: &[u8]) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        match bytes.as_mut() {
+            Some(held) if held.len() + chunk.len() <= self.bytes_max => {
+                held.extend_from_slice(chunk)
+            }
+            _ => *bytes = None,
+        }
+    }
+
+    /// The body, once sent; `None` when it was larger than the bound.
+    #[must_use]
+    pub fn take(&self) -> Option<Vec<u8>> {
+        self.bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+impl RequestBody {
+    /// No content.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            incoming: None,
+            finished: Finished(Arc::new(AtomicU8::new(WHOLE))),
+            copy: None,
+        }
+    }
+
+    /// The client's content, streamed.
+    #[must_use]
+    pub fn streaming(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self {
+            incoming: Some(incoming),
+            finished: Finished(Arc::new(AtomicU8::new(UNDER_WAY))),
+            copy: None,
+        }
+    }
+
+    /// Keeps a copy of up to `bytes_max` bytes of what is sent.
+    pub fn keep_copy(&mut self, bytes_max: usize) -> BodyCopy {
+        let copy = BodyCopy {
+            bytes: Arc::new(Mutex::new(Some(Vec::new()))),
+            bytes_max,
+        };
+        self.copy = Some(copy.clone());
+        copy
+    }
+
+    /// Whether there is no content.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// Tells how far it has come, also after it was handed over.
+    #[must_use]
+    pub fn finished(&self) -> Finished {
+        self.finished.clone()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let Some(incoming) = this.incoming.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = std::task::ready!(Pin::new(&mut *incoming).poll_frame(context));
+        match &polled {
+            Some(Ok(frame)) => {
+                if let (Some(copy), Some(chunk)) = (&this.copy, frame.data_ref()) {
+                    copy.add(chunk);
+                }
+                if incoming.is_end_stream() {
+                    this.finished.0.store(WHOLE, Ordering::Release);
+                }
+            }
+            Some(Err(_)) => this.finished.0.store(BROKEN, Ordering::Release),
+            None => this.finished.0.store(WHOLE, Ordering::Release),
+        }
+        Poll::Ready(
+            polled.map(|frame| frame.map(|frame| allowed_trailers(frame))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// What the app answers. Gives the connection back when it has ended well.
+#[derive(Debug)]
+pub struct ResponseBody {
+    incoming: Incoming,
+    delimited: bool,
+    sent: Finished,
+    home: Option<Home>,
+    ended: bool,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        delimited: bool,
+        sent: Finished,
+        home: Option<Home>,
+    ) -> Self {
+        let mut body = Self {
+            incoming,
+            delimited,
+            sent,
+            home,
+            ended: false,
+        };
+        if body.incoming.is_end_stream() {
+            body.end();
+        }
+        body
+    }
+
+    /// Whether its end is marked (length or last chunk), so that a cut cannot pass for an end.
+    #[must_use]
+    pub fn is_delimited(&self) -> bool {
+        self.delimited
+    }
+
+    /// Invariant (a): the connection goes back only if both directions ended at a message's end.
+    fn end(&mut self) {
+        self.ended = true;
+        if let Some(home) = self.home.take()
+            && self.sent.whole()
+        {
+            home.give_back();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let polled = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(context));
+        match &polled {
+            Some(Ok(_)) if self.incoming.is_end_stream() => self.end(),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => {
+                self.ended = true;
+                self.home = None;
+            }
+            None => self.end(),
+        }
+        Poll::Ready(
+            polled.map(|frame| frame.map(|frame| allowed_trailers(frame))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Fields that mean something in a head must not come in by the back door (RFC 9110 §6.5.1). A
+/// Set-Cookie among them is dropped like the others, so that nobody gets it.
+fn allowed_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            fields::remove_forbidden_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}

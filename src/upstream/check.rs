@@ -1,0 +1,149 @@
+//! One strict look at the head of every answer: what hyper lets pass and we do not.
+
+use super::UpstreamError;
+use crate::semantics::fields;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use std::time::Duration;
+
+/// What the head says of the message's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Framing {
+    /// Length or last chunk marks the end.
+    pub delimited: bool,
+    /// The connection may serve again once both directions have ended.
+    pub reusable: bool,
+}
+
+/// Checks and repairs the head of an answer to `method`.
+///
+/// Errors: [`UpstreamError::Protocol`] where the client and we could disagree about the message.
+pub(super) fn head(method: &Method, head: &mut Parts) -> Result<Framing, UpstreamError> {
+    if !(100..=599).contains(&head.status.as_u16()) {
+        return Err(UpstreamError::Protocol("status"));
+    }
+    let chunked = transfer_coding(&head.headers)?;
+    let length = content_length(&head.headers)?;
+    if chunked && length.is_some() {
+        // Two ends for one message: whoever wrote this may be smuggling (RFC 9112 §6.1).
+        return Err(UpstreamError::Protocol("length-and-chunked"));
+    }
+    if let Some(length) = length {
+        // `005` and `3, 3` leave here as one plain number.
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let bodiless = *method == Method::HEAD
+        || head.status.is_informational()
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let delimited = bodiless || chunked || length.is_some();
+    let keep_alive = head.version == Version::HTTP_11
+        && !fields::has_token(&head.headers, &CONNECTION, "close")
+        && head.status != StatusCode::SWITCHING_PROTOCOLS;
+    Ok(Framing {
+        delimited,
+        reusable: delimited && keep_alive,
+    })
+}
+
+fn transfer_coding(headers: &HeaderMap) -> Result<bool, UpstreamError> {
+    let mut codings = fields::list(headers, &TRANSFER_ENCODING);
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(UpstreamError::Protocol("transfer-encoding")),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
+    let mut length = None;
+    for member in fields::list(headers, &CONTENT_LENGTH) {
+        let digits = member.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(member)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        match (digits, number, length) {
+            (true, Some(number), None) => length = Some(number),
+            (true, Some(number), Some(known)) if number == known => {}
+            _ => return Err(UpstreamError::Protocol("content-length")),
+        }
+    }
+    Ok(length)
+}
+
+/// A little less than what `Keep-Alive: timeout=N` promises.
+pub(super) fn keep_alive_hint(headers: &HeaderMap) -> Option<Duration> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    let secs: u64 = fields::list(headers, &KEEP_ALIVE).find_map(|member| {
+        let member = std::str::from_utf8(member).ok()?;
+        member.trim().strip_prefix("timeout=")?.trim().parse().ok()
+    })?;
+    Some(Duration::from_secs(secs.min(3_600)).saturating_sub(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+
+    fn judge(fields: &[(&str, &str)]) -> Result<Framing, UpstreamError> {
+        judged(fields).map(|(framing, _)| framing)
+    }
+
+    fn judged(fields: &[(&str, &str)]) -> Result<(Framing, HeaderMap), UpstreamError> {
+        let mut response = Response::builder();
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (mut parts, ()) = response.body(()).unwrap().into_parts();
+        head(&Method::GET, &mut parts).map(|framing| (framing, parts.headers))
+    }
+
+    #[test]
+    fn a_message_with_two_ends_is_refused() {
+        assert_eq!(
+            judge(&[("transfer-encoding", "chunked"), ("content-length", "30")]),
+            Err(UpstreamError::Protocol("length-and-chunked"))
+        );
+    }
+
+    #[test]
+    fn only_a_single_chunked_is_a_transfer_coding() {
+        for bad in [
+            "identity",
+            "chunked, gzip",
+            "chunked, chunked",
+            "gzip, chunked",
+        ] {
+            assert!(judge(&[("transfer-encoding", bad)]).is_err(), "{bad}");
+        }
+        assert!(judge(&[("transfer-encoding", "Chunked")]).unwrap().reusable);
+    }
+
+    #[test]
+    fn equal_lengths_become_one_and_differing_ones_are_refused() {
+        let (framing, headers) = judged(&[("content-length", "3, 3")]).unwrap();
+        assert!(framing.delimited);
+        assert_eq!(headers[CONTENT_LENGTH], "3");
+        assert!(judge(&[("content-length", "3"), ("content-length", "4")]).is_err());
+        assert!(judge(&[("content-length", "+3")]).is_err());
+        assert!(judge(&[("content-length", "99999999999999999999")]).is_err());
+    }
+
+    #[test]
+    fn a_body_that_ends_with_the_connection_is_not_delimited() {
+        let framing = judge(&[]).unwrap();
+        assert!(!framing.delimited && !framing.reusable);
+    }
+
+    #[test]
+    fn the_apps_own_patience_is_kept_below() {
+        let mut headers = HeaderMap::new();
+        headers.insert("keep-alive", HeaderValue::from_static("timeout=5, max=100"));
+        assert_eq!(keep_alive_hint(&headers), Some(Duration::from_secs(4)));
+    }
+}

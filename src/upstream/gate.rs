@@ -1,0 +1,195 @@
+//! How many requests the app may have at a time (`upstream.max_in_flight`).
+//!
+//! A cold cache in front of a slow app must not drown it: what is over the bound waits, what cannot
+//! wait is refused. The adaptive bound grows by one for each full round of good answers while it is
+//! in use, and shrinks by a tenth when the app times out, refuses or breaks (additive increase,
+//! multiplicative decrease: Chiu and Jain, 1989).
+
+use super::UpstreamError;
+use crate::config::settings::MaxInFlight;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const ADAPTIVE_START: u32 = 256;
+const ADAPTIVE_MIN: u32 = 16;
+const ADAPTIVE_MAX: u32 = 4_096;
+/// Requests that may wait for their turn.
+const WAITING_MAX: usize = 10_000;
+
+/// The bound, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    turns: Arc<Semaphore>,
+    adaptive: bool,
+    limit: AtomicU32,
+    good: AtomicU32,
+    waiting: AtomicUsize,
+}
+
+/// One request's place with the app; held until the response head is there.
+#[derive(Debug)]
+pub(super) struct Permit {
+    gate: Gate,
+    turn: OwnedSemaphorePermit,
+}
+
+impl Gate {
+    /// A gate with nobody inside.
+    #[must_use]
+    pub fn new(bound: MaxInFlight) -> Self {
+        let (limit, adaptive) = match bound {
+            MaxInFlight::Adaptive => (ADAPTIVE_START, true),
+            MaxInFlight::Fixed(limit) => (limit.get(), false),
+        };
+        Self(Arc::new(Inner {
+            turns: Arc::new(Semaphore::new(limit as usize)),
+            adaptive,
+            limit: AtomicU32::new(limit),
+            good: AtomicU32::new(0),
+            waiting: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The bound now.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.0.limit.load(Ordering::Relaxed)
+    }
+
+    /// Requests that the app has now.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.limit()
+            .saturating_sub(u32::try_from(self.0.turns.available_permits()).unwrap_or(u32::MAX))
+    }
+
+    /// Waits for a turn, `patience` at most.
+    pub(super) async fn enter(&self, patience: Duration) -> Result<Permit, UpstreamError> {
+        let permit = |turn| Permit {
+            gate: self.clone(),
+            turn,
+        };
+        if let Ok(turn) = self.0.turns.clone().try_acquire_owned() {
+            return Ok(permit(turn));
+        }
+        let _waiting = Waiting::begin(&self.0.waiting)?;
+        let turn = tokio::time::timeout(patience, self.0.turns.clone().acquire_owned()).await;
+        match turn {
+            Ok(Ok(turn)) => Ok(permit(turn)),
+            _ => Err(UpstreamError::Overloaded),
+        }
+    }
+
+    fn grow(&self) {
+        let limit = self.limit();
+        let used = self.in_flight();
+        if limit >= ADAPTIVE_MAX || used * 2 < limit {
+            return;
+        }
+        if self.0.good.fetch_add(1, Ordering::Relaxed) + 1 >= limit {
+            self.0.good.store(0, Ordering::Relaxed);
+            self.0.limit.fetch_add(1, Ordering::Relaxed);
+            self.0.turns.add_permits(1);
+        }
+    }
+
+    fn shrink(&self, turn: OwnedSemaphorePermit) {
+        let limit = self.limit();
+        self.0.good.store(0, Ordering::Relaxed);
+        if limit <= ADAPTIVE_MIN {
+            return;
+        }
+        // The failed request's own turn goes, and with it as many free ones as make a tenth.
+        let more = (limit / 10).saturating_sub(1).min(limit - ADAPTIVE_MIN) as usize;
+        turn.forget();
+        let gone = 1 + self.0.turns.forget_permits(more);
+        self.0
+            .limit
+            .fetch_sub(u32::try_from(gone).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+impl Permit {
+    /// The app has answered, or failed.
+    pub(super) fn done(self, failure: Option<UpstreamError>) {
+        if !self.gate.0.adaptive {
+            return;
+        }
+        match failure {
+            None => self.gate.grow(),
+            Some(UpstreamError::Timeout | UpstreamError::ConnectTimeout) => {
+                self.gate.shrink(self.turn)
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Result<Self, UpstreamError> {
+        let waiting = Self(count);
+        if count.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
+            Ok(waiting)
+        } else {
+            Err(UpstreamError::Overloaded)
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_the_bound_waits_and_then_is_refused() {
+        let gate = Gate::new(MaxInFlight::Fixed(NonZeroU32::MIN));
+        let first = gate.enter(SOON).await.unwrap();
+        assert_eq!(gate.in_flight(), 1);
+        assert_eq!(
+            gate.enter(SOON).await.unwrap_err(),
+            UpstreamError::Overloaded
+        );
+        first.done(None);
+        assert!(gate.enter(SOON).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn timeouts_shrink_the_adaptive_bound_and_never_below_its_floor() {
+        let gate = Gate::new(MaxInFlight::Adaptive);
+        for _ in 0..200 {
+            let permit = gate.enter(SOON).await.unwrap();
+            permit.done(Some(UpstreamError::Timeout));
+        }
+        assert_eq!(gate.limit(), ADAPTIVE_MIN);
+        assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_well_used_bound_grows_with_good_answers() {
+        let gate = Gate::new(MaxInFlight::Adaptive);
+        let mut busy = Vec::new();
+        for _ in 0..ADAPTIVE_START / 2 {
+            busy.push(gate.enter(SOON).await.unwrap());
+        }
+        for _ in 0..ADAPTIVE_START {
+            gate.enter(SOON).await.unwrap().done(None);
+        }
+        assert_eq!(gate.limit(), ADAPTIVE_START + 1);
+    }
+}

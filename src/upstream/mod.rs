@@ -1,0 +1,311 @@
+//! The way to the app: pooled HTTP/1.1 connections, a bound on what it works on, checks of what it says.
+//!
+//! It forwards what it is given and never decides what a client sees: failures are
+//! [`UpstreamError`]s, turned into answers elsewhere.
+
+mod body;
+mod check;
+mod connect;
+mod gate;
+
+pub use body::{BodyCopy, Finished, RequestBody, ResponseBody};
+pub use gate::Gate;
+
+use crate::config::settings;
+use arc_swap::ArcSwap;
+use connect::{Connection, TlsConfig};
+use http::{Request, Response};
+use hyper::client::conn::http1::SendRequest;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Idle connections kept to the app by one worker.
+const IDLE_MAX: usize = 256;
+/// An idle connection is not used again after this, unless the app names a shorter time.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+/// A connection that its last answer has not left by then is not waited for.
+const READY_WAIT: Duration = Duration::from_millis(20);
+
+/// Why the app gave no usable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// Nobody listens, or the name is unknown.
+    Connect,
+    /// The connection was not up within `upstream.connect_timeout`.
+    ConnectTimeout,
+    /// The TLS greeting failed.
+    Tls,
+    /// No response head within `upstream.timeout`.
+    Timeout,
+    /// The connection was closed or reset before the head was there.
+    Reset,
+    /// The answer breaks HTTP's framing or syntax; the word says how.
+    Protocol(&'static str),
+    /// As many requests as allowed are with the app already, and as many as allowed wait.
+    Overloaded,
+    /// The client's own body broke off.
+    ClientBody,
+}
+
+impl UpstreamError {
+    /// OTel's `error.type`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ConnectTimeout | Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Reset => "reset",
+            Self::Protocol(_) => "protocol",
+            Self::Overloaded => "overload",
+            Self::ClientBody => "client_body",
+        }
+    }
+
+    /// Whether it speaks against the app (and not for too many, or a broken client).
+    #[must_use]
+    pub const fn is_app_failure(self) -> bool {
+        !matches!(self, Self::Overloaded | Self::ClientBody)
+    }
+}
+
+/// One worker's way to the app.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    address: Arc<ArcSwap<Address>>,
+    pool: Arc<Pool>,
+    gate: Gate,
+}
+
+/// Where the app is, and how long to wait for it; exchanged as a whole when the configuration changes.
+#[derive(Debug)]
+struct Address {
+    settings: settings::Upstream,
+    tls: Option<TlsConfig>,
+}
+
+impl Address {
+    fn new(settings: settings::Upstream) -> Self {
+        let tls = TlsConfig::for_target(&settings.target);
+        Self { settings, tls }
+    }
+}
+
+impl Upstream {
+    /// A way to the app; connects when first needed.
+    #[must_use]
+    pub fn new(settings: settings::Upstream) -> Self {
+        Self {
+            gate: Gate::new(settings.max_in_flight),
+            address: Arc::new(ArcSwap::from_pointee(Address::new(settings))),
+            pool: Arc::default(),
+        }
+    }
+
+    /// The same app with a pool of its own, for another worker.
+    #[must_use]
+    pub fn for_worker(&self) -> Self {
+        Self {
+            pool: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes up new settings, for all workers; requests under way finish by the old ones. The bound
+    /// on requests in flight stays as it was.
+    pub fn set(&self, settings: settings::Upstream) {
+        self.address.store(Arc::new(Address::new(settings)));
+    }
+
+    /// Whether the app answers: its health path with anything below 500, or a connection at all.
+    pub async fn is_up(&self) -> bool {
+        let address = self.address.load_full();
+        let Ok(sender) = connect(&address).await else {
+            return false;
+        };
+        let Some(path) = &address.settings.health else {
+            return true;
+        };
+        let Ok(request) = Request::get(path.as_str())
+            .header(http::header::HOST, "localhost")
+            .header(http::header::USER_AGENT, "larder-health")
+            .body(RequestBody::empty())
+        else {
+            return false;
+        };
+        let answer = self.exchange(&address, sender, request).await;
+        answer.is_ok_and(|response| !response.status().is_server_error())
+    }
+
+    /// The bound on requests that the app has at a time, and how many it has now.
+    #[must_use]
+    pub fn load(&self) -> (u32, u32) {
+        (self.gate.limit(), self.gate.in_flight())
+    }
+
+    /// Sends a request and waits for the response head.
+    ///
+    /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
+    /// nothing had come back, the method is idempotent and no body was sent (hyper's issue 2136).
+    pub async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
+        let address = self.address.load_full();
+        let permit = self.gate.enter(address.settings.timeout).await?;
+        let repeatable = request.method().is_idempotent() && request.body().is_none();
+        let outcome = loop {
+            let (sender, reused) = match self.pool.take(&address).await {
+                Some(sender) => (sender, true),
+                None => match connect(&address).await {
+                    Ok(sender) => (sender, false),
+                    Err(error) => break Err(error),
+                },
+            };
+            let again = (reused && repeatable).then(|| copy(&request));
+            match self.exchange(&address, sender, request).await {
+                Err(UpstreamError::Reset) => match again {
+                    Some(copy) => request = copy,
+                    None => break Err(UpstreamError::Reset),
+                },
+                outcome => break outcome,
+            }
+        };
+        permit.done(outcome.as_ref().err().copied());
+        outcome
+    }
+
+    async fn exchange(
+        &self,
+        address: &Arc<Address>,
+        mut sender: SendRequest<RequestBody>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
+        let method = request.method().clone();
+        let sent = request.body().finished();
+        let answer = tokio::time::timeout(address.settings.timeout, sender.send_request(request));
+        let response = match answer.await {
+            Err(_) => return Err(UpstreamError::Timeout),
+            Ok(Err(error)) if sent.broken() => {
+                tracing::debug!(%error, "a client's body broke off");
+                return Err(UpstreamError::ClientBody);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the app gave no response head");
+                return Err(if error.is_parse() {
+                    UpstreamError::Protocol("head")
+                } else {
+                    UpstreamError::Reset
+                });
+            }
+            Ok(Ok(response)) => response,
+        };
+        let (mut head, body) = response.into_parts();
+        let framing = check::head(&method, &mut head)?;
+        let home = framing
+            .reusable
+            .then(|| self.pool.lend(address, sender, &head.headers));
+        Ok(Response::from_parts(
+            head,
+            ResponseBody::new(body, framing.delimited, sent, home),
+        ))
+    }
+}
+
+async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    let timeout = address.settings.connect_timeout;
+    let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
+    let Connection { sender, driver } = tokio::time::timeout(timeout, connecting)
+        .await
+        .map_err(|_| UpstreamError::ConnectTimeout)??;
+    // The connection's own task ends when the app closes it or when its sender is dropped.
+    tokio::spawn(driver);
+    Ok(sender)
+}
+
+/// The same request once more; only called for requests without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// Idle connections, the last one back first.
+#[derive(Debug, Default)]
+struct Pool {
+    idle: Mutex<VecDeque<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    address: Arc<Address>,
+    until: Instant,
+}
+
+/// A connection on its way through one exchange; given back only by [`Home::give_back`].
+#[derive(Debug)]
+pub(crate) struct Home {
+    pool: Arc<Pool>,
+    sender: SendRequest<RequestBody>,
+    address: Arc<Address>,
+    keep: Duration,
+}
+
+impl Pool {
+    async fn take(&self, address: &Arc<Address>) -> Option<SendRequest<RequestBody>> {
+        loop {
+            let mut idle = self.lock().pop_back()?;
+            if idle.until <= Instant::now()
+                || idle.sender.is_closed()
+                || !Arc::ptr_eq(&idle.address, address)
+            {
+                continue;
+            }
+            if idle.sender.is_ready() {
+                return Some(idle.sender);
+            }
+            // Its task has yet to notice that the last answer has ended.
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, idle.sender.ready()).await {
+                return Some(idle.sender);
+            }
+        }
+    }
+
+    fn lend(
+        self: &Arc<Self>,
+        address: &Arc<Address>,
+        sender: SendRequest<RequestBody>,
+        head: &http::HeaderMap,
+    ) -> Home {
+        Home {
+            pool: self.clone(),
+            sender,
+            address: address.clone(),
+            keep: check::keep_alive_hint(head).map_or(IDLE_TIME, |hint| hint.min(IDLE_TIME)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home {
+    /// Both directions have ended exactly at a message's end: the connection may serve again.
+    fn give_back(self) {
+        let until = Instant::now() + self.keep;
+        let mut idle = self.pool.lock();
+        if idle.len() >= IDLE_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(Idle {
+            sender: self.sender,
+            address: self.address,
+            until,
+        });
+    }
+}

@@ -1,0 +1,343 @@
+//! The five tiers of ExoDrive, exact over a sliding window, with and without Redis.
+
+use crate::support::*;
+
+const LIMITS: &str = r#"
+limits:
+  mode: enforce
+  redis_down: local
+  paths: [/api/*]
+  tiers:
+    - { name: admin,         for: role:admin, rate: 300/min, per: user }
+    - { name: authenticated, for: user,       rate: 120/min, per: user }
+    - { name: public,        for: anyone,     rate: 60/min,  per: ip }
+routes:
+  - { name: booking, path: /api/bookings, methods: [POST], limit: { rate: 10/hour, per: user } }
+  - { name: payment, path: /api/payments/*, methods: [POST], limit: { rate: 10/min, per: [user, ip] } }
+"#;
+
+async fn shop() -> App {
+    App::says(|_| Answer::ok("{}")).await
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// How many of so many requests are let through.
+async fn admitted(
+    larder: &Larder,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    asked: usize,
+) -> usize {
+    let client = larder.client();
+    let mut admitted = 0;
+    for _ in 0..asked {
+        match client.send(method, path, headers, "").await.status {
+            200 => admitted += 1,
+            429 => {}
+            other => panic!("{method} {path}: {other}"),
+        }
+    }
+    admitted
+}
+
+#[tokio::test]
+async fn every_tier_admits_exactly_its_number() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&identity())
+        .yaml(LIMITS)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let (user, other, admin) = (
+        bearer(&token("u1", "customer")),
+        bearer(&token("u2", "customer")),
+        bearer(&token("a1", "admin")),
+    );
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 70).await, 60);
+    assert_eq!(
+        admitted(&larder, "GET", "/api/x", &[("Authorization", &user)], 130).await,
+        120
+    );
+    assert_eq!(
+        admitted(&larder, "GET", "/api/x", &[("Authorization", &other)], 5).await,
+        5
+    );
+    assert_eq!(
+        admitted(&larder, "GET", "/api/x", &[("Authorization", &admin)], 310).await,
+        300
+    );
+    assert_eq!(
+        admitted(&larder, "GET", "/page", &[], 70).await,
+        70,
+        "other paths are not limited"
+    );
+    for key in redis.keys().await {
+        let ttl: i64 = redis.cli(&["TTL", &key]).await.parse().unwrap();
+        assert!(ttl > 0, "{key} never expires");
+    }
+}
+
+#[tokio::test]
+async fn the_limit_holds_over_two_larders_and_many_clients_at_once() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larders = [
+        larder(&app).redis(&redis).yaml(LIMITS).start().await,
+        larder(&app).redis(&redis).yaml(LIMITS).start().await,
+    ];
+    let mut clients = tokio::task::JoinSet::new();
+    for larder in &larders {
+        larder.redis_is(true).await;
+        for _ in 0..50 {
+            let client = larder.client();
+            clients.spawn(async move { client.get("/api/x").await.status });
+        }
+    }
+    let mut admitted = 0;
+    while let Some(status) = clients.join_next().await {
+        admitted += usize::from(status.unwrap() == 200);
+    }
+    assert_eq!((admitted, app.count("/api/x")), (60, 60));
+}
+
+#[tokio::test]
+async fn answers_tell_what_is_left_and_a_refusal_when_to_come_back() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let yaml = "errors: { body: exodrive }";
+    let exodrive = larder(&app)
+        .redis(&redis)
+        .yaml(LIMITS)
+        .yaml(yaml)
+        .start()
+        .await;
+    exodrive.redis_is(true).await;
+    let first = exodrive.get("/api/x").await;
+    assert_eq!(first.header("ratelimit-policy"), "\"public\";q=60;w=60");
+    assert!(
+        first.header("ratelimit").starts_with("\"public\";r=59"),
+        "{:?}",
+        first.headers
+    );
+    assert_eq!(
+        (
+            first.header("x-ratelimit-limit"),
+            first.header("x-ratelimit-remaining")
+        ),
+        ("60".into(), "59".into())
+    );
+    let now = ::larder::clock::Clock::system().now().as_secs();
+    let reset: u64 = first.header("x-ratelimit-reset").parse().unwrap();
+    assert!(
+        (now - 5..=now + 65).contains(&reset),
+        "{reset} is no moment of the next minute"
+    );
+    admitted(&exodrive, "GET", "/api/x", &[], 59).await;
+    let refused = exodrive.get("/api/x").await;
+    assert_eq!(refused.status, 429);
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    let error = &refused.json()["error"];
+    assert_eq!(error["code"], "RATE_LIMITED");
+    assert_eq!(error["retryAfter"], wait);
+    assert!(
+        error["message"].is_string()
+            && error["timestamp"].is_string()
+            && error["traceId"].is_string(),
+        "{error}"
+    );
+
+    // Another larder on the same Redis refuses the same caller at once, in the other shape.
+    let problem = larder(&app).redis(&redis).yaml(LIMITS).start().await;
+    problem.redis_is(true).await;
+    let refused = problem.get("/api/x").await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    assert!(
+        refused.json()["type"]
+            .as_str()
+            .unwrap()
+            .contains("quota-exceeded")
+    );
+    assert!(
+        refused.json()["violated-policies"]
+            .to_string()
+            .contains("public")
+    );
+}
+
+#[tokio::test]
+async fn bookings_are_ten_an_hour_a_user() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&identity())
+        .yaml(LIMITS)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let (one, two) = (
+        bearer(&token("u1", "customer")),
+        bearer(&token("u2", "customer")),
+    );
+    assert_eq!(
+        admitted(
+            &larder,
+            "POST",
+            "/api/bookings",
+            &[("Authorization", &one)],
+            15
+        )
+        .await,
+        10
+    );
+    assert_eq!(
+        admitted(
+            &larder,
+            "POST",
+            "/api/bookings",
+            &[("Authorization", &two)],
+            3
+        )
+        .await,
+        3
+    );
+}
+
+#[tokio::test]
+async fn of_two_payment_limits_neither_counts_when_one_refuses() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let yaml = identity().replace(
+        "identity: {",
+        "identity: { trusted_proxies: [\"127.0.0.0/8\"],",
+    );
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&yaml)
+        .yaml(LIMITS)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let (one, two) = (
+        bearer(&token("u1", "customer")),
+        bearer(&token("u2", "customer")),
+    );
+    let from = |user: &str, ip: &'static str| {
+        [
+            ("Authorization".to_owned(), user.to_owned()),
+            ("X-Forwarded-For".to_owned(), ip.to_owned()),
+        ]
+    };
+    let pay = async |user: &str, ip: &'static str, times: usize| {
+        let headers = from(user, ip);
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        admitted(&larder, "POST", "/api/payments/intent", &headers, times).await
+    };
+    assert_eq!(pay(&one, "10.0.0.1", 10).await, 10);
+    // User u1 is used up: from another address he is refused, and that address is not charged for it.
+    assert_eq!(pay(&one, "10.0.0.2", 5).await, 0);
+    // The first address is used up too: u2 is refused there and not charged.
+    assert_eq!(pay(&two, "10.0.0.1", 5).await, 0);
+    assert_eq!(pay(&two, "10.0.0.2", 15).await, 10);
+}
+
+#[tokio::test]
+async fn forged_tokens_and_forged_addresses_give_no_fresh_bucket() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&identity())
+        .yaml(LIMITS)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let client = larder.client();
+    let mut admitted = 0;
+    for n in 0..80 {
+        let ip = format!("10.1.{n}.1");
+        let forged = match n % 3 {
+            0 => signed("another-secret-of-at-least-32-bytes!", "x", "admin", 600),
+            1 => signed(SECRET, "x", "admin", -600),
+            // {"alg":"none"} . {"sub":"u9"} . nothing
+            _ => "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1OSJ9.".to_owned(),
+        };
+        let headers = [
+            ("X-Forwarded-For", ip.as_str()),
+            ("X-Real-IP", &ip),
+            ("Authorization", &bearer(&forged)),
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        admitted += usize::from(client.get_with("/api/x", &headers).await.status == 200);
+    }
+    assert_eq!(admitted, 60);
+}
+
+#[tokio::test]
+async fn without_redis_limits_are_counted_here() {
+    let app = shop().await;
+    let larder = larder(&app).yaml(LIMITS).start().await;
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 70).await, 60);
+}
+
+#[tokio::test]
+async fn losing_redis_admits_no_second_quota_and_no_error() {
+    let app = shop().await;
+    let mut redis = RedisServer::start().await;
+    let larder = larder(&app).redis(&redis).yaml(LIMITS).start().await;
+    larder.redis_is(true).await;
+    let before = admitted(&larder, "GET", "/api/x", &[], 40).await;
+    redis.kill().await;
+    let during = admitted(&larder, "GET", "/api/x", &[], 80).await;
+    assert!(before + during <= 120, "{before} and {during} of 60");
+    assert!(
+        larder
+            .metrics()
+            .await
+            .contains("larder_limit_local_fallback 1")
+    );
+}
+
+#[tokio::test]
+async fn shadow_counts_and_reports_and_never_refuses() {
+    let app = shop().await;
+    let larder = larder(&app)
+        .yaml(&LIMITS.replace("mode: enforce", "mode: shadow"))
+        .start()
+        .await;
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 70).await, 70);
+    assert!(larder.metrics().await.contains("decision=\"shadow\""));
+}
+
+#[tokio::test]
+async fn hits_count_too_and_each_client_sees_its_own_numbers() {
+    let app = App::says(|_| Answer::public("x")).await;
+    let larder = larder(&app).yaml(LIMITS).start().await;
+    let client = larder.client();
+    let left: Vec<String> = [
+        client.get("/api/x").await,
+        client.get("/api/x").await,
+        client.get("/api/x").await,
+    ]
+    .iter()
+    .map(|answer| answer.header("x-ratelimit-remaining"))
+    .collect();
+    assert_eq!(left, ["59", "58", "57"]);
+    assert_eq!(app.count("/api/x"), 1);
+}
