@@ -2,9 +2,11 @@
 //!
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
-use crate::config::load::environment;
 use crate::app;
-use crate::config::{self, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source};
+use crate::config::load::environment;
+use crate::config::{
+    self, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
+};
 use crate::demo;
 use crate::secret::Secret;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -54,7 +56,13 @@ impl From<Exit> for ExitCode {
 
 /// A caching reverse proxy beside your app.
 #[derive(Debug, Parser)]
-#[command(name = "larder", version, about, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "larder",
+    version,
+    about,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
 struct Cli {
     /// Colours in what people read; NO_COLOR and CLICOLOR_FORCE are respected
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, global = true)]
@@ -79,28 +87,42 @@ enum Verb {
     #[command(after_help = "Examples:\n  larder run\n  larder run http://localhost:3000 --ttl 30s")]
     Run(Run),
     /// Say everything that is wrong with a configuration
-    #[command(after_help = "Examples:\n  larder check\n  larder check -c deploy/proxy.yaml --strict --format github --no-env")]
+    #[command(
+        after_help = "Examples:\n  larder check\n  larder check -c deploy/proxy.yaml --strict --format github --no-env"
+    )]
     Check(Check),
     /// Start a slow demo app with larder in front
-    #[command(after_help = "Examples:\n  larder demo\n  larder demo --app-only --listen 127.0.0.1:3000")]
+    #[command(
+        after_help = "Examples:\n  larder demo\n  larder demo --app-only --listen 127.0.0.1:3000"
+    )]
     Demo(Demo),
     /// Purge what is stored; softly, unless --hard
-    #[command(after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800")]
+    #[command(
+        after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800"
+    )]
     Purge(Purge),
     /// Ask a running larder whether it is well; exits 0 or 1
-    #[command(after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800")]
+    #[command(
+        after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800"
+    )]
     Healthcheck(Healthcheck),
     /// Print what is made from the tables inside
-    #[command(after_help = "Examples:\n  larder export schema > proxy.schema.json\n  larder export schema | head")]
+    #[command(
+        after_help = "Examples:\n  larder export schema > proxy.schema.json\n  larder export schema | head"
+    )]
     Export(Export),
     /// Print completions for a shell
-    #[command(after_help = "Examples:\n  larder completions bash > /etc/bash_completion.d/larder\n  larder completions fish | source")]
+    #[command(
+        after_help = "Examples:\n  larder completions bash > /etc/bash_completion.d/larder\n  larder completions fish | source"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the version
-    #[command(after_help = "Examples:\n  larder version\n  test \"$(larder version)\" = \"larder 0.1.0\"")]
+    #[command(
+        after_help = "Examples:\n  larder version\n  test \"$(larder version)\" = \"larder 0.1.0\""
+    )]
     Version,
 }
 
@@ -152,7 +174,11 @@ enum CheckFormat {
 
 #[derive(Debug, Args)]
 struct Demo {
-    #[arg(long, value_name = "ADDRESS", help = "Where the demo app listens [default: 127.0.0.1:3000]")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Where the demo app listens [default: 127.0.0.1:3000]"
+    )]
     listen: Option<SocketAddr>,
     /// The app alone, without larder
     #[arg(long)]
@@ -220,10 +246,12 @@ enum Exported {
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(|| run(std::env::args_os()));
-    outcome.unwrap_or_else(|_| {
-        talk("larder: this is a bug; please report what is printed above");
-        Exit::Bug
-    }).into()
+    outcome
+        .unwrap_or_else(|_| {
+            talk("larder: this is a bug; please report what is printed above");
+            Exit::Bug
+        })
+        .into()
 }
 
 /// Runs larder with these arguments, the program's name first.
@@ -249,7 +277,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
-        Some(Verb::Export(Export { what: Exported::Schema })) => {
+        Some(Verb::Export(Export {
+            what: Exported::Schema,
+        })) => {
             say(&config::schema());
             Exit::Fine
         }
@@ -325,7 +355,12 @@ fn demo(options: &Demo, color: When) -> Exit {
     if options.app_only {
         return finish(demo::run(app));
     }
-    let built_in = || Origin::Text(Source { name: "the demo's proxy.yaml".into(), text: DEMO_CONFIGURATION.into() });
+    let built_in = || {
+        Origin::Text(Source {
+            name: "the demo's proxy.yaml".into(),
+            text: DEMO_CONFIGURATION.into(),
+        })
+    };
     let proxy = RunOptions {
         origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
         env_file: None,
@@ -342,7 +377,11 @@ fn check(options: &Check, color: When) -> Exit {
         CheckFormat::Json => Format::Json,
         CheckFormat::Github => Format::Github,
     };
-    let env = if options.no_env { Ok(Environment::ignored()) } else { environment(options.env_file.as_deref()) };
+    let env = if options.no_env {
+        Ok(Environment::ignored())
+    } else {
+        environment(options.env_file.as_deref())
+    };
     let loaded = env.and_then(|env| {
         let source = Origin::find(options.config.as_deref(), &env)?.read()?;
         config::load(source, &env)
@@ -357,7 +396,14 @@ fn check(options: &Check, color: When) -> Exit {
                 settings.limits.all.len(),
                 settings.hash,
             ));
-            (report, if warned && options.strict { Exit::Findings } else { Exit::Fine })
+            (
+                report,
+                if warned && options.strict {
+                    Exit::Findings
+                } else {
+                    Exit::Fine
+                },
+            )
         }
         Err(report) => (report, Exit::Config),
     };
@@ -377,11 +423,18 @@ fn summary(report: &Report) -> String {
             format!("{count} {}{plural}", severity.as_str())
         })
         .collect();
-    if counts.is_empty() { "no problems".into() } else { counts.join(", ") }
+    if counts.is_empty() {
+        "no problems".into()
+    } else {
+        counts.join(", ")
+    }
 }
 
 fn purge(options: &Purge) -> Exit {
-    let token = options.token.clone().or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+    let token = options
+        .token
+        .clone()
+        .or_else(|| std::env::var(TOKEN_VARIABLE).ok());
     let body = serde_json::json!({
         "tags": options.tag,
         "urls": options.url,
@@ -404,11 +457,19 @@ fn purge(options: &Purge) -> Exit {
         200..=299 if options.json => say(&format!("{}\n", answer.trim_end())),
         200..=299 => say(&purged(options, &answer)),
         401 | 403 => {
-            let why = format!("the token was refused ({}); give one with --token or {TOKEN_VARIABLE}", told(&answer, status));
+            let why = format!(
+                "the token was refused ({}); give one with --token or {TOKEN_VARIABLE}",
+                told(&answer, status)
+            );
             return fail(Exit::Refused, &why);
         }
         400..=499 => return fail(Exit::Usage, &told(&answer, status)),
-        _ => return fail(Exit::Unreachable, &format!("the purge failed: {}", told(&answer, status))),
+        _ => {
+            return fail(
+                Exit::Unreachable,
+                &format!("the purge failed: {}", told(&answer, status)),
+            );
+        }
     }
     Exit::Fine
 }
@@ -416,15 +477,25 @@ fn purge(options: &Purge) -> Exit {
 /// What was purged, in a sentence, with what the answer adds.
 fn purged(options: &Purge, answer: &str) -> String {
     let mut what: Vec<String> = Vec::new();
-    for (kind, values) in [("tag", &options.tag), ("url", &options.url), ("prefix", &options.prefix)] {
+    for (kind, values) in [
+        ("tag", &options.tag),
+        ("url", &options.url),
+        ("prefix", &options.prefix),
+    ] {
         what.extend(values.iter().map(|value| format!("{kind} {value}")));
     }
     if options.all {
         what.push("everything".into());
     }
-    let how = if options.hard { "purged" } else { "purged softly" };
+    let how = if options.hard {
+        "purged"
+    } else {
+        "purged softly"
+    };
     let note = serde_json::from_str::<serde_json::Value>(answer).ok();
-    let note = note.as_ref().and_then(|answer| answer.get("note")?.as_str());
+    let note = note
+        .as_ref()
+        .and_then(|answer| answer.get("note")?.as_str());
     let note = note.map_or(String::new(), |note| format!("; {note}"));
     format!("{how}: {}{note}\n", what.join(", "))
 }
@@ -433,7 +504,9 @@ fn purged(options: &Purge, answer: &str) -> String {
 fn told(answer: &str, status: u16) -> String {
     let problem = serde_json::from_str::<serde_json::Value>(answer).ok();
     let member = |name: &str| problem.as_ref()?.get(name)?.as_str().map(str::to_owned);
-    member("detail").or_else(|| member("title")).unwrap_or_else(|| format!("status {status}"))
+    member("detail")
+        .or_else(|| member("title"))
+        .unwrap_or_else(|| format!("status {status}"))
 }
 
 fn healthcheck(options: &Healthcheck) -> Exit {
@@ -447,7 +520,10 @@ fn healthcheck(options: &Healthcheck) -> Exit {
     match request.send() {
         Ok((200..=299, _)) => Exit::Fine,
         // Docker knows 0 and 1 alone (HEALTHCHECK), so everything that is not well is 1.
-        Ok((status, answer)) => fail(Exit::Findings, &format!("not well: {}", told(&answer, status))),
+        Ok((status, answer)) => fail(
+            Exit::Findings,
+            &format!("not well: {}", told(&answer, status)),
+        ),
         Err((Exit::Usage, why)) => fail(Exit::Usage, &why),
         Err((_, why)) => fail(Exit::Findings, &why),
     }
@@ -472,34 +548,56 @@ impl Request<'_> {
             return Err(usage("write http://127.0.0.1:9800"));
         }
         let authority = uri.authority().ok_or_else(|| usage("no host"))?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
         let address = (host.to_owned(), authority.port_u16().unwrap_or(9800));
         let request = self.build(authority.as_str()).map_err(|why| usage(&why))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| (Exit::Bug, error.to_string()))?;
-        let answer = runtime.block_on(tokio::time::timeout(self.timeout, exchange(address, request)));
+        let answer = runtime.block_on(async {
+            tokio::time::timeout(self.timeout, exchange(address, request)).await
+        });
         match answer {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(why)) => Err((Exit::Unreachable, format!("{} cannot be reached: {why}", self.admin))),
-            Err(_) => Err((Exit::Unreachable, format!("{} did not answer within {:?}", self.admin, self.timeout))),
+            Ok(Err(why)) => Err((
+                Exit::Unreachable,
+                format!("{} cannot be reached: {why}", self.admin),
+            )),
+            Err(_) => Err((
+                Exit::Unreachable,
+                format!("{} did not answer within {:?}", self.admin, self.timeout),
+            )),
         }
     }
 
     fn build(&self, host: &str) -> Result<http::Request<Full<Bytes>>, String> {
-        let method = if self.body.is_some() { http::Method::POST } else { http::Method::GET };
+        let method = if self.body.is_some() {
+            http::Method::POST
+        } else {
+            http::Method::GET
+        };
         let mut request = http::Request::builder()
             .method(method)
             .uri(self.path)
             .header(http::header::HOST, host)
             .header(http::header::CONNECTION, "close");
         if let Some(token) = &self.token {
-            request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+            request = request.header(
+                http::header::AUTHORIZATION,
+                format!("Bearer {}", token.expose()),
+            );
         }
         if self.body.is_some() {
             request = request.header(http::header::CONTENT_TYPE, "application/json");
         }
         let body = Full::from(self.body.clone().unwrap_or_default());
-        request.body(body).map_err(|_| "the token or the host cannot be sent in a header".to_owned())
+        request
+            .body(body)
+            .map_err(|_| "the token or the host cannot be sent in a header".to_owned())
     }
 }
 
@@ -513,8 +611,13 @@ async fn exchange(
     let talking = async move {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
-        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await?;
+        Ok((
+            status,
+            String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        ))
     };
     // The connection is driven beside the exchange and ends with it.
     let mut talking = std::pin::pin!(talking);
@@ -565,7 +668,9 @@ mod tests {
     use super::*;
 
     fn exit(arguments: &[&str]) -> Exit {
-        run(std::iter::once("larder").chain(arguments.iter().copied()).map(OsString::from))
+        run(std::iter::once("larder")
+            .chain(arguments.iter().copied())
+            .map(OsString::from))
     }
 
     #[test]
@@ -576,18 +681,29 @@ mod tests {
     #[test]
     fn every_verb_shows_two_examples() {
         for verb in Cli::command().get_subcommands() {
-            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = verb
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             assert_eq!(help.matches("\n  ").count(), 2, "{}", verb.get_name());
         }
     }
 
     #[test]
     fn wrong_usage_is_two() {
-        for arguments in [&["flub"][..], &["run", "--ttl", "1s"], &["purge"], &["run", "http://a", "-c", "x"]] {
+        for arguments in [
+            &["flub"][..],
+            &["run", "--ttl", "1s"],
+            &["purge"],
+            &["run", "http://a", "-c", "x"],
+        ] {
             assert_eq!(exit(arguments), Exit::Usage, "{arguments:?}");
         }
         assert_eq!(exit(&["version"]), Exit::Fine);
-        assert_eq!(exit(&["purge", "--all", "--admin", "https://x"]), Exit::Usage);
+        assert_eq!(
+            exit(&["purge", "--all", "--admin", "https://x"]),
+            Exit::Usage
+        );
     }
 
     #[test]
@@ -595,7 +711,10 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = format!("http://{}", free.local_addr().unwrap());
         drop(free);
-        assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Unreachable);
+        assert_eq!(
+            exit(&["purge", "--all", "--admin", &admin]),
+            Exit::Unreachable
+        );
         assert_eq!(exit(&["healthcheck", "--admin", &admin]), Exit::Findings);
     }
 
@@ -621,13 +740,21 @@ mod tests {
     #[test]
     fn a_purge_is_soft_unless_hard_and_brings_its_token() {
         let (admin, served) = admin_port("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
-        assert_eq!(exit(&["purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin]), Exit::Fine);
+        assert_eq!(
+            exit(&[
+                "purge", "--tag", "a", "--url", "/b", "--token", "t", "--admin", &admin
+            ]),
+            Exit::Fine
+        );
         let request = served.join().unwrap();
         assert!(request.starts_with("POST /v1/purge HTTP/1.1\r\n"));
         assert!(request.contains("authorization: Bearer t\r\n"));
         let (_, body) = request.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body, serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "all": false, "soft": true}));
+        assert_eq!(
+            body,
+            serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "all": false, "soft": true})
+        );
     }
 
     #[test]
@@ -635,8 +762,12 @@ mod tests {
         let (admin, served) = admin_port("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
         assert_eq!(exit(&["purge", "--all", "--admin", &admin]), Exit::Refused);
         served.join().unwrap();
-        let (admin, served) = admin_port("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(exit(&["healthcheck", "--ready", "--admin", &admin]), Exit::Findings);
+        let (admin, served) =
+            admin_port("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(
+            exit(&["healthcheck", "--ready", "--admin", &admin]),
+            Exit::Findings
+        );
         assert!(served.join().unwrap().starts_with("GET /readyz "));
     }
 

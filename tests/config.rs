@@ -14,7 +14,10 @@ fn root(path: &str) -> PathBuf {
 
 fn load(name: &str, text: &str) -> Result<(Settings, Report), Report> {
     let env = [("SECRET", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let source = Source { name: name.to_owned(), text: text.to_owned() };
+    let source = Source {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
     config::load(source, &Environment::from_iter(env))
 }
 
@@ -22,10 +25,17 @@ fn files(directory: &str) -> Vec<(String, String, PathBuf)> {
     let mut files: Vec<_> = std::fs::read_dir(root(directory))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .map(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            (name, std::fs::read_to_string(&path).unwrap(), path.with_extension("txt"))
+            (
+                name,
+                std::fs::read_to_string(&path).unwrap(),
+                path.with_extension("txt"),
+            )
         })
         .collect();
     files.sort();
@@ -100,7 +110,10 @@ fn every_code_is_shown_by_a_file() {
 
 #[test]
 fn the_reference_of_codes_is_up_to_date() {
-    assert!(committed(&root("docs/errors.md"), &config::problem::reference()));
+    assert!(committed(
+        &root("docs/errors.md"),
+        &config::problem::reference()
+    ));
 }
 
 #[test]
@@ -111,8 +124,15 @@ fn the_schema_is_up_to_date() {
 #[test]
 fn the_shipped_file_loads_without_a_warning() {
     let text = std::fs::read_to_string(root("proxy.yaml")).unwrap();
-    let (settings, report) = load("proxy.yaml", &text).map_err(|report| report.render(Format::Human, false)).unwrap();
-    assert_eq!(report.count(Severity::Warning), 0, "{}", report.render(Format::Human, false));
+    let (settings, report) = load("proxy.yaml", &text)
+        .map_err(|report| report.render(Format::Human, false))
+        .unwrap();
+    assert_eq!(
+        report.count(Severity::Warning),
+        0,
+        "{}",
+        report.render(Format::Human, false)
+    );
     assert_eq!(settings.routes.all().len(), 9);
     assert_eq!((settings.limits.tiers, settings.limits.all.len()), (3, 5));
     assert!(settings.redis.is_none());
@@ -135,12 +155,20 @@ fn keys(schema: &serde_json::Value, found: &mut BTreeSet<String>) {
 #[test]
 fn the_shipped_file_and_the_manual_mention_every_key() {
     let mut known = BTreeSet::new();
-    keys(&serde_json::from_str(&config::schema()).unwrap(), &mut known);
+    keys(
+        &serde_json::from_str(&config::schema()).unwrap(),
+        &mut known,
+    );
     assert!(known.len() > 80, "{known:?}");
     for file in ["proxy.yaml", "docs/configuration.md"] {
         let text = std::fs::read_to_string(root(file)).unwrap();
-        let words: BTreeSet<&str> = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
-        let missing: Vec<_> = known.iter().filter(|key| !words.contains(key.as_str())).collect();
+        let words: BTreeSet<&str> = text
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .collect();
+        let missing: Vec<_> = known
+            .iter()
+            .filter(|key| !words.contains(key.as_str()))
+            .collect();
         assert!(missing.is_empty(), "{file} does not mention {missing:?}");
     }
 }
@@ -148,9 +176,14 @@ fn the_shipped_file_and_the_manual_mention_every_key() {
 #[test]
 fn the_keys_of_the_schema_follow_the_naming_rules() {
     let mut known = BTreeSet::new();
-    keys(&serde_json::from_str(&config::schema()).unwrap(), &mut known);
+    keys(
+        &serde_json::from_str(&config::schema()).unwrap(),
+        &mut known,
+    );
     for key in known {
-        let snake = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let snake = key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         assert!(snake, "{key}");
         assert!(!["on", "off", "yes", "no"].contains(&key.as_str()), "{key}");
     }
@@ -159,10 +192,18 @@ fn the_keys_of_the_schema_follow_the_naming_rules() {
 #[test]
 fn the_examples_of_the_manual_load() {
     let text = std::fs::read_to_string(root("docs/configuration.md")).unwrap();
-    let examples: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let examples: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
     assert!(!examples.is_empty());
     for example in examples {
-        let text = if example.contains("upstream:") { example.to_owned() } else { format!("upstream: http://app\n{example}") };
+        let text = if example.contains("upstream:") {
+            example.to_owned()
+        } else {
+            format!("upstream: http://app\n{example}")
+        };
         if let Err(report) = load("example", &text) {
             panic!("{}", report.render(Format::Human, false));
         }
@@ -173,15 +214,22 @@ fn the_examples_of_the_manual_load() {
 fn ten_thousand_routes_load() {
     let mut text = String::from("upstream: http://app\nredis: redis://localhost\nroutes:\n");
     for index in 0..10_000 {
-        text.push_str(&format!("  - {{ path: \"/api/{index}/{{id}}\", ttl: 30s, tags: [\"a:{{id}}\"] }}\n"));
+        text.push_str(&format!(
+            "  - {{ path: \"/api/{index}/{{id}}\", ttl: 30s, tags: [\"a:{{id}}\"] }}\n"
+        ));
     }
-    let (settings, _) = load("many.yaml", &text).map_err(|report| report.render(Format::Human, false)).unwrap();
+    let (settings, _) = load("many.yaml", &text)
+        .map_err(|report| report.render(Format::Human, false))
+        .unwrap();
     assert_eq!(settings.routes.all().len(), 10_001);
 }
 
 #[test]
 fn ten_thousand_mistakes_are_bounded_in_print() {
-    let text = format!("upstream: http://app\nroutes:\n{}", "  - { path: x, ttl: 5 }\n".repeat(10_000));
+    let text = format!(
+        "upstream: http://app\nroutes:\n{}",
+        "  - { path: x, ttl: 5 }\n".repeat(10_000)
+    );
     let report = load("many.yaml", &text).unwrap_err();
     assert!(report.problems.len() >= 20_000);
     let shown = report.render(Format::Human, false);
@@ -197,19 +245,34 @@ fn a_file_over_one_mebibyte_is_refused() {
 #[test]
 fn without_variables_a_file_that_needs_them_still_checks() {
     let text = "upstream: ${APP}\nredis: ${REDIS_URL}\nadmin: { listen: ':9800', token: '${T:?x}' }\nroutes: [{ path: /a, tll: 1s }]\n";
-    let source = Source { name: "x".into(), text: text.into() };
+    let source = Source {
+        name: "x".into(),
+        text: text.into(),
+    };
     let report = config::load(source, &Environment::ignored()).unwrap_err();
-    let codes: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
+    let codes: Vec<_> = report
+        .problems
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
     assert_eq!(codes, ["E107"]);
 }
 
 #[test]
 fn machines_read_findings_too() {
     let report = load("a.yaml", "upstream: http://app\nredis: redis://h\ntll: 1\n").unwrap_err();
-    let json: serde_json::Value = serde_json::from_str(&report.render(Format::Json, false)).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&report.render(Format::Json, false)).unwrap();
     assert_eq!(json[0]["code"], "E107");
-    assert_eq!((&json[0]["line"], &json[0]["column"]), (&3.into(), &1.into()));
-    assert!(report.render(Format::Github, false).starts_with("::error file=a.yaml,line=3,col=1,title=E107::unknown key"));
+    assert_eq!(
+        (&json[0]["line"], &json[0]["column"]),
+        (&3.into(), &1.into())
+    );
+    assert!(
+        report
+            .render(Format::Github, false)
+            .starts_with("::error file=a.yaml,line=3,col=1,title=E107::unknown key")
+    );
 }
 
 proptest! {

@@ -10,8 +10,8 @@ use super::read::{Given, owner};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
-    CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode, OneOrMany, PerWho,
-    RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode, OneOrMany,
+    PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
 };
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template};
@@ -49,8 +49,18 @@ const DEMO_SECRET: &[u8] = b"demo-secret-demo-secret-demo-secret!!";
 const IGNORED_QUERY: [&str; 5] = ["utm_*", "gclid", "fbclid", "msclkid", "mc_*"];
 
 /// Compiles; the problems are added to `problems`.
-pub(super) fn compile(raw: &Raw, root: &Node, env: &Environment, problems: &mut Vec<Problem>) -> Settings {
-    let mut compiler = Compiler { root, env, problems, identified: false };
+pub(super) fn compile(
+    raw: &Raw,
+    root: &Node,
+    env: &Environment,
+    problems: &mut Vec<Problem>,
+) -> Settings {
+    let mut compiler = Compiler {
+        root,
+        env,
+        problems,
+        identified: false,
+    };
     let identity = compiler.identity(raw.identity.get());
     compiler.identified = identity.jwt.is_some() || matches!(identity.user, UserSource::Header(_));
     let redis = compiler.redis(raw);
@@ -86,7 +96,12 @@ pub(super) fn compile(raw: &Raw, root: &Node, env: &Environment, problems: &mut 
 fn hash(settings: &Settings) -> String {
     let text = format!("{settings:?}");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 struct Compiler<'a> {
@@ -119,7 +134,12 @@ impl Compiler<'_> {
         match given.get() {
             Some(Span(Duration::ZERO)) => {
                 let name = path.rsplit('.').next().unwrap_or(path);
-                self.tell(Code::E117, path, format!("a {name} of 0s leaves no time at all"), "write a longer one");
+                self.tell(
+                    Code::E117,
+                    path,
+                    format!("a {name} of 0s leaves no time at all"),
+                    "write a longer one",
+                );
                 default
             }
             Some(Span(span)) => *span,
@@ -128,11 +148,23 @@ impl Compiler<'_> {
     }
 
     /// A number that must lie between two others.
-    fn within(&mut self, given: &Given<Whole>, path: &str, default: u32, least: u32, most: u32) -> u32 {
+    fn within(
+        &mut self,
+        given: &Given<Whole>,
+        path: &str,
+        default: u32,
+        least: u32,
+        most: u32,
+    ) -> u32 {
         match given.get() {
             Some(Whole(number)) if (least..=most).contains(number) => *number,
             Some(Whole(number)) => {
-                self.tell(Code::E117, path, format!("`{number}` is out of range"), format!("from {least} to {most}"));
+                self.tell(
+                    Code::E117,
+                    path,
+                    format!("`{number}` is out of range"),
+                    format!("from {least} to {most}"),
+                );
                 default
             }
             None => default,
@@ -149,7 +181,12 @@ impl Compiler<'_> {
             Ok(secret) => Some(secret),
             Err(_) if self.env.ignored => Some(Secret::new("unknown")),
             Err(why) => {
-                self.tell(Code::E123, path, format!("`{file}` cannot be used: {why}"), "name a readable file");
+                self.tell(
+                    Code::E123,
+                    path,
+                    format!("`{file}` cannot be used: {why}"),
+                    "name a readable file",
+                );
                 None
             }
         }
@@ -165,26 +202,46 @@ impl Compiler<'_> {
             Err(_) if self.env.ignored => return Some(file.0.clone()),
             Err(error) => error.to_string(),
         };
-        self.tell(Code::E123, path, format!("`{}` cannot be used: {why}", file.0.display()), "name a readable file");
+        self.tell(
+            Code::E123,
+            path,
+            format!("`{}` cannot be used: {why}", file.0.display()),
+            "name a readable file",
+        );
         None
     }
 
     fn listen(&mut self, raw: Option<&Short<raw::Listen>>) -> Listen {
-        let port = self.env.get("PORT").and_then(|port| port.parse().ok()).unwrap_or(8080);
+        let port = self
+            .env
+            .get("PORT")
+            .and_then(|port| port.parse().ok())
+            .unwrap_or(8080);
         let default = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let Some(raw) = raw.map(|short| &short.0) else {
-            return Listen { address: default, tls: None };
+            return Listen {
+                address: default,
+                tls: None,
+            };
         };
         let address = raw.address.get().map_or(default, |address| address.0);
         let tls = raw.tls.get().and_then(|tls| {
             for (name, given) in [("cert", &tls.cert), ("key", &tls.key)] {
                 if given.is_absent() {
-                    self.tell(Code::E105, "listen.tls", format!("`listen.tls` has no `{name}`"), format!("add `{name}: /path`"));
+                    self.tell(
+                        Code::E105,
+                        "listen.tls",
+                        format!("`listen.tls` has no `{name}`"),
+                        format!("add `{name}: /path`"),
+                    );
                 }
             }
             let cert = self.file(&tls.cert, "listen.tls.cert");
             let key = self.file(&tls.key, "listen.tls.key");
-            Some(TlsFiles { cert: cert?, key: key? })
+            Some(TlsFiles {
+                cert: cert?,
+                key: key?,
+            })
         });
         Listen { address, tls }
     }
@@ -193,7 +250,12 @@ impl Compiler<'_> {
         let auto = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         match raw.workers.get() {
             Some(Count::Fixed(number)) if number.get() > WORKERS_MAX => {
-                self.tell(Code::E117, "workers", format!("`{number}` workers are too many"), format!("at most {WORKERS_MAX}"));
+                self.tell(
+                    Code::E117,
+                    "workers",
+                    format!("`{number}` workers are too many"),
+                    format!("at most {WORKERS_MAX}"),
+                );
                 auto
             }
             Some(Count::Fixed(number)) => NonZeroUsize::new(number.get() as usize).unwrap_or(auto),
@@ -207,12 +269,24 @@ impl Compiler<'_> {
         let missing = given.is_absent() || (given.get().is_some() && raw.url.is_absent());
         if missing {
             let path = if given.is_absent() { "" } else { "upstream" };
-            self.tell(Code::E105, path, "`upstream` is missing: where is the app?", "add `upstream: http://localhost:3000`");
+            self.tell(
+                Code::E105,
+                path,
+                "`upstream` is missing: where is the app?",
+                "add `upstream: http://localhost:3000`",
+            );
         }
-        let unknown = UpstreamTarget::Http { host: "localhost".into(), port: 3000 };
+        let unknown = UpstreamTarget::Http {
+            host: "localhost".into(),
+            port: 3000,
+        };
         Upstream {
             target: raw.url.get().map_or(unknown, |url| url.0.clone()),
-            connect_timeout: self.positive(&raw.connect_timeout, "upstream.connect_timeout", Duration::from_secs(2)),
+            connect_timeout: self.positive(
+                &raw.connect_timeout,
+                "upstream.connect_timeout",
+                Duration::from_secs(2),
+            ),
             timeout: self.positive(&raw.timeout, "upstream.timeout", Duration::from_secs(30)),
             health: raw.health.get().map(|path| path.0.clone()),
             max_in_flight: match raw.max_in_flight.get() {
@@ -232,40 +306,96 @@ impl Compiler<'_> {
         let pool_min = self.within(&pool.min, "redis.pool.min", 2, 0, POOL_MAX);
         let pool_max = self.within(&pool.max, "redis.pool.max", 10.max(pool_min), 1, POOL_MAX);
         if pool_min > pool_max {
-            self.tell(Code::E126, "redis.pool.min", format!("`min` {pool_min} is more than `max` {pool_max}"), "min may be at most max");
+            self.tell(
+                Code::E126,
+                "redis.pool.min",
+                format!("`min` {pool_min} is more than `max` {pool_max}"),
+                "min may be at most max",
+            );
         }
         let trip = breaker.trip.get().map_or(0.7, |percent| percent.0);
         if trip <= 0.0 {
-            self.tell(Code::E117, "redis.breaker.trip", "a trip of 0% would never let anything through", "write 70%");
+            self.tell(
+                Code::E117,
+                "redis.breaker.trip",
+                "a trip of 0% would never let anything through",
+                "write 70%",
+            );
         }
         let timeout = self.positive(&raw.timeout, "redis.timeout", Duration::from_millis(100));
         let breaker = Breaker {
             trip,
-            window: self.positive(&breaker.window, "redis.breaker.window", Duration::from_secs(10)),
-            min_calls: self.within(&breaker.min_calls, "redis.breaker.min_calls", 10, 1, 1_000_000),
-            retry_after: self.positive(&breaker.retry_after, "redis.breaker.retry_after", Duration::from_secs(15)),
+            window: self.positive(
+                &breaker.window,
+                "redis.breaker.window",
+                Duration::from_secs(10),
+            ),
+            min_calls: self.within(
+                &breaker.min_calls,
+                "redis.breaker.min_calls",
+                10,
+                1,
+                1_000_000,
+            ),
+            retry_after: self.positive(
+                &breaker.retry_after,
+                "redis.breaker.retry_after",
+                Duration::from_secs(15),
+            ),
         };
-        let tls_ca = raw.tls.get().and_then(|tls| self.file(&tls.ca, "redis.tls.ca"));
+        let tls_ca = raw
+            .tls
+            .get()
+            .and_then(|tls| self.file(&tls.ca, "redis.tls.ca"));
         let limits_url = raw.limits_url.get().and_then(|url| url.0.clone());
         let url = match raw.url.get().and_then(|url| url.0.clone()) {
             Some(url) => url,
-            None if self.env.ignored || matches!(file.redis, Given::Bad) || raw.url == Given::Bad => return None,
+            None if self.env.ignored
+                || matches!(file.redis, Given::Bad)
+                || raw.url == Given::Bad =>
+            {
+                return None;
+            }
             None => self.found_redis()?,
         };
         if tls_ca.is_some() && !url.expose().starts_with("rediss:") {
-            self.tell(Code::W202, "redis.tls.ca", "a CA has no effect without `rediss:`", "write rediss:// in the URL");
+            self.tell(
+                Code::W202,
+                "redis.tls.ca",
+                "a CA has no effect without `rediss:`",
+                "write rediss:// in the URL",
+            );
         }
-        Some(Redis { url, pool_min, pool_max: NonZeroU32::new(pool_max)?, timeout, breaker, tls_ca, limits_url })
+        Some(Redis {
+            url,
+            pool_min,
+            pool_max: NonZeroU32::new(pool_max)?,
+            timeout,
+            breaker,
+            tls_ca,
+            limits_url,
+        })
     }
 
     /// A Redis that the file does not name, but the environment does.
     fn found_redis(&mut self) -> Option<Secret> {
-        let path = if self.root.find("redis").is_some() { "redis" } else { "" };
+        let path = if self.root.find("redis").is_some() {
+            "redis"
+        } else {
+            ""
+        };
         for name in ["REDIS_URL", "KV_URL"] {
-            let Some(url) = self.env.get(name) else { continue };
+            let Some(url) = self.env.get(name) else {
+                continue;
+            };
             match RedisUrl::parse(url) {
                 Ok(url) => {
-                    self.tell(Code::N302, path, format!("Redis is taken from the variable {name}"), "");
+                    self.tell(
+                        Code::N302,
+                        path,
+                        format!("Redis is taken from the variable {name}"),
+                        "",
+                    );
                     return url.0;
                 }
                 Err(Fault { code, message, fix }) => {
@@ -278,10 +408,16 @@ impl Compiler<'_> {
             ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
             ("KV_REST_API_URL", "KV_REST_API_TOKEN"),
         ] {
-            let (Some(rest), Some(token)) = (self.env.get(url), self.env.get(token)) else { continue };
-            let host = rest.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+            let (Some(rest), Some(token)) = (self.env.get(url), self.env.get(token)) else {
+                continue;
+            };
+            let host = rest
+                .parse::<http::Uri>()
+                .ok()
+                .and_then(|uri| uri.host().map(str::to_owned));
             let Some(host) = host else { continue };
-            let token = percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
+            let token =
+                percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
             let secret = Secret::new(format!("rediss://default:{token}@{host}:6379"));
             self.tell(
                 Code::W204,
@@ -291,7 +427,12 @@ impl Compiler<'_> {
             );
             return Some(secret);
         }
-        self.tell(Code::N301, path, "no Redis: caching in memory, limits are counted in this process", "set REDIS_URL to share both");
+        self.tell(
+            Code::N301,
+            path,
+            "no Redis: caching in memory, limits are counted in this process",
+            "set REDIS_URL to share both",
+        );
         None
     }
 
@@ -301,21 +442,48 @@ impl Compiler<'_> {
         let memory = raw.memory.get().map_or(MEMORY_BYTES, |size| size.0);
         let mut max_body = raw.max_body.get().map_or(BODY_BYTES, |size| size.0);
         if max_body > BODY_BYTES_MAX || max_body == 0 {
-            self.tell(Code::E117, "cache.max_body", "`max_body` is out of range", "from 1B to 256MiB");
+            self.tell(
+                Code::E117,
+                "cache.max_body",
+                "`max_body` is out of range",
+                "from 1B to 256MiB",
+            );
             max_body = BODY_BYTES;
         }
         if memory > 0 && max_body > memory {
-            let path = if raw.max_body.is_absent() { "cache.memory" } else { "cache.max_body" };
-            self.tell(Code::W203, path, "`max_body` is larger than the whole memory tier", "raise memory, or lower max_body");
+            let path = if raw.max_body.is_absent() {
+                "cache.memory"
+            } else {
+                "cache.max_body"
+            };
+            self.tell(
+                Code::W203,
+                path,
+                "`max_body` is larger than the whole memory tier",
+                "raise memory, or lower max_body",
+            );
         }
         if memory == 0 && !redis && !self.env.ignored {
-            self.tell(Code::W206, "cache.memory", "no memory tier and no Redis: nothing can be stored", "write memory: 64MiB, or set REDIS_URL");
+            self.tell(
+                Code::W206,
+                "cache.memory",
+                "no memory tier and no Redis: nothing can be stored",
+                "write memory: 64MiB, or set REDIS_URL",
+            );
         }
         if raw.encrypt.get().is_some_and(|keys| !keys.0.is_empty()) {
-            self.tell(Code::E108, "cache.encrypt", "`encrypt` is not supported yet", "remove it");
+            self.tell(
+                Code::E108,
+                "cache.encrypt",
+                "`encrypt` is not supported yet",
+                "remove it",
+            );
         }
         Cache {
-            namespace: raw.namespace.get().map_or_else(|| "larder".into(), |name| name.0.clone()),
+            namespace: raw
+                .namespace
+                .get()
+                .map_or_else(|| "larder".into(), |name| name.0.clone()),
             memory,
             max_body,
             client_refresh: match raw.client_refresh.get() {
@@ -330,23 +498,46 @@ impl Compiler<'_> {
         let empty = raw::Identity::default();
         let raw = raw.unwrap_or(&empty);
         let user = match raw.user.get().map(|short| &short.0) {
-            Some(raw::User { claim: Some(claim), .. }) => UserSource::Claim(claim.0.clone()),
-            Some(raw::User { header: Given::Value(name), .. }) => {
-                let trusts = raw.trusted_proxies.get().is_some_and(|list| !list.is_empty());
+            Some(raw::User {
+                claim: Some(claim), ..
+            }) => UserSource::Claim(claim.0.clone()),
+            Some(raw::User {
+                header: Given::Value(name),
+                ..
+            }) => {
+                let trusts = raw
+                    .trusted_proxies
+                    .get()
+                    .is_some_and(|list| !list.is_empty());
                 if !trusts && !matches!(raw.trusted_proxies, Given::Bad) {
-                    self.tell(Code::W205, "identity.user", "a header names the user, but no proxy is trusted to set it", "add trusted_proxies: [private]");
+                    self.tell(
+                        Code::W205,
+                        "identity.user",
+                        "a header names the user, but no proxy is trusted to set it",
+                        "add trusted_proxies: [private]",
+                    );
                 }
                 UserSource::Header(name.0.clone())
             }
-            Some(raw::User { header: Given::Absent, .. }) => {
-                self.tell(Code::E105, "identity.user", "`identity.user` has no `header`", "write sub, or { header: x-user-id }");
+            Some(raw::User {
+                header: Given::Absent,
+                ..
+            }) => {
+                self.tell(
+                    Code::E105,
+                    "identity.user",
+                    "`identity.user` has no `header`",
+                    "write sub, or { header: x-user-id }",
+                );
                 UserSource::default()
             }
             _ => UserSource::default(),
         };
         let jwt = raw.jwt.get().and_then(|jwt| {
             let secret = jwt.secret.get().map(|text| &text.0);
-            let secret = self.secret(secret, "identity.jwt.secret").map(JwtSource::Secret);
+            let secret = self
+                .secret(secret, "identity.jwt.secret")
+                .map(JwtSource::Secret);
             let keys = jwt.jwks.get().map(|keys| match keys {
                 Keys::Url(url) => JwtSource::JwksUrl(url.clone()),
                 Keys::File(path) => JwtSource::JwksFile(path.clone()),
@@ -356,16 +547,35 @@ impl Compiler<'_> {
                 self.file(&given, "identity.jwt.jwks");
             }
             if matches!(&secret, Some(JwtSource::Secret(secret)) if secret.matches(DEMO_SECRET)) {
-                self.tell(Code::N303, "identity.jwt.secret", "tokens are verified with the demo's secret, which everybody knows", "set your own before anyone else can reach it");
+                self.tell(
+                    Code::N303,
+                    "identity.jwt.secret",
+                    "tokens are verified with the demo's secret, which everybody knows",
+                    "set your own before anyone else can reach it",
+                );
             }
             if secret.is_some() && keys.is_some() {
-                self.tell(Code::E126, "identity.jwt", "both `jwks` and `secret` are given", "keep one");
+                self.tell(
+                    Code::E126,
+                    "identity.jwt",
+                    "both `jwks` and `secret` are given",
+                    "keep one",
+                );
             }
             if jwt.secret.is_absent() && jwt.jwks.is_absent() {
-                self.tell(Code::E105, "identity.jwt", "`identity.jwt` has neither `jwks` nor `secret`", "add one");
+                self.tell(
+                    Code::E105,
+                    "identity.jwt",
+                    "`identity.jwt` has neither `jwks` nor `secret`",
+                    "add one",
+                );
             }
             // With --no-env the values are not known, but users are.
-            let unknown = || self.env.ignored.then(|| JwtSource::Secret(Secret::new("unknown")));
+            let unknown = || {
+                self.env
+                    .ignored
+                    .then(|| JwtSource::Secret(Secret::new("unknown")))
+            };
             keys.or(secret).or_else(unknown)
         });
         IdentitySettings {
@@ -374,7 +584,14 @@ impl Compiler<'_> {
                 .get()
                 .map(|list| list.iter().flat_map(|proxy| proxy.0.clone()).collect())
                 .unwrap_or_default(),
-            ipv6_prefix: u8::try_from(self.within(&raw.ipv6_prefix, "identity.ipv6_prefix", 64, 1, 128)).unwrap_or(64),
+            ipv6_prefix: u8::try_from(self.within(
+                &raw.ipv6_prefix,
+                "identity.ipv6_prefix",
+                64,
+                1,
+                128,
+            ))
+            .unwrap_or(64),
             jwt,
             user,
             role: raw.role.get().map(|claim| claim.0.clone()),
@@ -389,28 +606,68 @@ impl Compiler<'_> {
         let mut everyone: Option<String> = None;
         for (index, tier) in raw.tiers.get().into_iter().flat_map(List::indexed) {
             let path = format!("limits.tiers[{index}]");
-            for (key, absent) in [("name", tier.name.is_absent()), ("rate", tier.rate.is_absent())] {
+            for (key, absent) in [
+                ("name", tier.name.is_absent()),
+                ("rate", tier.rate.is_absent()),
+            ] {
                 if absent {
-                    self.tell(Code::E105, &path, format!("{} has no `{key}`", owner(self.root, &path)), format!("add `{key}:`"));
+                    self.tell(
+                        Code::E105,
+                        &path,
+                        format!("{} has no `{key}`", owner(self.root, &path)),
+                        format!("add `{key}:`"),
+                    );
                 }
             }
-            let name = tier.name.get().map_or_else(|| format!("tier-{index}"), |name| name.0.clone());
+            let name = tier
+                .name
+                .get()
+                .map_or_else(|| format!("tier-{index}"), |name| name.0.clone());
             if names.insert(name.clone(), index).is_some() {
-                self.tell(Code::E121, &format!("{path}.name"), format!("two tiers are called `{name}`"), "names are unique");
+                self.tell(
+                    Code::E121,
+                    &format!("{path}.name"),
+                    format!("two tiers are called `{name}`"),
+                    "names are unique",
+                );
             }
             if let Some(before) = &everyone {
-                self.tell(Code::W202, &path, format!("tier `{name}` is never reached: `{before}` before it is for anyone"), "put it first");
+                self.tell(
+                    Code::W202,
+                    &path,
+                    format!("tier `{name}` is never reached: `{before}` before it is for anyone"),
+                    "put it first",
+                );
             }
-            let audience = tier.audience.get().map_or(Audience::Anyone, |audience| audience.0.clone());
+            let audience = tier
+                .audience
+                .get()
+                .map_or(Audience::Anyone, |audience| audience.0.clone());
             if audience == Audience::Anyone {
                 everyone = Some(name.clone());
             } else if !self.identified {
-                self.tell(Code::W205, &format!("{path}.for"), format!("tier `{name}` fits nobody: `identity` verifies no tokens"), "add identity.jwt");
+                self.tell(
+                    Code::W205,
+                    &format!("{path}.for"),
+                    format!("tier `{name}` fits nobody: `identity` verifies no tokens"),
+                    "add identity.jwt",
+                );
             }
-            let fallback = if audience == Audience::Anyone { LimitPer::Ip } else { LimitPer::User };
-            let Some(rate) = tier.rate.get() else { continue };
-            let per = tier.per.get().map_or_else(|| vec![fallback], |per| limit_per(per));
-            all.push(Limit { name, audience, rate: rate.0, per });
+            let fallback = if audience == Audience::Anyone {
+                LimitPer::Ip
+            } else {
+                LimitPer::User
+            };
+            let Some(rate) = tier.rate.get() else {
+                continue;
+            };
+            let per = tier.per.get().map_or_else(|| vec![fallback], limit_per);
+            all.push(Limit {
+                name,
+                audience,
+                rate: rate.0,
+                per,
+            });
         }
         Limits {
             mode: match raw.mode.get() {
@@ -422,7 +679,10 @@ impl Compiler<'_> {
                 Some(Down::Deny) => RedisDown::Deny,
                 _ => RedisDown::Local,
             },
-            paths: raw.paths.get().map(|list| list.iter().map(|path| path.0.clone()).collect()),
+            paths: raw
+                .paths
+                .get()
+                .map(|list| list.iter().map(|path| path.0.clone()).collect()),
             tiers: all.len(),
             all,
         }
@@ -432,16 +692,25 @@ impl Compiler<'_> {
         let cache = raw.cache.get();
         let ignore_query: Arc<[String]> = match cache.and_then(|cache| cache.ignore_query.get()) {
             Some(list) => list.iter().map(|text| text.0.clone()).collect(),
-            None => IGNORED_QUERY.iter().map(|text| (*text).to_owned()).collect(),
+            None => IGNORED_QUERY
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect(),
         };
         let empty = raw::Defaults::default();
         let defaults = raw.defaults.get().unwrap_or(&empty);
         let jitter = defaults.ttl_jitter.get().map_or(0.1, |percent| percent.0);
         if jitter > 0.5 {
-            self.tell(Code::E117, "defaults.ttl_jitter", "a jitter of more than half the lifetime", "at most 50%");
+            self.tell(
+                Code::E117,
+                "defaults.ttl_jitter",
+                "a jitter of more than half the lifetime",
+                "at most 50%",
+            );
         }
         let base = Policy {
-            set_cookie: set_cookie(cache.and_then(|cache| cache.set_cookie.get())).unwrap_or_default(),
+            set_cookie: set_cookie(cache.and_then(|cache| cache.set_cookie.get()))
+                .unwrap_or_default(),
             heuristic: defaults.heuristic.get().is_some_and(|flag| flag.0),
             ttl_jitter: jitter as f32,
             stale_while_revalidate: span(&defaults.stale_while_revalidate).unwrap_or_default(),
@@ -454,9 +723,25 @@ impl Compiler<'_> {
             let rule = self.rule(index, route, &base, &ignore_query, limits);
             if let Some(first) = names.insert(rule.name.clone(), index) {
                 let path = format!("routes[{index}].name");
-                let path = if route.name.is_absent() { format!("routes[{index}].path") } else { path };
-                let fix = if route.name.is_absent() { "add a `name:`" } else { "names are unique" };
-                self.tell(Code::E121, &path, format!("two routes are called `{}`: routes[{first}] and routes[{index}]", rule.name), fix);
+                let path = if route.name.is_absent() {
+                    format!("routes[{index}].path")
+                } else {
+                    path
+                };
+                let fix = if route.name.is_absent() {
+                    "add a `name:`"
+                } else {
+                    "names are unique"
+                };
+                self.tell(
+                    Code::E121,
+                    &path,
+                    format!(
+                        "two routes are called `{}`: routes[{first}] and routes[{index}]",
+                        rule.name
+                    ),
+                    fix,
+                );
             }
             rules.push(rule);
         }
@@ -467,7 +752,10 @@ impl Compiler<'_> {
             paths: Vec::new(),
             methods: Vec::new(),
             policy: Some(base),
-            key: KeyRule { ignore_query, ..KeyRule::default() },
+            key: KeyRule {
+                ignore_query,
+                ..KeyRule::default()
+            },
             tags: Vec::new(),
             purge: Vec::new(),
             limits: Vec::new(),
@@ -487,10 +775,18 @@ impl Compiler<'_> {
     ) -> Rule {
         let path = format!("routes[{index}]");
         let at = |key: &str| format!("{path}.{key}");
-        let paths: Vec<Pattern> =
-            route.path.get().map(|list| list.iter().map(|path| path.0.clone()).collect()).unwrap_or_default();
+        let paths: Vec<Pattern> = route
+            .path
+            .get()
+            .map(|list| list.iter().map(|path| path.0.clone()).collect())
+            .unwrap_or_default();
         if route.path.is_absent() || route.path.get().is_some_and(OneOrMany::is_empty) {
-            self.tell(Code::E105, &path, format!("{} has no `path`", owner(self.root, &path)), "add `path: /api/*`");
+            self.tell(
+                Code::E105,
+                &path,
+                format!("{} has no `path`", owner(self.root, &path)),
+                "add `path: /api/*`",
+            );
         }
         let name: Arc<str> = match (route.name.get(), paths.first()) {
             (Some(name), _) => name.0.as_str().into(),
@@ -498,7 +794,10 @@ impl Compiler<'_> {
             (None, None) => path.as_str().into(),
         };
         let key = self.key(route.key.get(), &path, ignore_query);
-        let per_identity = key.per.iter().any(|per| matches!(per, Per::User | Per::Token));
+        let per_identity = key
+            .per
+            .iter()
+            .any(|per| matches!(per, Per::User | Per::Token));
         let ttl = self.ttl(route, &path);
         let stored = !route.no_store.get().is_some_and(|flag| flag.0);
         for (setting, given) in [
@@ -508,30 +807,62 @@ impl Compiler<'_> {
             ("refresh_ahead", !route.refresh_ahead.is_absent()),
         ] {
             if given && !stored {
-                self.tell(Code::E126, &at(setting), format!("`{setting}` and `no_store: true` contradict each other"), "keep one");
+                self.tell(
+                    Code::E126,
+                    &at(setting),
+                    format!("`{setting}` and `no_store: true` contradict each other"),
+                    "keep one",
+                );
             }
         }
         for (setting, given) in [
-            ("override", route.override_app.get().is_some_and(|flag| flag.0)),
+            (
+                "override",
+                route.override_app.get().is_some_and(|flag| flag.0),
+            ),
             ("statuses", !route.statuses.is_absent()),
         ] {
             if given && route.ttl.is_absent() && stored {
-                self.tell(Code::W202, &at(setting), format!("`{setting}` has no effect without a `ttl`"), "add `ttl:`");
+                self.tell(
+                    Code::W202,
+                    &at(setting),
+                    format!("`{setting}` has no effect without a `ttl`"),
+                    "add `ttl:`",
+                );
             }
         }
         let slide_up_to = span(&route.slide_up_to);
         match (slide_up_to, &ttl) {
             (Some(_), None) if route.ttl.is_absent() && stored => {
-                self.tell(Code::E126, &at("slide_up_to"), "`slide_up_to` needs a `ttl` to renew", "add `ttl:`");
+                self.tell(
+                    Code::E126,
+                    &at("slide_up_to"),
+                    "`slide_up_to` needs a `ttl` to renew",
+                    "add `ttl:`",
+                );
             }
             (Some(limit), Some(ttl)) if limit < ttl.default => {
-                self.tell(Code::E126, &at("slide_up_to"), "`slide_up_to` is shorter than the `ttl` it extends", "make it longer than the ttl");
+                self.tell(
+                    Code::E126,
+                    &at("slide_up_to"),
+                    "`slide_up_to` is shorter than the `ttl` it extends",
+                    "make it longer than the ttl",
+                );
             }
             _ => {}
         }
-        let refresh_ahead = route.refresh_ahead.get().map(|percent| percent.0 as f32).filter(|share| *share > 0.0);
+        let refresh_ahead = route
+            .refresh_ahead
+            .get()
+            .map(|percent| percent.0 as f32)
+            .filter(|share| *share > 0.0);
         if refresh_ahead.is_some_and(|share| share >= 1.0) {
-            self.tell(Code::E117, &at("refresh_ahead"), "`refresh_ahead` of 100% would refresh on every hit", "write 20%");
+            self.tell(
+                Code::E117,
+                &at("refresh_ahead"),
+                "`refresh_ahead` of 100% would refresh on every hit",
+                "write 20%",
+            );
         }
         let methods = match route.methods.get() {
             Some(list) => list.iter().map(|method| method.0.clone()).collect(),
@@ -540,29 +871,65 @@ impl Compiler<'_> {
         };
         let safe = |method: &Method| *method == Method::GET || *method == Method::HEAD;
         if ttl.is_some() && !methods.is_empty() && !methods.iter().any(safe) {
-            self.tell(Code::W202, &at("ttl"), "`ttl` has no effect: answers to these methods are never stored", "remove it, or add GET");
+            self.tell(
+                Code::W202,
+                &at("ttl"),
+                "`ttl` has no effect: answers to these methods are never stored",
+                "remove it, or add GET",
+            );
         }
         let tags = self.templates(&route.tags, &at("tags"), &paths);
         let purge = self.templates(&route.purge, &at("purge"), &paths);
         if !purge.is_empty() && !methods.is_empty() && methods.iter().all(Method::is_safe) {
-            self.tell(Code::W202, &at("purge"), "`purge` has no effect: only unsafe methods purge", "add methods: [POST]");
+            self.tell(
+                Code::W202,
+                &at("purge"),
+                "`purge` has no effect: only unsafe methods purge",
+                "add methods: [POST]",
+            );
         }
         let mut own_limits = Vec::new();
         if let Some(limit) = route.limit.get() {
             if limit.rate.is_absent() {
-                self.tell(Code::E105, &at("limit"), format!("the limit of route `{name}` has no `rate`"), "add `rate: 60/min`");
+                self.tell(
+                    Code::E105,
+                    &at("limit"),
+                    format!("the limit of route `{name}` has no `rate`"),
+                    "add `rate: 60/min`",
+                );
             }
             if let Some(rate) = limit.rate.get() {
-                let per = limit.per.get().map_or_else(|| vec![LimitPer::Ip], |per| limit_per(per));
+                let per = limit
+                    .per
+                    .get()
+                    .map_or_else(|| vec![LimitPer::Ip], limit_per);
                 if !self.identified && per.contains(&LimitPer::User) {
-                    self.tell(Code::W205, &at("limit.per"), "`per: user` counts by address: `identity` verifies no tokens", "add identity.jwt");
+                    self.tell(
+                        Code::W205,
+                        &at("limit.per"),
+                        "`per: user` counts by address: `identity` verifies no tokens",
+                        "add identity.jwt",
+                    );
                 }
-                if limits.all[..limits.tiers].iter().any(|tier| *tier.name == *name) {
+                if limits.all[..limits.tiers]
+                    .iter()
+                    .any(|tier| *tier.name == *name)
+                {
                     // One name would have two meanings in headers, metrics and Redis keys.
-                    self.tell(Code::E121, &at("name"), format!("a tier and a route with a limit are both called `{name}`"), "names of limits are unique");
+                    self.tell(
+                        Code::E121,
+                        &at("name"),
+                        format!("a tier and a route with a limit are both called `{name}`"),
+                        "names of limits are unique",
+                    );
                 }
                 own_limits.push(limits.all.len());
-                limits.all.push(Limit { name: name.to_string(), audience: Audience::Anyone, rate: rate.0, per });
+                limits.all.push(Limit {
+                    name: name.to_string(),
+                    audience: Audience::Anyone,
+                    rate: rate.0,
+                    per,
+                });
             }
         }
         let policy = stored.then(|| Policy {
@@ -572,39 +939,74 @@ impl Compiler<'_> {
             set_cookie: set_cookie(route.set_cookie.get()).unwrap_or(base.set_cookie),
             heuristic: route.heuristic.get().map_or(base.heuristic, |flag| flag.0),
             ttl_jitter: base.ttl_jitter,
-            stale_while_revalidate: span(&route.stale_while_revalidate).unwrap_or(base.stale_while_revalidate),
+            stale_while_revalidate: span(&route.stale_while_revalidate)
+                .unwrap_or(base.stale_while_revalidate),
             stale_if_error: span(&route.stale_if_error).unwrap_or(base.stale_if_error),
             keyed_cookies: key.cookies.clone(),
             keyed_headers: key.headers.clone(),
         });
-        Rule { id: index, name, paths, methods, policy, key, tags, purge, limits: own_limits, refresh_ahead, slide_up_to }
+        Rule {
+            id: index,
+            name,
+            paths,
+            methods,
+            policy,
+            key,
+            tags,
+            purge,
+            limits: own_limits,
+            refresh_ahead,
+            slide_up_to,
+        }
     }
 
     fn key(&mut self, raw: Option<&raw::Key>, path: &str, ignore_query: &Arc<[String]>) -> KeyRule {
         let empty = raw::Key::default();
         let raw = raw.unwrap_or(&empty);
         let texts = |given: &Given<List<Text>>| {
-            given.get().map(|list| list.iter().map(|text| text.0.clone()).collect::<Vec<_>>())
+            given
+                .get()
+                .map(|list| list.iter().map(|text| text.0.clone()).collect::<Vec<_>>())
         };
         let cookies = texts(&raw.cookies).unwrap_or_default();
         for cookie in &cookies {
             if cookie.contains(['=', ';', ',', ' ', '"']) {
-                self.tell(Code::E122, &format!("{path}.key.cookies"), format!("`{cookie}` is not the name of a cookie"), "write the name alone");
+                self.tell(
+                    Code::E122,
+                    &format!("{path}.key.cookies"),
+                    format!("`{cookie}` is not the name of a cookie"),
+                    "write the name alone",
+                );
             }
         }
-        let per: Vec<Per> = raw.per.get().map(|per| {
-            per.iter().map(|per| match per {
-                PerWho::Ip => Per::Ip,
-                PerWho::User => Per::User,
-                PerWho::Token => Per::Token,
-            }).collect()
-        }).unwrap_or_default();
+        let per: Vec<Per> = raw
+            .per
+            .get()
+            .map(|per| {
+                per.iter()
+                    .map(|per| match per {
+                        PerWho::Ip => Per::Ip,
+                        PerWho::User => Per::User,
+                        PerWho::Token => Per::Token,
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
         if !self.identified && per.contains(&Per::User) {
-            self.tell(Code::W205, &format!("{path}.key.per"), "`per: user` stores nothing: `identity` verifies no tokens", "add identity.jwt, or write per: token");
+            self.tell(
+                Code::W205,
+                &format!("{path}.key.per"),
+                "`per: user` stores nothing: `identity` verifies no tokens",
+                "add identity.jwt, or write per: token",
+            );
         }
         KeyRule {
             query: texts(&raw.query),
-            headers: raw.headers.get().map(|list| list.iter().map(|name| name.0.clone()).collect()).unwrap_or_default(),
+            headers: raw
+                .headers
+                .get()
+                .map(|list| list.iter().map(|name| name.0.clone()).collect())
+                .unwrap_or_default(),
             cookies,
             per,
             ignore_query: ignore_query.clone(),
@@ -618,31 +1020,61 @@ impl Compiler<'_> {
             None => format!("{path}.ttl"),
         };
         if raw.default.is_absent() {
-            self.tell(Code::E105, &path, "`ttl` has no `default`", "add `default: 5m`");
+            self.tell(
+                Code::E105,
+                &path,
+                "`ttl` has no `default`",
+                "add `default: 5m`",
+            );
         }
         let Span(default) = *raw.default.get()?;
         if default.is_zero() {
-            self.tell(Code::E117, &path, "a ttl of 0s stores nothing", "write `no_store: true`, or a longer one");
+            self.tell(
+                Code::E117,
+                &path,
+                "a ttl of 0s stores nothing",
+                "write `no_store: true`, or a longer one",
+            );
         }
         let (min, max) = (span(&raw.min), span(&raw.max));
         if let (Some(min), Some(max)) = (min, max)
             && min > max
         {
-            self.tell(Code::E126, &path.replace(".default", ".min"), "`min` is more than `max`", "min may be at most max");
+            self.tell(
+                Code::E126,
+                &path.replace(".default", ".min"),
+                "`min` is more than `max`",
+                "min may be at most max",
+            );
         }
         let statuses = match route.statuses.get() {
             Some(list) => list.iter().map(|status| status.0).collect(),
-            None => [200, 203, 301, 308, 404, 410].iter().filter_map(|code| StatusCode::from_u16(*code).ok()).collect(),
+            None => [200, 203, 301, 308, 404, 410]
+                .iter()
+                .filter_map(|code| StatusCode::from_u16(*code).ok())
+                .collect(),
         };
-        let mut by_status = raw.by_status.get().map(|lines| lines.0.clone()).unwrap_or_default();
+        let mut by_status = raw
+            .by_status
+            .get()
+            .map(|lines| lines.0.clone())
+            .unwrap_or_default();
         if route.statuses.is_absent() {
             for status in [StatusCode::NOT_FOUND, StatusCode::GONE] {
-                if !by_status.iter().any(|(known, _)| *known == status) && default > NEGATIVE_TTL_MAX {
+                if !by_status.iter().any(|(known, _)| *known == status)
+                    && default > NEGATIVE_TTL_MAX
+                {
                     by_status.push((status, NEGATIVE_TTL_MAX));
                 }
             }
         }
-        Some(Ttl { default, min, max, by_status, statuses })
+        Some(Ttl {
+            default,
+            min,
+            max,
+            by_status,
+            statuses,
+        })
     }
 
     /// Templates whose `{name}`s are all in a path of the route.
@@ -657,15 +1089,36 @@ impl Compiler<'_> {
             for placeholder in template.placeholders() {
                 let path = format!("{path}[{index}]");
                 match placeholder {
-                    Placeholder::Path(name) if !paths.is_empty() => {
-                        if !paths.iter().any(|path| path.names().any(|known| known == name)) {
-                            let known: Vec<_> = paths.iter().flat_map(Pattern::names).map(|name| format!("{{{name}}}")).collect();
-                            let fix = if known.is_empty() { "the path has no {…}".into() } else { format!("the path has {}", known.join(", ")) };
-                            self.tell(Code::E120, &path, format!("`{{{name}}}` is not in the route's path"), fix);
-                        }
+                    Placeholder::Path(name)
+                        if !paths.is_empty()
+                            && !paths
+                                .iter()
+                                .any(|path| path.names().any(|known| known == name)) =>
+                    {
+                        let known: Vec<_> = paths
+                            .iter()
+                            .flat_map(Pattern::names)
+                            .map(|name| format!("{{{name}}}"))
+                            .collect();
+                        let fix = if known.is_empty() {
+                            "the path has no {…}".into()
+                        } else {
+                            format!("the path has {}", known.join(", "))
+                        };
+                        self.tell(
+                            Code::E120,
+                            &path,
+                            format!("`{{{name}}}` is not in the route's path"),
+                            fix,
+                        );
                     }
                     Placeholder::User if !self.identified => {
-                        self.tell(Code::W205, &path, "`{user}` is never known: `identity` verifies no tokens", "add identity.jwt");
+                        self.tell(
+                            Code::W205,
+                            &path,
+                            "`{user}` is never known: `identity` verifies no tokens",
+                            "add identity.jwt",
+                        );
                     }
                     _ => {}
                 }
@@ -677,20 +1130,40 @@ impl Compiler<'_> {
     /// Warns of routes that an earlier one covers. Bounded by [`SHADOW_CHECKS_MAX`].
     fn shadowed(&mut self, rules: &[Rule]) {
         // Only a pattern with a wildcard can cover another; equal texts are found by a table.
-        let wild = |rule: &Rule| rule.paths.iter().any(|path| path.as_str().contains(['{', '*']));
+        let wild = |rule: &Rule| {
+            rule.paths
+                .iter()
+                .any(|path| path.as_str().contains(['{', '*']))
+        };
         let mut wilds: Vec<usize> = Vec::new();
         let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut checks = 0;
         for (index, rule) in rules.iter().enumerate() {
-            let twins = rule.paths.first().and_then(|path| exact.get(path.as_str())).into_iter().flatten();
+            let twins = rule
+                .paths
+                .first()
+                .and_then(|path| exact.get(path.as_str()))
+                .into_iter()
+                .flatten();
             let earlier = wilds.iter().chain(twins);
             let by = earlier.copied().find(|earlier| {
                 checks += 1;
-                checks <= SHADOW_CHECKS_MAX && rules.get(*earlier).is_some_and(|earlier| covers(earlier, rule))
+                checks <= SHADOW_CHECKS_MAX
+                    && rules
+                        .get(*earlier)
+                        .is_some_and(|earlier| covers(earlier, rule))
             });
             if let Some(by) = by {
-                let message = format!("route `{}` is never reached: `{}` before it matches all of it", rule.name, rules[by].name);
-                self.tell(Code::W201, &format!("routes[{index}].path"), message, "move it up");
+                let message = format!(
+                    "route `{}` is never reached: `{}` before it matches all of it",
+                    rule.name, rules[by].name
+                );
+                self.tell(
+                    Code::W201,
+                    &format!("routes[{index}].path"),
+                    message,
+                    "move it up",
+                );
             }
             if wild(rule) {
                 wilds.push(index);
@@ -708,14 +1181,19 @@ impl Compiler<'_> {
         let empty = raw::Headers::default();
         let raw = raw.unwrap_or(&empty);
         let speaks = |given: &Given<List<Dialect>>, dialect: Dialect| {
-            given.get().is_none_or(|list| list.iter().any(|spoken| *spoken == dialect))
+            given
+                .get()
+                .is_none_or(|list| list.iter().any(|spoken| *spoken == dialect))
         };
         Headers {
             cache_standard: speaks(&raw.cache, Dialect::Standard),
             cache_legacy: speaks(&raw.cache, Dialect::Legacy),
             rate_limit_standard: speaks(&raw.rate_limit, Dialect::Standard),
             rate_limit_legacy: speaks(&raw.rate_limit, Dialect::Legacy),
-            debug_token: self.secret(raw.debug_token.get().map(|text| &text.0), "headers.debug_token"),
+            debug_token: self.secret(
+                raw.debug_token.get().map(|text| &text.0),
+                "headers.debug_token",
+            ),
         }
     }
 
@@ -723,7 +1201,10 @@ impl Compiler<'_> {
         let empty = raw::Admin::default();
         let raw = raw.map_or(&empty, |short| &short.0);
         if raw.off {
-            return Admin { listen: None, token: None };
+            return Admin {
+                listen: None,
+                token: None,
+            };
         }
         let default = SocketAddr::from(([127, 0, 0, 1], 9800));
         let listen = raw.listen.get().map_or(default, |address| address.0);
@@ -731,21 +1212,39 @@ impl Compiler<'_> {
         if !listen.ip().to_canonical().is_loopback() && !self.env.ignored {
             match &token {
                 None if !matches!(raw.token, Given::Bad) => {
-                    self.tell(Code::E124, "admin.listen", format!("the admin port on {listen} needs a token"), "set admin.token, or listen on 127.0.0.1:9800");
+                    self.tell(
+                        Code::E124,
+                        "admin.listen",
+                        format!("the admin port on {listen} needs a token"),
+                        "set admin.token, or listen on 127.0.0.1:9800",
+                    );
                 }
                 Some(token) if token.expose().len() < TOKEN_BYTES_MIN => {
-                    self.tell(Code::E125, "admin.token", format!("the admin token is shorter than {TOKEN_BYTES_MIN} bytes"), "make one with `openssl rand -hex 32`");
+                    self.tell(
+                        Code::E125,
+                        "admin.token",
+                        format!("the admin token is shorter than {TOKEN_BYTES_MIN} bytes"),
+                        "make one with `openssl rand -hex 32`",
+                    );
                 }
                 _ => {}
             }
         }
-        Admin { listen: Some(listen), token }
+        Admin {
+            listen: Some(listen),
+            token,
+        }
     }
 
     fn alerts(&mut self, raw: Option<&raw::Alerts>) {
         let webhook = raw.and_then(|alerts| alerts.webhook.get());
         if webhook.is_some_and(|webhook| !webhook.0.is_empty()) {
-            self.tell(Code::E108, "alerts.webhook", "`alerts.webhook` is not supported yet", "remove it, or leave it empty");
+            self.tell(
+                Code::E108,
+                "alerts.webhook",
+                "`alerts.webhook` is not supported yet",
+                "remove it, or leave it empty",
+            );
         }
     }
 }
@@ -810,13 +1309,19 @@ fn limit_per(per: &OneOrMany<PerWho>) -> Vec<LimitPer> {
 /// Whether `earlier` matches every request that `later` does.
 fn covers(earlier: &Rule, later: &Rule) -> bool {
     let methods = earlier.methods.is_empty()
-        || (!later.methods.is_empty() && later.methods.iter().all(|method| earlier.methods.contains(method)));
+        || (!later.methods.is_empty()
+            && later
+                .methods
+                .iter()
+                .all(|method| earlier.methods.contains(method)));
     let path = |later: &Pattern| earlier.paths.iter().any(|earlier| earlier.covers(later));
     methods && !later.paths.is_empty() && later.paths.iter().all(path)
 }
 
 fn read_secret(path: &Path) -> Result<Secret, String> {
-    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let length = std::fs::metadata(path)
+        .map_err(|error| error.to_string())?
+        .len();
     if length > SECRET_FILE_BYTES_MAX {
         return Err("it is larger than 64 KiB".into());
     }

@@ -18,15 +18,19 @@ impl Environment {
     /// The process's own variables, those that are UTF-8.
     #[must_use]
     pub fn of_process() -> Self {
-        let pairs = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let pairs = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
         Self::from_iter(pairs)
     }
 
     /// Knows nothing; see [`Environment::ignored`].
     #[must_use]
     pub fn ignored() -> Self {
-        Self { vars: BTreeMap::new(), ignored: true }
+        Self {
+            vars: BTreeMap::new(),
+            ignored: true,
+        }
     }
 
     /// Adds the lines `NAME=value` of an env file; what the process has set already stays.
@@ -43,9 +47,9 @@ impl Environment {
                 return Err(format!("line {} is not NAME=value", index + 1));
             };
             let value = value.trim();
-            let quoted = ['"', '\''].iter().find_map(|quote| {
-                value.strip_prefix(*quote)?.strip_suffix(*quote)
-            });
+            let quoted = ['"', '\'']
+                .iter()
+                .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
             self.vars
                 .entry(name.trim().to_owned())
                 .or_insert_with(|| quoted.unwrap_or(value).to_owned());
@@ -56,7 +60,10 @@ impl Environment {
     /// A variable that is set and not empty.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.vars.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.vars
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// Fills in every scalar of the tree; what is malformed is told with its place.
@@ -69,7 +76,13 @@ impl Environment {
                     Err(Gap::Unset(name)) => Value::Unset(name),
                     Err(Gap::Fault(Fault { code, message, fix })) => {
                         let (path, place) = (path.to_owned(), Some(node.place));
-                        problems.push(Problem { code, message, path, place, fix });
+                        problems.push(Problem {
+                            code,
+                            message,
+                            path,
+                            place,
+                            fix,
+                        });
                         // One problem a value: what stands here is not known, as with an unset one.
                         Value::Unset(String::new())
                     }
@@ -84,7 +97,11 @@ impl Environment {
             Value::Map(entries) => {
                 for entry in entries {
                     let dot = if path.is_empty() { "" } else { "." };
-                    self.fill(&mut entry.node, &format!("{path}{dot}{}", entry.key), problems);
+                    self.fill(
+                        &mut entry.node,
+                        &format!("{path}{dot}{}", entry.key),
+                        problems,
+                    );
                 }
             }
             _ => {}
@@ -119,7 +136,10 @@ impl Environment {
         let end = reference.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         let (name, rest) = reference.split_at(end.unwrap_or(reference.len()));
         if !is_name(name) {
-            return Err(malformed("the name in `${…}` is empty or not a name", "write ${NAME}"));
+            return Err(malformed(
+                "the name in `${…}` is empty or not a name",
+                "write ${NAME}",
+            ));
         }
         let value = self.get(name).map(str::to_owned);
         if rest.is_empty() {
@@ -130,7 +150,10 @@ impl Environment {
         }
         if let Some(default) = rest.strip_prefix(":-") {
             if default.contains("${") {
-                return Err(malformed("a default cannot hold another reference", "set one variable"));
+                return Err(malformed(
+                    "a default cannot hold another reference",
+                    "set one variable",
+                ));
             }
             return Ok(value.unwrap_or_else(|| default.to_owned()));
         }
@@ -154,7 +177,10 @@ impl Environment {
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        Self { vars: pairs.into_iter().collect(), ignored: false }
+        Self {
+            vars: pairs.into_iter().collect(),
+            ignored: false,
+        }
     }
 }
 
@@ -178,7 +204,9 @@ fn malformed(message: &str, fix: &str) -> Gap {
 fn is_name(text: &str) -> bool {
     !text.starts_with(|c: char| c.is_ascii_digit())
         && !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -187,19 +215,34 @@ mod tests {
 
     fn expand(text: &str) -> Option<String> {
         let pairs = [("A", "1"), ("EMPTY", ""), ("YAML", "x\nroutes: []")];
-        let env: Environment = pairs.map(|(name, value)| (name.into(), value.into())).into_iter().collect();
+        let env: Environment = pairs
+            .map(|(name, value)| (name.into(), value.into()))
+            .into_iter()
+            .collect();
         env.expand(text).ok()
     }
 
     #[test]
     fn references_read_as_in_a_shell() {
         assert_eq!(expand("a${A}b${A}").as_deref(), Some("a1b1"));
-        assert_eq!(expand("${NONE:-x}${EMPTY:-y}${A:-z}").as_deref(), Some("xy1"));
+        assert_eq!(
+            expand("${NONE:-x}${EMPTY:-y}${A:-z}").as_deref(),
+            Some("xy1")
+        );
         assert_eq!(expand("${EMPTY}").as_deref(), Some(""));
         assert_eq!(expand("${NONE:-}").as_deref(), Some(""));
         assert_eq!(expand("${A:?needed}").as_deref(), Some("1"));
         assert_eq!(expand("$${A}").as_deref(), Some("${A}"));
-        for bad in ["${NONE}", "${NONE:?x}", "${", "${}", "${1A}", "${A-x}", "${A:-${A}}", "${A B}"] {
+        for bad in [
+            "${NONE}",
+            "${NONE:?x}",
+            "${",
+            "${}",
+            "${1A}",
+            "${A-x}",
+            "${A:-${A}}",
+            "${A B}",
+        ] {
             assert_eq!(expand(bad), None, "{bad}");
         }
     }
@@ -212,8 +255,12 @@ mod tests {
     #[test]
     fn an_env_file_adds_what_is_not_set() {
         let mut env = Environment::from_iter([("A".into(), "1".into())]);
-        env.add_file("# c\nA=2\nexport B='x y'\n\nC = \"z\"\n").unwrap();
-        assert_eq!((env.get("A"), env.get("B"), env.get("C")), (Some("1"), Some("x y"), Some("z")));
+        env.add_file("# c\nA=2\nexport B='x y'\n\nC = \"z\"\n")
+            .unwrap();
+        assert_eq!(
+            (env.get("A"), env.get("B"), env.get("C")),
+            (Some("1"), Some("x y"), Some("z"))
+        );
         assert!(env.add_file("nonsense").is_err());
     }
 }

@@ -57,7 +57,9 @@ impl Origin {
     /// the app that [`UPSTREAM_VARIABLE`] names.
     pub fn find(config: Option<&Path>, env: &Environment) -> Result<Self, Report> {
         match config {
-            Some(path) if path == Path::new("-") => read_bounded("standard input", std::io::stdin()).map(Self::Text),
+            Some(path) if path == Path::new("-") => {
+                read_bounded("standard input", std::io::stdin()).map(Self::Text)
+            }
             Some(path) => Ok(Self::File(path.to_owned())),
             None => {
                 let found = FILES.iter().map(PathBuf::from).find(|path| path.exists());
@@ -81,9 +83,15 @@ impl Origin {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut text = format!("upstream: {}\n", quoted(&url.replace("${", "$${")));
         if let Some(ttl) = ttl {
-            text.push_str(&format!("routes:\n  - path: /*\n    ttl: {}\n", quoted(&ttl.replace("${", "$${"))));
+            text.push_str(&format!(
+                "routes:\n  - path: /*\n    ttl: {}\n",
+                quoted(&ttl.replace("${", "$${"))
+            ));
         }
-        Self::Text(Source { name: "command line".into(), text })
+        Self::Text(Source {
+            name: "command line".into(),
+            text,
+        })
     }
 
     /// Reads the text, no more than [`FILE_BYTES_MAX`].
@@ -106,7 +114,8 @@ pub fn environment(file: Option<&Path>) -> Result<Environment, Report> {
     let mut env = Environment::of_process();
     if let Some(path) = file {
         let source = Origin::File(path.to_owned()).read()?;
-        env.add_file(&source.text).map_err(|why| unreadable(&source.name, &why))?;
+        env.add_file(&source.text)
+            .map_err(|why| unreadable(&source.name, &why))?;
     }
     Ok(env)
 }
@@ -118,14 +127,23 @@ fn read_bounded(name: &str, from: impl Read) -> Result<Source, Report> {
     read.map_err(|error| unreadable(name, &error.to_string()))?;
     match String::from_utf8(bytes) {
         Ok(text) if text.len() > FILE_BYTES_MAX => Err(unreadable(name, "it is larger than 1 MiB")),
-        Ok(text) => Ok(Source { name: name.to_owned(), text: text.trim_start_matches('\u{feff}').to_owned() }),
+        Ok(text) => Ok(Source {
+            name: name.to_owned(),
+            text: text.trim_start_matches('\u{feff}').to_owned(),
+        }),
         Err(_) => Err(unreadable(name, "it is not UTF-8 text")),
     }
 }
 
 fn unreadable(name: &str, why: &str) -> Report {
     let fault = Fault::new(Code::E102, format!("`{name}` cannot be read: {why}"), "");
-    Report::whole(Source { name: name.to_owned(), text: String::new() }, fault)
+    Report::whole(
+        Source {
+            name: name.to_owned(),
+            text: String::new(),
+        },
+        fault,
+    )
 }
 
 #[cfg(test)]
@@ -134,16 +152,27 @@ mod tests {
 
     #[test]
     fn an_url_alone_is_a_configuration() {
-        let Origin::Text(source) = Origin::url("http://localhost:3000", Some("30s")) else { panic!() };
+        let Origin::Text(source) = Origin::url("http://localhost:3000", Some("30s")) else {
+            panic!()
+        };
         let (settings, _) = crate::config::load(source, &Environment::default()).unwrap();
         assert_eq!(settings.routes.all().len(), 2);
     }
 
     #[test]
     fn what_is_typed_cannot_add_settings() {
-        for (url, ttl) in [("x\nadmin: off", "30s"), ("http://a", "1s\n    no_store: true"), ("${HOME}", "1s")] {
-            let Origin::Text(source) = Origin::url(url, Some(ttl)) else { panic!() };
-            assert!(crate::config::load(source, &Environment::default()).is_err(), "{url}");
+        for (url, ttl) in [
+            ("x\nadmin: off", "30s"),
+            ("http://a", "1s\n    no_store: true"),
+            ("${HOME}", "1s"),
+        ] {
+            let Origin::Text(source) = Origin::url(url, Some(ttl)) else {
+                panic!()
+            };
+            assert!(
+                crate::config::load(source, &Environment::default()).is_err(),
+                "{url}"
+            );
         }
     }
 
@@ -151,6 +180,8 @@ mod tests {
     fn a_file_over_the_bound_or_not_text_is_refused() {
         assert!(read_bounded("x", std::io::repeat(b'a')).is_err());
         assert!(read_bounded("x", &b"\xff\xfe"[..]).is_err());
-        assert!(read_bounded("x", &b"\xef\xbb\xbfa: 1"[..]).is_ok_and(|source| source.text == "a: 1"));
+        assert!(
+            read_bounded("x", &b"\xef\xbb\xbfa: 1"[..]).is_ok_and(|source| source.text == "a: 1")
+        );
     }
 }

@@ -28,7 +28,13 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
     let mut root = match tree::parse(&source.text) {
         Ok(root) => root,
         Err((problem::Fault { code, message, fix }, place)) => {
-            let problem = Problem { code, message, path: String::new(), place, fix };
+            let problem = Problem {
+                code,
+                message,
+                path: String::new(),
+                place,
+                fix,
+            };
             return Err(Report::new(source, vec![problem]));
         }
     };
@@ -41,7 +47,9 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
         return Ok((settings, report));
     }
     // Beside errors, what is merely good to know is noise.
-    report.problems.retain(|problem| problem.code.severity() != Severity::Note);
+    report
+        .problems
+        .retain(|problem| problem.code.severity() != Severity::Note);
     Err(report)
 }
 
@@ -58,12 +66,20 @@ mod tests {
     use std::time::Duration;
 
     fn env(pairs: &[(&str, &str)]) -> Environment {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn load_in(text: &str, env: &Environment) -> (Settings, Report) {
-        let source = Source { name: "test".into(), text: text.into() };
-        load(source, env).map_err(|report| report.render(Format::Human, false)).unwrap()
+        let source = Source {
+            name: "test".into(),
+            text: text.into(),
+        };
+        load(source, env)
+            .map_err(|report| report.render(Format::Human, false))
+            .unwrap()
     }
 
     fn settings(text: &str) -> Settings {
@@ -87,16 +103,25 @@ mod tests {
             retry_after: Duration::from_secs(15),
         };
         assert_eq!(redis.breaker, breaker);
-        assert_eq!((settings.cache.memory, settings.cache.max_body), (64 << 20, 1 << 20));
+        assert_eq!(
+            (settings.cache.memory, settings.cache.max_body),
+            (64 << 20, 1 << 20)
+        );
         assert_eq!(settings.cache.namespace, "larder");
         assert_eq!(settings.identity.ipv6_prefix, 64);
         assert!(settings.identity.trusted_proxies.is_empty());
-        assert_eq!((settings.limits.mode, settings.limits.redis_down), (LimitMode::Enforce, RedisDown::Local));
+        assert_eq!(
+            (settings.limits.mode, settings.limits.redis_down),
+            (LimitMode::Enforce, RedisDown::Local)
+        );
         assert_eq!(settings.admin.listen.unwrap().to_string(), "127.0.0.1:9800");
         assert_eq!(settings.shutdown.grace, Duration::from_secs(25));
         let fallback = settings.routes.all().last().unwrap();
         let policy = fallback.policy.as_ref().unwrap();
-        assert_eq!((policy.ttl.as_ref(), policy.stale_if_error), (None, Duration::ZERO));
+        assert_eq!(
+            (policy.ttl.as_ref(), policy.stale_if_error),
+            (None, Duration::ZERO)
+        );
         assert_eq!(fallback.key.ignore_query.len(), 5);
     }
 
@@ -124,19 +149,38 @@ mod tests {
 
     #[test]
     fn redis_is_the_files_then_redis_url_then_kv_url_then_a_guess() {
-        let (rest, token) = (("UPSTASH_REDIS_REST_URL", "https://eu1-calm-cat.upstash.io"), ("UPSTASH_REDIS_REST_TOKEN", "a/b"));
+        let (rest, token) = (
+            ("UPSTASH_REDIS_REST_URL", "https://eu1-calm-cat.upstash.io"),
+            ("UPSTASH_REDIS_REST_TOKEN", "a/b"),
+        );
         let (redis, kv) = (("REDIS_URL", "redis://r"), ("KV_URL", "rediss://k"));
         let found = |text: &str, pairs: &[(&str, &str)]| {
             let (settings, report) = load_in(text, &env(pairs));
-            let codes: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
-            (settings.redis.map(|redis| redis.url.expose().to_owned()), codes.join(" "))
+            let codes: Vec<_> = report
+                .problems
+                .iter()
+                .map(|problem| problem.code.as_str())
+                .collect();
+            (
+                settings.redis.map(|redis| redis.url.expose().to_owned()),
+                codes.join(" "),
+            )
         };
         let bare = "upstream: http://a\n";
         let said = "upstream: http://a\nredis: redis://f\n";
         let unset = "upstream: http://a\nredis: ${MY_REDIS}\n";
-        assert_eq!(found(said, &[redis, kv]), (Some("redis://f".into()), String::new()));
-        assert_eq!(found(bare, &[redis, kv, rest, token]), (Some("redis://r".into()), "N302".into()));
-        assert_eq!(found(unset, &[kv, rest, token]), (Some("rediss://k".into()), "N302".into()));
+        assert_eq!(
+            found(said, &[redis, kv]),
+            (Some("redis://f".into()), String::new())
+        );
+        assert_eq!(
+            found(bare, &[redis, kv, rest, token]),
+            (Some("redis://r".into()), "N302".into())
+        );
+        assert_eq!(
+            found(unset, &[kv, rest, token]),
+            (Some("rediss://k".into()), "N302".into())
+        );
         let guess = Some("rediss://default:a%2Fb@eu1-calm-cat.upstash.io:6379".to_owned());
         assert_eq!(found(bare, &[rest, token]), (guess, "W204".into()));
         assert_eq!(found(unset, &[]), (None, "N301".into()));
@@ -147,7 +191,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         std::fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
-        let text = format!("upstream: http://a\nadmin: {{ listen: ':9800', token: 'file:{}' }}\n", file.display());
+        let text = format!(
+            "upstream: http://a\nadmin: {{ listen: ':9800', token: 'file:{}' }}\n",
+            file.display()
+        );
         let settings = settings(&text);
         assert_eq!(settings.admin.token.as_ref().unwrap().expose().len(), 32);
         assert!(!format!("{settings:?}").contains("0123456789abcdef"));
@@ -165,8 +212,18 @@ mod tests {
     #[test]
     fn problems_name_the_place_in_the_file_even_behind_a_refused_route() {
         let text = "upstream: http://a\nroutes:\n  - nonsense\n  - { path: /a, slide_up_to: 5m }\n";
-        let report = load(Source { name: "x".into(), text: text.into() }, &Environment::default()).unwrap_err();
+        let report = load(
+            Source {
+                name: "x".into(),
+                text: text.into(),
+            },
+            &Environment::default(),
+        )
+        .unwrap_err();
         let last = report.problems.last().unwrap();
-        assert_eq!((last.path.as_str(), last.place.unwrap().line), ("routes[1].slide_up_to", 4));
+        assert_eq!(
+            (last.path.as_str(), last.place.unwrap().line),
+            ("routes[1].slide_up_to", 4)
+        );
     }
 }

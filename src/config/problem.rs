@@ -181,7 +181,11 @@ pub struct Fault {
 impl Fault {
     /// A fault with its likely fix.
     pub fn new(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fix: fix.into() }
+        Self {
+            code,
+            message: message.into(),
+            fix: fix.into(),
+        }
     }
 
     /// Reads back what `Display` wrote: serde hands errors on as text.
@@ -235,13 +239,25 @@ impl Report {
     #[must_use]
     pub fn whole(source: Source, fault: Fault) -> Self {
         let Fault { code, message, fix } = fault;
-        Self::new(source, vec![Problem { code, message, path: String::new(), place: None, fix }])
+        Self::new(
+            source,
+            vec![Problem {
+                code,
+                message,
+                path: String::new(),
+                place: None,
+                fix,
+            }],
+        )
     }
 
     /// Problems of this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.problems.iter().filter(|problem| problem.code.severity() == severity).count()
+        self.problems
+            .iter()
+            .filter(|problem| problem.code.severity() == severity)
+            .count()
     }
 
     /// Prints the report; `color` is for [`Format::Human`] only.
@@ -255,7 +271,11 @@ impl Report {
     }
 
     fn human(&self, color: bool) -> String {
-        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut text = String::new();
         for problem in self.problems.iter().take(PROBLEMS_SHOWN_MAX) {
@@ -275,7 +295,9 @@ impl Report {
             Severity::Warning => Level::WARNING,
             Severity::Note => Level::NOTE,
         };
-        let title = level.primary_title(problem.message.as_str()).id(problem.code.as_str());
+        let title = level
+            .primary_title(problem.message.as_str())
+            .id(problem.code.as_str());
         let Some(place) = problem.place else {
             let mut group = annotate_snippets::Group::with_title(title);
             if !problem.fix.is_empty() {
@@ -285,7 +307,9 @@ impl Report {
         };
         let line = starred(self.source.line(place.line));
         let caret = extent(&line, place.column);
-        let annotation = AnnotationKind::Primary.span(caret).label(problem.fix.as_str());
+        let annotation = AnnotationKind::Primary
+            .span(caret)
+            .label(problem.fix.as_str());
         let snippet = Snippet::source(line)
             .line_start(place.line)
             .path(self.source.name.as_str())
@@ -311,7 +335,9 @@ impl Report {
 
     fn github(&self) -> String {
         let escape = |text: &str| {
-            text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+            text.replace('%', "%25")
+                .replace('\r', "%0D")
+                .replace('\n', "%0A")
         };
         let property = |text: &str| escape(text).replace(':', "%3A").replace(',', "%2C");
         let line = |problem: &Problem| {
@@ -392,19 +418,31 @@ fn distance(left: &str, right: &str) -> usize {
 
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
 }
 
 /// Bytes of `line` that the scalar or key at this column (from 1, in characters) takes.
 fn extent(line: &str, column: usize) -> Range<usize> {
-    let start = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    let start = line
+        .char_indices()
+        .nth(column.saturating_sub(1))
+        .map_or(line.len(), |(at, _)| at);
     let rest = &line[start..];
-    let quoted = rest.starts_with(['"', '\'']).then(|| rest[1..].find(&rest[..1])).flatten();
+    let quoted = rest
+        .starts_with(['"', '\''])
+        .then(|| rest[1..].find(&rest[..1]))
+        .flatten();
     let length = match quoted {
         Some(end) => end + 2,
         None => {
             let ends = [" #", ": ", ",", "]", "}"];
-            let end = ends.iter().filter_map(|end| rest.find(end)).filter(|end| *end > 0).min();
+            let end = ends
+                .iter()
+                .filter_map(|end| rest.find(end))
+                .filter(|end| *end > 0)
+                .min();
             let text = rest[..end.unwrap_or(rest.len())].trim_end();
             text.strip_suffix(':').unwrap_or(text).len()
         }
@@ -425,7 +463,11 @@ fn starred(line: &str) -> String {
             if let Some(value) = after.trim_start().strip_prefix(':') {
                 let value = value.trim_start();
                 if !value.trim_start_matches(['"', '\'']).starts_with("file:") {
-                    star(&mut bytes, line.len() - value.len(), &value[..secret_len(value)]);
+                    star(
+                        &mut bytes,
+                        line.len() - value.len(),
+                        &value[..secret_len(value)],
+                    );
                 }
             }
         }
@@ -450,13 +492,21 @@ fn star(bytes: &mut [u8], from: usize, text: &str) {
     }
     let quotes = text.len() - text.trim_start_matches(['"', '\'']).len();
     let end = text.trim_end_matches(['"', '\'']).len();
-    for byte in bytes.iter_mut().skip(from + quotes).take(end.saturating_sub(quotes)) {
+    for byte in bytes
+        .iter_mut()
+        .skip(from + quotes)
+        .take(end.saturating_sub(quotes))
+    {
         *byte = b'*';
     }
 }
 
 fn secret_len(value: &str) -> usize {
-    if let Some(quote) = value.chars().next().filter(|first| matches!(first, '"' | '\'')) {
+    if let Some(quote) = value
+        .chars()
+        .next()
+        .filter(|first| matches!(first, '"' | '\''))
+    {
         return value[1..].find(quote).map_or(value.len(), |end| end + 2);
     }
     if value.starts_with("${") {
@@ -482,10 +532,16 @@ mod tests {
     fn a_shown_line_hides_its_secrets() {
         for (line, shown) in [
             ("  token: hunter2 # mine", "  token: ******* # mine"),
-            ("admin: { token: 'a b', listen: x }", "admin: { token: '***', listen: x }"),
+            (
+                "admin: { token: 'a b', listen: x }",
+                "admin: { token: '***', listen: x }",
+            ),
             ("token: ${ADMIN_TOKEN}", "token: ${ADMIN_TOKEN}"),
             ("debug_token: ${T:-abc}", "debug_token: *********"),
-            ("redis: redis://u:p@ss@host:1/0", "redis: redis://u:****@host:1/0"),
+            (
+                "redis: redis://u:p@ss@host:1/0",
+                "redis: redis://u:****@host:1/0",
+            ),
             ("secret: file:/run/key", "secret: file:/run/key"),
         ] {
             assert_eq!(starred(line), shown);

@@ -57,7 +57,10 @@ pub(super) struct Listen {
 impl OneLine for Listen {
     type Line = Address;
     fn from_line(line: Address) -> Self {
-        Self { address: Given::Value(line), tls: Given::Absent }
+        Self {
+            address: Given::Value(line),
+            tls: Given::Absent,
+        }
     }
 }
 
@@ -90,7 +93,10 @@ pub(super) struct Upstream {
 impl OneLine for Upstream {
     type Line = UpstreamUrl;
     fn from_line(line: UpstreamUrl) -> Self {
-        Self { url: Given::Value(line), ..Self::default() }
+        Self {
+            url: Given::Value(line),
+            ..Self::default()
+        }
     }
 }
 
@@ -117,7 +123,10 @@ pub(super) struct Redis {
 impl OneLine for Redis {
     type Line = RedisUrl;
     fn from_line(line: RedisUrl) -> Self {
-        Self { url: Given::Value(line), ..Self::default() }
+        Self {
+            url: Given::Value(line),
+            ..Self::default()
+        }
     }
 }
 
@@ -204,7 +213,11 @@ pub(super) struct Jwt {
 
 /// What names the user.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a claim or a map with header")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a claim or a map with header"
+)]
 pub(super) struct User {
     #[schemars(skip)]
     #[serde(skip)]
@@ -216,7 +229,10 @@ pub(super) struct User {
 impl OneLine for User {
     type Line = Claim;
     fn from_line(line: Claim) -> Self {
-        Self { claim: Some(line), header: Given::Absent }
+        Self {
+            claim: Some(line),
+            header: Given::Absent,
+        }
     }
 }
 
@@ -238,7 +254,11 @@ pub(super) struct Limits {
 
 /// A limit for a kind of caller.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with name, for, rate and per")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with name, for, rate and per"
+)]
 pub(super) struct Tier {
     /// In headers, metrics and Redis keys.
     pub name: Given<Name>,
@@ -323,7 +343,10 @@ pub(super) struct Ttl {
 impl OneLine for Ttl {
     type Line = Span;
     fn from_line(line: Span) -> Self {
-        Self { default: Given::Value(line), ..Self::default() }
+        Self {
+            default: Given::Value(line),
+            ..Self::default()
+        }
     }
 }
 
@@ -387,7 +410,10 @@ pub(super) struct Admin {
 impl OneLine for Admin {
     type Line = Off;
     fn from_line(_: Off) -> Self {
-        Self { off: true, ..Self::default() }
+        Self {
+            off: true,
+            ..Self::default()
+        }
     }
 }
 

@@ -29,7 +29,16 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("Redis", &["cluster", "sentinel"]),
     (
         "Route",
-        &["host", "query", "headers", "bypass_when", "experiment", "shadow", "status", "warm"],
+        &[
+            "host",
+            "query",
+            "headers",
+            "bypass_when",
+            "experiment",
+            "shadow",
+            "status",
+            "warm",
+        ],
     ),
     ("Admin", &["purge_method"]),
 ];
@@ -72,8 +81,16 @@ pub(super) fn read<'de, T: Deserialize<'de> + Default>(
     ignore_unset: bool,
     problems: &mut Vec<Problem>,
 ) -> T {
-    let reader = Reader { problems: RefCell::default(), ignore_unset, root };
-    let value = T::deserialize(At { node: root, path: &Path::Root, reader: &reader });
+    let reader = Reader {
+        problems: RefCell::default(),
+        ignore_unset,
+        root,
+    };
+    let value = T::deserialize(At {
+        node: root,
+        path: &Path::Root,
+        reader: &reader,
+    });
     problems.append(&mut reader.problems.into_inner());
     value.unwrap_or_default()
 }
@@ -81,13 +98,20 @@ pub(super) fn read<'de, T: Deserialize<'de> + Default>(
 /// What something at `path` is called in a sentence: `` route `car` ``, `` `redis.breaker` ``.
 pub(super) fn owner(root: &Node, path: &str) -> String {
     let named = path.split_once(']').and_then(|(item, rest)| {
-        let name = root.find(&format!("{item}].name")).map(|(_, node)| &node.value);
-        let kind = if item.starts_with("routes[") { "route" } else { "tier" };
+        let name = root
+            .find(&format!("{item}].name"))
+            .map(|(_, node)| &node.value);
+        let kind = if item.starts_with("routes[") {
+            "route"
+        } else {
+            "tier"
+        };
         match name {
             Some(Value::Scalar(name)) if rest.is_empty() => Some(format!("{kind} `{name}`")),
-            Some(Value::Scalar(name)) => {
-                Some(format!("`{}` of {kind} `{name}`", rest.trim_start_matches('.')))
-            }
+            Some(Value::Scalar(name)) => Some(format!(
+                "`{}` of {kind} `{name}`",
+                rest.trim_start_matches('.')
+            )),
             _ => None,
         }
     });
@@ -108,7 +132,13 @@ impl Reader<'_> {
     fn record(&self, fault: Fault, path: &Path<'_>, place: Place) {
         let Fault { code, message, fix } = fault;
         let path = path.to_string();
-        self.problems.borrow_mut().push(Problem { code, message, path, place: Some(place), fix });
+        self.problems.borrow_mut().push(Problem {
+            code,
+            message,
+            path,
+            place: Some(place),
+            fix,
+        });
     }
 }
 
@@ -164,7 +194,11 @@ impl Error for Failure {
             Unexpected::Map => "a map",
             _ => "a single value",
         };
-        Self::Fault(Fault::new(Code::E106, format!("{FOUND}{found}"), format!("expected {expected}")))
+        Self::Fault(Fault::new(
+            Code::E106,
+            format!("{FOUND}{found}"),
+            format!("expected {expected}"),
+        ))
     }
 }
 
@@ -181,9 +215,13 @@ impl<'a, 'de> At<'a, 'de> {
         result.map_err(|failure| {
             if let Failure::Fault(mut fault) = failure {
                 if let Some(found) = fault.message.strip_prefix(FOUND) {
-                    fault.message = format!("{} is {found}", owner(self.reader.root, &self.path.to_string()));
+                    fault.message = format!(
+                        "{} is {found}",
+                        owner(self.reader.root, &self.path.to_string())
+                    );
                 }
-                if let (Some(written), Value::Scalar(text)) = (&self.node.written, &self.node.value) {
+                if let (Some(written), Value::Scalar(text)) = (&self.node.written, &self.node.value)
+                {
                     // What a variable holds may be a secret: only its name is told.
                     if !text.is_empty() {
                         fault.message = fault.message.replace(text, written);
@@ -200,10 +238,14 @@ impl<'a, 'de> At<'a, 'de> {
     fn scalar(self) -> Result<Option<&'de str>, Failure> {
         match &self.node.value {
             Value::Scalar(text) => Ok(Some(text)),
-            Value::Null => {
-                self.fail(Fault::new(Code::E104, format!("`{}` has no value", self.path), "give one, or remove the line"))
+            Value::Null => self.fail(Fault::new(
+                Code::E104,
+                format!("`{}` has no value", self.path),
+                "give one, or remove the line",
+            )),
+            Value::Unset(name) if name.is_empty() || self.reader.ignore_unset => {
+                Err(Failure::Recorded)
             }
-            Value::Unset(name) if name.is_empty() || self.reader.ignore_unset => Err(Failure::Recorded),
             Value::Unset(name) => self.fail(Fault::new(
                 Code::E110,
                 format!("the variable `{name}` is not set"),
@@ -218,22 +260,38 @@ impl<'a, 'de> At<'a, 'de> {
     }
 
     /// The entries here that have a known key, each once. The others are recorded.
-    fn known(self, entries: &'de [Entry], owner: &str, keys: &'static [&'static str]) -> Vec<&'de Entry> {
+    fn known(
+        self,
+        entries: &'de [Entry],
+        owner: &str,
+        keys: &'static [&'static str],
+    ) -> Vec<&'de Entry> {
         let unique = self.unique(entries);
-        unique.into_iter().filter(|entry| {
-            let known = keys.contains(&entry.key.as_str());
-            if !known {
-                let path = Path::Key(self.path, &entry.key);
-                self.reader.record(self.unknown(&entry.key, owner, keys), &path, entry.place);
-            }
-            known
-        }).collect()
+        unique
+            .into_iter()
+            .filter(|entry| {
+                let known = keys.contains(&entry.key.as_str());
+                if !known {
+                    let path = Path::Key(self.path, &entry.key);
+                    self.reader
+                        .record(self.unknown(&entry.key, owner, keys), &path, entry.place);
+                }
+                known
+            })
+            .collect()
     }
 
     fn unknown(self, key: &str, owner: &str, keys: &[&str]) -> Fault {
-        let later = NOT_YET.iter().find(|(raw, _)| *raw == owner).map_or(&[][..], |(_, keys)| keys);
+        let later = NOT_YET
+            .iter()
+            .find(|(raw, _)| *raw == owner)
+            .map_or(&[][..], |(_, keys)| keys);
         if later.contains(&key) {
-            return Fault::new(Code::E108, format!("`{key}` is not supported yet"), "remove it");
+            return Fault::new(
+                Code::E108,
+                format!("`{key}` is not supported yet"),
+                "remove it",
+            );
         }
         let fix = match closest(key, keys.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
@@ -245,19 +303,22 @@ impl<'a, 'de> At<'a, 'de> {
 
     fn unique(self, entries: &'de [Entry]) -> Vec<&'de Entry> {
         let mut seen = std::collections::HashMap::new();
-        entries.iter().filter(|entry| {
-            let first = *seen.entry(entry.key.as_str()).or_insert(entry.place);
-            if first != entry.place {
-                let path = Path::Key(self.path, &entry.key);
-                let fault = Fault::new(
-                    Code::E103,
-                    format!("`{}` is given twice", entry.key),
-                    format!("first on line {}", first.line),
-                );
-                self.reader.record(fault, &path, entry.place);
-            }
-            first == entry.place
-        }).collect()
+        entries
+            .iter()
+            .filter(|entry| {
+                let first = *seen.entry(entry.key.as_str()).or_insert(entry.place);
+                if first != entry.place {
+                    let path = Path::Key(self.path, &entry.key);
+                    let fault = Fault::new(
+                        Code::E103,
+                        format!("`{}` is given twice", entry.key),
+                        format!("first on line {}", first.line),
+                    );
+                    self.reader.record(fault, &path, entry.place);
+                }
+                first == entry.place
+            })
+            .collect()
     }
 
     fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -265,10 +326,18 @@ impl<'a, 'de> At<'a, 'de> {
             return self.settle(visitor.visit_str(text));
         }
         match &self.node.value {
-            Value::List(items) => self.settle(visitor.visit_seq(Items { at: self, items, next: 0 })),
+            Value::List(items) => self.settle(visitor.visit_seq(Items {
+                at: self,
+                items,
+                next: 0,
+            })),
             Value::Map(entries) => {
                 let entries = self.unique(entries);
-                self.settle(visitor.visit_map(Fields { at: self, entries, next: 0 }))
+                self.settle(visitor.visit_map(Fields {
+                    at: self,
+                    entries,
+                    next: 0,
+                }))
             }
             _ => Err(Failure::Recorded),
         }
@@ -296,7 +365,11 @@ impl<'a, 'de> Deserializer<'de> for At<'a, 'de> {
             return self.visit(visitor);
         };
         let entries = self.known(entries, name, fields);
-        self.settle(visitor.visit_map(Fields { at: self, entries, next: 0 }))
+        self.settle(visitor.visit_map(Fields {
+            at: self,
+            entries,
+            next: 0,
+        }))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -329,13 +402,20 @@ struct Fields<'a, 'de> {
 impl<'de> MapAccess<'de> for Fields<'_, 'de> {
     type Error = Failure;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
-        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Failure> {
+        let Some(entry) = self.entries.get(self.next) else {
+            return Ok(None);
+        };
         self.next += 1;
         let key = StrDeserializer::<Failure>::new(&entry.key);
         seed.deserialize(key).map(Some).map_err(|failure| {
             if let Failure::Fault(fault) = failure {
-                self.at.reader.record(fault, &Path::Key(self.at.path, &entry.key), entry.place);
+                self.at
+                    .reader
+                    .record(fault, &Path::Key(self.at.path, &entry.key), entry.place);
             }
             Failure::Recorded
         })
@@ -346,7 +426,11 @@ impl<'de> MapAccess<'de> for Fields<'_, 'de> {
             return Err(Failure::Recorded);
         };
         let path = Path::Key(self.at.path, &entry.key);
-        seed.deserialize(At { node: &entry.node, path: &path, reader: self.at.reader })
+        seed.deserialize(At {
+            node: &entry.node,
+            path: &path,
+            reader: self.at.reader,
+        })
     }
 }
 
@@ -359,10 +443,20 @@ struct Items<'a, 'de> {
 impl<'de> SeqAccess<'de> for Items<'_, 'de> {
     type Error = Failure;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Failure> {
-        let Some(node) = self.items.get(self.next) else { return Ok(None) };
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Failure> {
+        let Some(node) = self.items.get(self.next) else {
+            return Ok(None);
+        };
         let path = Path::Item(self.at.path, self.next);
         self.next += 1;
-        seed.deserialize(At { node, path: &path, reader: self.at.reader }).map(Some)
+        seed.deserialize(At {
+            node,
+            path: &path,
+            reader: self.at.reader,
+        })
+        .map(Some)
     }
 }

@@ -25,7 +25,10 @@ impl Source {
     /// A line, counted from 1, without its end; empty where there is none.
     #[must_use]
     pub fn line(&self, line: usize) -> &str {
-        self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default()
+        self.text
+            .lines()
+            .nth(line.saturating_sub(1))
+            .unwrap_or_default()
     }
 }
 
@@ -71,17 +74,38 @@ impl Node {
     /// The entry or item that `path` (as `routes[2].ttl`) leads to: the place of its key, and itself.
     pub fn find(&self, path: &str) -> Option<(Place, &Self)> {
         let steps = path.split(['.', '[']).filter(|step| !step.is_empty());
-        steps.into_iter().try_fold((self.place, self), |(_, node), step| match &node.value {
-            Value::Map(entries) => entries
-                .iter()
-                .find(|entry| entry.key == step)
-                .map(|entry| (entry.place, &entry.node)),
+        steps
+            .into_iter()
+            .try_fold((self.place, self), |(_, node), step| match &node.value {
+                Value::Map(entries) => entries
+                    .iter()
+                    .find(|entry| entry.key == step)
+                    .map(|entry| (entry.place, &entry.node)),
+                Value::List(items) => {
+                    let index: usize = step.trim_end_matches(']').parse().ok()?;
+                    items.get(index).map(|item| (item.place, item))
+                }
+                _ => None,
+            })
+    }
+}
+
+impl Node {
+    /// Empty lists and maps have no child to stand at: they stand where what holds them does.
+    fn settle(&mut self, holder: Place) {
+        if self.place.line == 0 {
+            self.place = holder;
+        }
+        match &mut self.value {
             Value::List(items) => {
-                let index: usize = step.trim_end_matches(']').parse().ok()?;
-                items.get(index).map(|item| (item.place, item))
+                let place = self.place;
+                items.iter_mut().for_each(|item| item.settle(place));
             }
-            _ => None,
-        })
+            Value::Map(entries) => entries
+                .iter_mut()
+                .for_each(|entry| entry.node.settle(entry.place)),
+            _ => {}
+        }
     }
 }
 
@@ -89,29 +113,63 @@ impl Node {
 pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
     let whole = |message: String, fix: &str| (Fault::new(Code::E102, message, fix), None);
     if text.len() > FILE_BYTES_MAX {
-        return Err(whole(format!("the file has {} bytes, more than 1 MiB", text.len()), ""));
+        return Err(whole(
+            format!("the file has {} bytes, more than 1 MiB", text.len()),
+            "",
+        ));
     }
     if brackets_open_max(text) > BRACKETS_MAX {
-        return Err(whole("brackets are nested too deeply".into(), "at most 64 may be open at a time"));
+        return Err(whole(
+            "brackets are nested too deeply".into(),
+            "at most 64 may be open at a time",
+        ));
     }
     let lines: Vec<&str> = text.lines().collect();
     let mut slot = None;
-    let grow = Grow { slot: &mut slot, lines: &lines };
+    let grow = Grow {
+        slot: &mut slot,
+        lines: &lines,
+    };
     let result = grow.deserialize(serde_yaml::Deserializer::from_str(text));
     match (result, slot) {
-        (Ok(()), Some(node)) => Ok(node),
-        (Err(error), None | Some(Node { value: Value::List(_) | Value::Map(_), .. })) => {
-            let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
-            let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
-            Err((Fault::new(Code::E101, plain(&error.to_string()), advice(line)), place))
+        (Ok(()), Some(mut node)) => {
+            node.settle(Place { line: 1, column: 1 });
+            Ok(node)
         }
-        (_, Some(Node { value: Value::Null, .. })) => Ok(Node {
+        (
+            Err(error),
+            None
+            | Some(Node {
+                value: Value::List(_) | Value::Map(_),
+                ..
+            }),
+        ) => {
+            let place = error.location().map(|at| Place {
+                line: at.line(),
+                column: at.column(),
+            });
+            let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
+            Err((
+                Fault::new(Code::E101, plain(&error.to_string()), advice(line)),
+                place,
+            ))
+        }
+        (
+            _,
+            Some(Node {
+                value: Value::Null, ..
+            }),
+        ) => Ok(Node {
             place: Place { line: 1, column: 1 },
             value: Value::Map(Vec::new()),
             written: None,
         }),
         _ => Err((
-            Fault::new(Code::E106, "the file is a single value", "write `upstream: http://localhost:3000`"),
+            Fault::new(
+                Code::E106,
+                "the file is a single value",
+                "write `upstream: http://localhost:3000`",
+            ),
             Some(Place { line: 1, column: 1 }),
         )),
     }
@@ -126,7 +184,11 @@ struct Grow<'a> {
 impl Grow<'_> {
     /// Keeps a scalar and asks for its place.
     fn scalar<E: Error>(self, value: Value) -> Result<(), E> {
-        *self.slot = Some(Node { place: Place { line: 1, column: 1 }, value, written: None });
+        *self.slot = Some(Node {
+            place: Place { line: 1, column: 1 },
+            value,
+            written: None,
+        });
         Err(E::custom("here"))
     }
 
@@ -143,7 +205,11 @@ impl Grow<'_> {
         if before.trim_end().ends_with(['[', '{']) {
             place.column = before.trim_end().chars().count();
         }
-        *self.slot = Some(Node { place, value, written: None });
+        *self.slot = Some(Node {
+            place,
+            value,
+            written: None,
+        });
     }
 }
 
@@ -155,7 +221,9 @@ fn placed<E: fmt::Display>(
     lines: &[&str],
 ) -> Result<Option<Node>, E> {
     let Err(error) = result else { return Ok(slot) };
-    let Some(mut node) = slot else { return Err(error) };
+    let Some(mut node) = slot else {
+        return Err(error);
+    };
     if matches!(node.value, Value::List(_) | Value::Map(_)) {
         return Err(error);
     }
@@ -172,7 +240,10 @@ fn placed<E: fmt::Display>(
 fn place_in(message: &str) -> Option<Place> {
     let (_, place) = message.rsplit_once(" at line ")?;
     let (line, column) = place.split_once(" column ")?;
-    Some(Place { line: line.parse().ok()?, column: column.parse().ok()? })
+    Some(Place {
+        line: line.parse().ok()?,
+        column: column.parse().ok()?,
+    })
 }
 
 /// Numbers are shown as they stand in the file: `010`, `1.50`, `0x1F`.
@@ -244,7 +315,10 @@ impl<'de> Visitor<'de> for Grow<'_> {
         let mut items = Vec::new();
         loop {
             let mut slot = None;
-            let grown = seq.next_element_seed(Grow { slot: &mut slot, lines: self.lines });
+            let grown = seq.next_element_seed(Grow {
+                slot: &mut slot,
+                lines: self.lines,
+            });
             match placed(grown.map(drop), slot, self.lines)? {
                 Some(item) => items.push(item),
                 None => break,
@@ -258,8 +332,13 @@ impl<'de> Visitor<'de> for Grow<'_> {
         let mut entries = Vec::new();
         loop {
             let mut slot = None;
-            let grown = map.next_key_seed(Grow { slot: &mut slot, lines: self.lines });
-            let Some(key) = placed(grown.map(drop), slot, self.lines)? else { break };
+            let grown = map.next_key_seed(Grow {
+                slot: &mut slot,
+                lines: self.lines,
+            });
+            let Some(key) = placed(grown.map(drop), slot, self.lines)? else {
+                break;
+            };
             let place = key.place;
             let key = match key.value {
                 Value::Scalar(text) => text,
@@ -267,11 +346,13 @@ impl<'de> Visitor<'de> for Grow<'_> {
                 _ => return Err(A::Error::custom("a key is a list or a map")),
             };
             let mut slot = None;
-            let grown = map.next_value_seed(Grow { slot: &mut slot, lines: self.lines });
-            let Some(mut node) = placed(grown, slot, self.lines)? else { break };
-            if node.place.line == 0 {
-                node.place = place; // an empty list or map has no child to stand at
-            }
+            let grown = map.next_value_seed(Grow {
+                slot: &mut slot,
+                lines: self.lines,
+            });
+            let Some(node) = placed(grown, slot, self.lines)? else {
+                break;
+            };
             entries.push(Entry { key, place, node });
         }
         self.branch(Value::Map(entries));
@@ -345,19 +426,42 @@ mod tests {
         let text = "a: 1\nb:\n  - x\n  - { c: [ 'd', 007 ], e: ~ }\n\"f\":   # why\n  >-\n  long\n  text\n";
         let mut found = Vec::new();
         places(&parse(text).unwrap(), "", &mut found);
-        let found: Vec<_> = found.iter().map(|(path, line, column)| (path.as_str(), *line, *column)).collect();
-        assert_eq!(found, [
-            (".a:", 1, 1), (".a", 1, 4), (".b:", 2, 1), (".b[0]", 3, 5),
-            (".b[1].c:", 4, 7), (".b[1].c[0]", 4, 12), (".b[1].c[1]", 4, 17),
-            (".b[1].e:", 4, 24), (".b[1].e", 4, 27), (".f:", 5, 1), (".f", 6, 3),
-        ]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|(path, line, column)| (path.as_str(), *line, *column))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (".a:", 1, 1),
+                (".a", 1, 4),
+                (".b:", 2, 1),
+                (".b[0]", 3, 5),
+                (".b[1].c:", 4, 7),
+                (".b[1].c[0]", 4, 12),
+                (".b[1].c[1]", 4, 17),
+                (".b[1].e:", 4, 24),
+                (".b[1].e", 4, 27),
+                (".f:", 5, 1),
+                (".f", 6, 3),
+            ]
+        );
     }
 
     #[test]
     fn an_alias_stands_where_its_anchor_does() {
         let tree = parse("a: &x { b: 1 }\nc: *x\nd: 2\n").unwrap();
-        assert_eq!(tree.find("c.b").unwrap().1.place, Place { line: 1, column: 12 });
-        assert_eq!(tree.find("d").unwrap().1.place, Place { line: 3, column: 4 });
+        assert_eq!(
+            tree.find("c.b").unwrap().1.place,
+            Place {
+                line: 1,
+                column: 12
+            }
+        );
+        assert_eq!(
+            tree.find("d").unwrap().1.place,
+            Place { line: 3, column: 4 }
+        );
     }
 
     #[test]

@@ -59,9 +59,31 @@ macro_rules! scalars {
 }
 
 scalars!(
-    Span, Size, Percent, Rate, Whole, Flag, Text, SecretText, Address, UpstreamUrl, PathPattern,
-    TagTemplate, MethodName, FieldName, Status, Proxy, Claim, Keys, Namespace, Name, AppPath,
-    Audience, Count, FilePath, Compress
+    Span,
+    Size,
+    Percent,
+    Rate,
+    Whole,
+    Flag,
+    Text,
+    SecretText,
+    Address,
+    UpstreamUrl,
+    PathPattern,
+    TagTemplate,
+    MethodName,
+    FieldName,
+    Status,
+    Proxy,
+    Claim,
+    Keys,
+    Namespace,
+    Name,
+    AppPath,
+    Audience,
+    Count,
+    FilePath,
+    Compress
 );
 
 struct ScalarVisitor<T>(PhantomData<T>);
@@ -119,7 +141,11 @@ words!(PerWho { Ip = "ip", User = "user", Token = "token" } later []);
 
 fn unknown_word(text: &str, words: &[&str], later: &[&str]) -> Fault {
     if later.contains(&text) {
-        return Fault::new(Code::E108, format!("`{text}` is not supported yet"), format!("write {}", words.join(" or ")));
+        return Fault::new(
+            Code::E108,
+            format!("`{text}` is not supported yet"),
+            format!("write {}", words.join(" or ")),
+        );
     }
     let fix = match closest(text, words.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
@@ -132,7 +158,10 @@ fn words_schema(words: &[&str]) -> Schema {
     // YAML reads a bare `true` as a boolean.
     let values: Vec<serde_json::Value> = words
         .iter()
-        .map(|word| word.parse::<bool>().map_or_else(|_| (*word).into(), Into::into))
+        .map(|word| {
+            word.parse::<bool>()
+                .map_or_else(|_| (*word).into(), Into::into)
+        })
         .collect();
     json_schema!({ "anyOf": [{ "enum": values }, reference_schema()] })
 }
@@ -161,11 +190,25 @@ impl Scalar for Span {
     const WHAT: &'static str = "a duration like 30s";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let no_unit = || Fault::new(Code::E112, format!("`{text}` has no unit"), format!("write {text}s, {text}m or {text}ms"));
-        let bad = || {
-            Fault::new(Code::E113, format!("`{text}` is not a duration"), "write 250ms, 30s, 5m, 1h30m or 2d")
+        let no_unit = || {
+            Fault::new(
+                Code::E112,
+                format!("`{text}` has no unit"),
+                format!("write {text}s, {text}m or {text}ms"),
+            )
         };
-        if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && !text.is_empty() {
+        let bad = || {
+            Fault::new(
+                Code::E113,
+                format!("`{text}` is not a duration"),
+                "write 250ms, 30s, 5m, 1h30m or 2d",
+            )
+        };
+        if text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && !text.is_empty()
+        {
             return Err(no_unit());
         }
         let mut total = Duration::ZERO;
@@ -173,7 +216,9 @@ impl Scalar for Span {
         let mut rest = text;
         while !rest.is_empty() {
             let (number, after) = leading_number(rest).ok_or_else(bad)?;
-            let unit_len = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+            let unit_len = after
+                .find(|c: char| c.is_ascii_digit())
+                .unwrap_or(after.len());
             let millis: u64 = match &after[..unit_len] {
                 "ms" => 1,
                 "s" => 1_000,
@@ -194,7 +239,11 @@ impl Scalar for Span {
             return Err(bad());
         }
         if total > DURATION_MAX {
-            return Err(Fault::new(Code::E117, format!("`{text}` is too long"), "at most ten years"));
+            return Err(Fault::new(
+                Code::E117,
+                format!("`{text}` is too long"),
+                "at most ten years",
+            ));
         }
         Ok(Self(total))
     }
@@ -206,7 +255,9 @@ impl Scalar for Span {
 
 /// A number at the start of a text; numbers beyond `u64` are its largest.
 fn leading_number(text: &str) -> Option<(u64, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     (!digits.is_empty()).then(|| (digits.parse().unwrap_or(u64::MAX), rest))
 }
@@ -220,15 +271,28 @@ impl Scalar for Size {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         let (number, unit) = leading_number(text).ok_or_else(|| {
-            Fault::new(Code::E114, format!("`{text}` is not a size"), "write 512KiB, 64MiB or 1GiB")
+            Fault::new(
+                Code::E114,
+                format!("`{text}` is not a size"),
+                "write 512KiB, 64MiB or 1GiB",
+            )
         })?;
         let units = [
-            ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30),
-            ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000),
+            ("B", 1),
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("kB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
         ];
         let Some((_, bytes)) = units.iter().find(|(name, _)| *name == unit) else {
             if unit.is_empty() {
-                return Err(Fault::new(Code::E112, format!("`{text}` has no unit"), format!("write {text}B, {text}KiB or {text}MiB")));
+                return Err(Fault::new(
+                    Code::E112,
+                    format!("`{text}` has no unit"),
+                    format!("write {text}B, {text}KiB or {text}MiB"),
+                ));
             }
             let fix = match unit.to_ascii_lowercase().as_str() {
                 "k" | "kb" | "kib" => format!("write {number}KiB or {number}kB"),
@@ -236,11 +300,22 @@ impl Scalar for Size {
                 "g" | "gb" | "gib" => format!("write {number}GiB or {number}GB"),
                 _ => "units are B, KiB, MiB, GiB, kB, MB and GB".into(),
             };
-            return Err(Fault::new(Code::E114, format!("`{text}` is not a size"), fix));
+            return Err(Fault::new(
+                Code::E114,
+                format!("`{text}` is not a size"),
+                fix,
+            ));
         };
-        match number.checked_mul(*bytes).filter(|size| *size <= SIZE_BYTES_MAX) {
+        match number
+            .checked_mul(*bytes)
+            .filter(|size| *size <= SIZE_BYTES_MAX)
+        {
             Some(size) => Ok(Self(size)),
-            None => Err(Fault::new(Code::E117, format!("`{text}` is too large"), "at most 1024GiB")),
+            None => Err(Fault::new(
+                Code::E117,
+                format!("`{text}` is too large"),
+                "at most 1024GiB",
+            )),
         }
     }
 
@@ -257,19 +332,36 @@ impl Scalar for Percent {
     const WHAT: &'static str = "a percentage like 10%";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let bad = || Fault::new(Code::E115, format!("`{text}` is not a percentage"), "write 10%");
+        let bad = || {
+            Fault::new(
+                Code::E115,
+                format!("`{text}` is not a percentage"),
+                "write 10%",
+            )
+        };
         let Some(number) = text.strip_suffix('%') else {
             return Err(match text.parse::<f64>() {
-                Ok(_) => Fault::new(Code::E112, format!("`{text}` has no unit"), format!("write {text}%")),
+                Ok(_) => Fault::new(
+                    Code::E112,
+                    format!("`{text}` has no unit"),
+                    format!("write {text}%"),
+                ),
                 Err(_) => bad(),
             });
         };
-        if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        if !number
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+        {
             return Err(bad());
         }
         let number: f64 = number.parse().map_err(|_| bad())?;
         if !(0.0..=100.0).contains(&number) {
-            return Err(Fault::new(Code::E117, format!("`{text}` is more than everything"), "at most 100%"));
+            return Err(Fault::new(
+                Code::E117,
+                format!("`{text}` is more than everything"),
+                "at most 100%",
+            ));
         }
         Ok(Self(number / 100.0))
     }
@@ -287,9 +379,19 @@ impl Scalar for Rate {
     const WHAT: &'static str = "a rate like 60/min";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let bad = || Fault::new(Code::E116, format!("`{text}` is not a rate"), "write 5/s, 60/min, 10/hour, 100/day or 5/15m");
+        let bad = || {
+            Fault::new(
+                Code::E116,
+                format!("`{text}` is not a rate"),
+                "write 5/s, 60/min, 10/hour, 100/day or 5/15m",
+            )
+        };
         if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-            return Err(Fault::new(Code::E112, format!("`{text}` has no unit"), format!("write {text}/min")));
+            return Err(Fault::new(
+                Code::E112,
+                format!("`{text}` has no unit"),
+                format!("write {text}/min"),
+            ));
         }
         let (count, window) = text.split_once('/').ok_or_else(bad)?;
         let (count, rest) = leading_number(count).ok_or_else(bad)?;
@@ -302,16 +404,29 @@ impl Scalar for Rate {
             "hour" => Duration::from_secs(3_600),
             "day" => Duration::from_secs(86_400),
             // A bare unit of durations would leave its number to be guessed.
-            other if other.starts_with(|c: char| c.is_ascii_digit()) => Span::parse(other).map_err(|_| bad())?.0,
+            other if other.starts_with(|c: char| c.is_ascii_digit()) => {
+                Span::parse(other).map_err(|_| bad())?.0
+            }
             _ => return Err(bad()),
         };
         if window < RATE_WINDOW_MIN || window > RATE_WINDOW_MAX {
-            return Err(Fault::new(Code::E117, format!("the window of `{text}` is out of range"), "from 1s to 31d"));
+            return Err(Fault::new(
+                Code::E117,
+                format!("the window of `{text}` is out of range"),
+                "from 1s to 31d",
+            ));
         }
-        let quota = u32::try_from(count).ok().filter(|count| *count <= RATE_QUOTA_MAX).and_then(NonZeroU32::new);
+        let quota = u32::try_from(count)
+            .ok()
+            .filter(|count| *count <= RATE_QUOTA_MAX)
+            .and_then(NonZeroU32::new);
         match quota {
             Some(quota) => Ok(Self(settings::Rate { quota, window })),
-            None => Err(Fault::new(Code::E117, format!("the number in `{text}` is out of range"), "from 1 to 1000000")),
+            None => Err(Fault::new(
+                Code::E117,
+                format!("the number in `{text}` is out of range"),
+                "from 1 to 1000000",
+            )),
         }
     }
 
@@ -332,7 +447,13 @@ impl Scalar for Whole {
     const WHAT: &'static str = "a whole number";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let bad = |code, fix: &str| Fault::new(code, format!("`{text}` is not a number that fits here"), fix);
+        let bad = |code, fix: &str| {
+            Fault::new(
+                code,
+                format!("`{text}` is not a number that fits here"),
+                fix,
+            )
+        };
         match leading_number(text) {
             Some((number, "")) => u32::try_from(number)
                 .map(Self)
@@ -364,9 +485,9 @@ impl Scalar for Count {
             return Err(unknown_word(text, &["auto", "adaptive"], &[]));
         }
         let Whole(number) = Whole::parse(text)?;
-        NonZeroU32::new(number).map(Self::Fixed).ok_or_else(|| {
-            Fault::new(Code::E117, "`0` leaves nothing", "write a number from 1")
-        })
+        NonZeroU32::new(number)
+            .map(Self::Fixed)
+            .ok_or_else(|| Fault::new(Code::E117, "`0` leaves nothing", "write a number from 1"))
     }
 
     fn schema() -> Schema {
@@ -405,7 +526,11 @@ impl Scalar for Flag {
         match text {
             "true" => Ok(Self(true)),
             "false" => Ok(Self(false)),
-            _ => Err(Fault::new(Code::E106, format!("`{text}` is neither true nor false"), "write true or false")),
+            _ => Err(Fault::new(
+                Code::E106,
+                format!("`{text}` is neither true nor false"),
+                "write true or false",
+            )),
         }
     }
 
@@ -423,10 +548,18 @@ impl Scalar for Text {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if text.is_empty() {
-            return Err(Fault::new(Code::E104, "the text is empty", "give one, or remove the line"));
+            return Err(Fault::new(
+                Code::E104,
+                "the text is empty",
+                "give one, or remove the line",
+            ));
         }
         if text.len() > TEXT_CHARS_MAX || text.contains(char::is_control) {
-            return Err(Fault::new(Code::E117, "the text is too long or holds control characters", ""));
+            return Err(Fault::new(
+                Code::E117,
+                "the text is too long or holds control characters",
+                "",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -445,9 +578,17 @@ impl Scalar for Name {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         let fits = (1..=64).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b' '));
-        if fits { Ok(Self(text.to_owned())) } else {
-            Err(Fault::new(Code::E122, format!("`{text}` is not a name"), "1 to 64 letters, digits, spaces and - _ . /"))
+            && text.bytes().all(|byte| {
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b' ')
+            });
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Fault::new(
+                Code::E122,
+                format!("`{text}` is not a name"),
+                "1 to 64 letters, digits, spaces and - _ . /",
+            ))
         }
     }
 
@@ -465,9 +606,17 @@ impl Scalar for Namespace {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         let fits = (1..=64).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-        if fits { Ok(Self(text.to_owned())) } else {
-            Err(Fault::new(Code::E122, format!("`{text}` is not a namespace"), "1 to 64 letters, digits and - _ ."))
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Fault::new(
+                Code::E122,
+                format!("`{text}` is not a namespace"),
+                "1 to 64 letters, digits and - _ .",
+            ))
         }
     }
 
@@ -485,7 +634,11 @@ impl Scalar for SecretText {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if text.len() > TEXT_CHARS_MAX {
-            return Err(Fault::new(Code::E117, "the secret is longer than 8 KiB", ""));
+            return Err(Fault::new(
+                Code::E117,
+                "the secret is longer than 8 KiB",
+                "",
+            ));
         }
         Ok(Self(Secret::new(text)))
     }
@@ -522,11 +675,15 @@ impl Scalar for Address {
     fn parse(text: &str) -> Result<Self, Fault> {
         let bad = |fix: String| Fault::new(Code::E118, format!("`{text}` is not an address"), fix);
         if text.parse::<u16>().is_ok() {
-            return Err(bad(format!("write \":{text}\" for every address, or 127.0.0.1:{text}")));
+            return Err(bad(format!(
+                "write \":{text}\" for every address, or 127.0.0.1:{text}"
+            )));
         }
         let other = || bad("write \":8080\", 127.0.0.1:8080 or \"[::1]:8080\"".into());
         let (host, port) = text.rsplit_once(':').ok_or_else(other)?;
-        let port: u16 = port.parse().map_err(|_| bad("the port is a number from 0 to 65535".into()))?;
+        let port: u16 = port
+            .parse()
+            .map_err(|_| bad("the port is a number from 0 to 65535".into()))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let ip = match host {
             "" | "*" => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -560,15 +717,29 @@ impl Scalar for UpstreamUrl {
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             if text.starts_with("h2c:") {
-                return Err(Fault::new(Code::E108, "`h2c:` is not supported yet", "write http://"));
+                return Err(Fault::new(
+                    Code::E108,
+                    "`h2c:` is not supported yet",
+                    "write http://",
+                ));
             }
             let plausible = !text.is_empty() && !text.contains(['@', '/', ' ']);
-            return Err(bad(if plausible { format!("write http://{text}") } else { "write http://localhost:3000".into() }));
+            return Err(bad(if plausible {
+                format!("write http://{text}")
+            } else {
+                "write http://localhost:3000".into()
+            }));
         };
         let default = match scheme {
             "http" => 80,
             "https" => 443,
-            "h2c" => return Err(Fault::new(Code::E108, "`h2c:` is not supported yet", "write http://")),
+            "h2c" => {
+                return Err(Fault::new(
+                    Code::E108,
+                    "`h2c:` is not supported yet",
+                    "write http://",
+                ));
+            }
             _ => return Err(bad("write http://, https:// or unix:/".into())),
         };
         if rest.contains('@') {
@@ -576,19 +747,33 @@ impl Scalar for UpstreamUrl {
         }
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#']) {
-            return Err(bad("it ends after the port: requests bring their own path".into()));
+            return Err(bad(
+                "it ends after the port: requests bring their own path".into()
+            ));
         }
-        let authority: http::uri::Authority =
-            authority.parse().map_err(|_| bad("write http://localhost:3000".into()))?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let authority: http::uri::Authority = authority
+            .parse()
+            .map_err(|_| bad("write http://localhost:3000".into()))?;
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => default,
-            _ => authority.port_u16().filter(|port| *port > 0).ok_or_else(|| bad("the port is a number from 1 to 65535".into()))?,
+            _ => authority
+                .port_u16()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| bad("the port is a number from 1 to 65535".into()))?,
         };
         if host.is_empty() {
             return Err(bad("write http://localhost:3000".into()));
         }
-        Ok(Self(if scheme == "https" { UpstreamTarget::Https { host, port } } else { UpstreamTarget::Http { host, port } }))
+        Ok(Self(if scheme == "https" {
+            UpstreamTarget::Https { host, port }
+        } else {
+            UpstreamTarget::Http { host, port }
+        }))
     }
 
     fn schema() -> Schema {
@@ -604,19 +789,31 @@ impl RedisUrl {
     /// Checks the form; the text is never repeated.
     pub fn parse(text: &str) -> Result<Self, Fault> {
         let bad = |fix: &str| Fault::new(Code::E118, "this is not the URL of a Redis", fix);
-        let later = |scheme: &str| Fault::new(Code::E108, format!("`{scheme}:` is not supported yet"), "write redis:// or rediss://");
+        let later = |scheme: &str| {
+            Fault::new(
+                Code::E108,
+                format!("`{scheme}:` is not supported yet"),
+                "write redis:// or rediss://",
+            )
+        };
         if text.is_empty() {
             return Ok(Self(None));
         }
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(bad("it holds spaces"));
         }
-        let (scheme, rest) = text.split_once(':').ok_or_else(|| bad("write redis://localhost:6379"))?;
+        let (scheme, rest) = text
+            .split_once(':')
+            .ok_or_else(|| bad("write redis://localhost:6379"))?;
         match scheme {
             "redis" | "rediss" => {
-                let rest = rest.strip_prefix("//").ok_or_else(|| bad("write redis://localhost:6379"))?;
+                let rest = rest
+                    .strip_prefix("//")
+                    .ok_or_else(|| bad("write redis://localhost:6379"))?;
                 let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                let host = authority
+                    .rsplit_once('@')
+                    .map_or(authority, |(_, host)| host);
                 let (name, port) = match host.rsplit_once(':') {
                     Some((name, port)) if !port.ends_with(']') => (name, port),
                     _ => (host, "6379"),
@@ -625,11 +822,15 @@ impl RedisUrl {
                     return Err(bad("the host is missing: write redis://localhost:6379"));
                 }
                 if !port.parse::<u16>().is_ok_and(|port| port > 0) {
-                    return Err(bad("the port is a number from 1 to 65535; write other signs of a password as %XX"));
+                    return Err(bad(
+                        "the port is a number from 1 to 65535; write other signs of a password as %XX",
+                    ));
                 }
                 let database = path.split('?').next().unwrap_or_default();
                 if !database.is_empty() && database.parse::<u16>().is_err() {
-                    return Err(bad("after the host comes the number of the database: redis://localhost:6379/0"));
+                    return Err(bad(
+                        "after the host comes the number of the database: redis://localhost:6379/0",
+                    ));
                 }
             }
             "redis+unix" | "unix" if rest.trim_start_matches("//").starts_with('/') => {}
@@ -665,7 +866,10 @@ impl JsonSchema for RedisUrl {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        pattern_schema("^((redis|rediss)://.+|redis\\+unix:.+|)$", "redis://localhost:6379")
+        pattern_schema(
+            "^((redis|rediss)://.+|redis\\+unix:.+|)$",
+            "redis://localhost:6379",
+        )
     }
 }
 
@@ -678,10 +882,16 @@ impl Scalar for PathPattern {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if !text.starts_with('/') {
-            return Err(Fault::new(Code::E119, format!("`{text}` is not a path"), format!("write /{text}")));
+            return Err(Fault::new(
+                Code::E119,
+                format!("`{text}` is not a path"),
+                format!("write /{text}"),
+            ));
         }
         let pattern = Pattern::parse(text);
-        pattern.map(Self).map_err(|why| Fault::new(Code::E119, format!("`{text}` is not a pattern"), why))
+        pattern
+            .map(Self)
+            .map_err(|why| Fault::new(Code::E119, format!("`{text}` is not a pattern"), why))
     }
 
     fn schema() -> Schema {
@@ -697,9 +907,17 @@ impl Scalar for AppPath {
     const WHAT: &'static str = "a path like /api/health";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let fits = text.starts_with('/') && text.parse::<http::uri::PathAndQuery>().is_ok() && !text.contains(['{', '*', '#']);
-        if fits { Ok(Self(text.to_owned())) } else {
-            Err(Fault::new(Code::E119, format!("`{text}` is not the path of a page"), "write /api/health"))
+        let fits = text.starts_with('/')
+            && text.parse::<http::uri::PathAndQuery>().is_ok()
+            && !text.contains(['{', '*', '#']);
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Fault::new(
+                Code::E119,
+                format!("`{text}` is not the path of a page"),
+                "write /api/health",
+            ))
         }
     }
 
@@ -718,7 +936,9 @@ impl Scalar for TagTemplate {
     fn parse(text: &str) -> Result<Self, Fault> {
         let Text(text) = Text::parse(text)?;
         let template = Template::parse(&text);
-        template.map(Self).map_err(|why| Fault::new(Code::E119, format!("`{text}` is not a tag"), why))
+        template
+            .map(Self)
+            .map_err(|why| Fault::new(Code::E119, format!("`{text}` is not a tag"), why))
     }
 
     fn schema() -> Schema {
@@ -735,7 +955,11 @@ impl Scalar for MethodName {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         let upper = text.to_ascii_uppercase();
-        let fix = if upper == text { "write GET, POST, PUT, PATCH or DELETE".to_owned() } else { format!("write {upper}") };
+        let fix = if upper == text {
+            "write GET, POST, PUT, PATCH or DELETE".to_owned()
+        } else {
+            format!("write {upper}")
+        };
         let bad = Fault::new(Code::E122, format!("`{text}` is not a method"), fix);
         match Method::from_bytes(text.as_bytes()) {
             Ok(method) if upper == text => Ok(Self(method)),
@@ -756,9 +980,15 @@ impl Scalar for FieldName {
     const WHAT: &'static str = "the name of a header field";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        HeaderName::from_bytes(text.as_bytes()).map(Self).map_err(|_| {
-            Fault::new(Code::E122, format!("`{text}` is not the name of a header field"), "write accept-language")
-        })
+        HeaderName::from_bytes(text.as_bytes())
+            .map(Self)
+            .map_err(|_| {
+                Fault::new(
+                    Code::E122,
+                    format!("`{text}` is not the name of a header field"),
+                    "write accept-language",
+                )
+            })
     }
 
     fn schema() -> Schema {
@@ -774,10 +1004,20 @@ impl Scalar for Status {
     const WHAT: &'static str = "a status like 404";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let status = text.parse::<u16>().ok().and_then(|code| StatusCode::from_u16(code).ok());
-        status.filter(|status| (200..600).contains(&status.as_u16())).map(Self).ok_or_else(|| {
-            Fault::new(Code::E122, format!("`{text}` is not a status"), "from 200 to 599")
-        })
+        let status = text
+            .parse::<u16>()
+            .ok()
+            .and_then(|code| StatusCode::from_u16(code).ok());
+        status
+            .filter(|status| (200..600).contains(&status.as_u16()))
+            .map(Self)
+            .ok_or_else(|| {
+                Fault::new(
+                    Code::E122,
+                    format!("`{text}` is not a status"),
+                    "from 200 to 599",
+                )
+            })
     }
 
     fn schema() -> Schema {
@@ -794,16 +1034,29 @@ impl Scalar for Proxy {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         // RFC 1918, RFC 4193, RFC 3927, RFC 4291 §2.5.6
-        const PRIVATE: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "169.254.0.0/16", "fe80::/10"];
+        const PRIVATE: [&str; 6] = [
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "fc00::/7",
+            "169.254.0.0/16",
+            "fe80::/10",
+        ];
         const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
         let parse = |texts: &[&str]| texts.iter().filter_map(|text| text.parse().ok()).collect();
         match text {
             "private" => Ok(Self(parse(&[&PRIVATE[..], &LOOPBACK[..]].concat()))),
             "loopback" => Ok(Self(parse(&LOOPBACK))),
             _ => {
-                let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+                let network = text
+                    .parse::<IpNet>()
+                    .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
                 network.map(|network| Self(vec![network])).map_err(|_| {
-                    Fault::new(Code::E118, format!("`{text}` is not a network"), "write private, loopback, 10.0.0.0/8 or 2001:db8::/32")
+                    Fault::new(
+                        Code::E118,
+                        format!("`{text}` is not a network"),
+                        "write private, loopback, 10.0.0.0/8 or 2001:db8::/32",
+                    )
                 })
             }
         }
@@ -828,7 +1081,11 @@ impl Scalar for Claim {
             text.split('.').map(str::to_owned).collect()
         };
         if steps.iter().any(String::is_empty) {
-            return Err(Fault::new(Code::E122, format!("`{text}` is not a claim"), "write sub or app_metadata.role"));
+            return Err(Fault::new(
+                Code::E122,
+                format!("`{text}` is not a claim"),
+                "write sub or app_metadata.role",
+            ));
         }
         Ok(Self(steps))
     }
@@ -849,15 +1106,23 @@ impl Scalar for Keys {
     const WHAT: &'static str = "the URL or file of a key set";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        if let Some(path) = text.strip_prefix("file:").or_else(|| text.starts_with('/').then_some(text)) {
+        if let Some(path) = text
+            .strip_prefix("file:")
+            .or_else(|| text.starts_with('/').then_some(text))
+        {
             return Ok(Self::File(path.into()));
         }
         let uri = text.parse::<http::Uri>().ok().filter(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
         });
         match uri {
             Some(_) => Ok(Self::Url(text.to_owned())),
-            None => Err(Fault::new(Code::E118, format!("`{text}` is not where a key set lies"), "write https://… or file:/path")),
+            None => Err(Fault::new(
+                Code::E118,
+                format!("`{text}` is not where a key set lies"),
+                "write https://… or file:/path",
+            )),
         }
     }
 
@@ -877,7 +1142,9 @@ impl Scalar for Audience {
         match (text, text.strip_prefix("role:")) {
             ("anyone", _) => Ok(Self(settings::Audience::Anyone)),
             ("user", _) => Ok(Self(settings::Audience::User)),
-            (_, Some(role)) if !role.is_empty() => Ok(Self(settings::Audience::Role(role.to_owned()))),
+            (_, Some(role)) if !role.is_empty() => {
+                Ok(Self(settings::Audience::Role(role.to_owned())))
+            }
             _ => Err(unknown_word(text, &["anyone", "user", "role:NAME"], &[])),
         }
     }
@@ -911,11 +1178,16 @@ impl<'de, T: OneLine<Line: Deserialize<'de>> + Deserialize<'de>> Deserialize<'de
             fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
                 T::Line::deserialize(deserializer).map(T::from_line)
             }
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<T, D::Error> {
                 T::deserialize(deserializer)
             }
         }
-        deserializer.deserialize_newtype_struct(SHORT_OR_LONG, Forms(PhantomData)).map(Self)
+        deserializer
+            .deserialize_newtype_struct(SHORT_OR_LONG, Forms(PhantomData))
+            .map(Self)
     }
 }
 
@@ -943,7 +1215,10 @@ impl<T> List<T> {
 
     /// The same, with their positions in the file.
     pub fn indexed(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.0.iter().enumerate().filter_map(|(index, member)| Some((index, member.get()?)))
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(index, member)| Some((index, member.get()?)))
     }
 
     /// Whether the file's list has no member.
@@ -1008,14 +1283,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("one value or a list")
             }
-            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<List<T>, D::Error> {
+            fn visit_some<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<List<T>, D::Error> {
                 T::deserialize(deserializer).map(|one| List(vec![Given::Value(one)]))
             }
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<List<T>, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<List<T>, D::Error> {
                 List::deserialize(deserializer)
             }
         }
-        deserializer.deserialize_newtype_struct(SHORT_OR_LONG, Either(PhantomData)).map(Self)
+        deserializer
+            .deserialize_newtype_struct(SHORT_OR_LONG, Either(PhantomData))
+            .map(Self)
     }
 }
 
@@ -1101,14 +1384,20 @@ mod tests {
 
     #[test]
     fn durations_have_units_from_coarse_to_fine() {
-        let millis = |text| Span::parse(text).map(|span| span.0.as_millis()).map_err(|fault| fault.code);
+        let millis = |text| {
+            Span::parse(text)
+                .map(|span| span.0.as_millis())
+                .map_err(|fault| fault.code)
+        };
         assert_eq!(millis("250ms"), Ok(250));
         assert_eq!(millis("1h30m"), Ok(5_400_000));
         assert_eq!(millis("2d"), Ok(172_800_000));
         assert_eq!(millis("0s"), Ok(0));
         assert_eq!(millis("60"), Err(Code::E112));
         assert_eq!(millis("1.5"), Err(Code::E112));
-        for bad in ["", "s", "1.5h", "30m1h", "1s1s", "5 m", "-1s", ".nan", "1w", "１s"] {
+        for bad in [
+            "", "s", "1.5h", "30m1h", "1s1s", "5 m", "-1s", ".nan", "1w", "１s",
+        ] {
             assert_eq!(millis(bad), Err(Code::E113), "{bad}");
         }
         assert_eq!(millis("99999999999999999999d"), Err(Code::E117));
@@ -1116,7 +1405,11 @@ mod tests {
 
     #[test]
     fn sizes_are_spelt_exactly() {
-        let bytes = |text| Size::parse(text).map(|size| size.0).map_err(|fault| fault.code);
+        let bytes = |text| {
+            Size::parse(text)
+                .map(|size| size.0)
+                .map_err(|fault| fault.code)
+        };
         assert_eq!(bytes("64MiB"), Ok(64 << 20));
         assert_eq!(bytes("1kB"), Ok(1_000));
         assert_eq!(bytes("0B"), Ok(0));
@@ -1127,7 +1420,11 @@ mod tests {
 
     #[test]
     fn rates_have_a_window() {
-        let rate = |text| Rate::parse(text).map(|rate| (rate.0.quota.get(), rate.0.window.as_secs())).map_err(|fault| fault.code);
+        let rate = |text| {
+            Rate::parse(text)
+                .map(|rate| (rate.0.quota.get(), rate.0.window.as_secs()))
+                .map_err(|fault| fault.code)
+        };
         assert_eq!(rate("60/min"), Ok((60, 60)));
         assert_eq!(rate("5/15m"), Ok((5, 900)));
         assert_eq!(rate("1/day"), Ok((1, 86_400)));
@@ -1147,24 +1444,71 @@ mod tests {
 
     #[test]
     fn upstreams_are_urls_without_a_path() {
-        let target = |text| UpstreamUrl::parse(text).map(|url| url.0).map_err(|fault| fault.fix);
-        assert_eq!(target("http://app"), Ok(UpstreamTarget::Http { host: "app".into(), port: 80 }));
-        assert_eq!(target("https://[::1]:8443/"), Ok(UpstreamTarget::Https { host: "::1".into(), port: 8443 }));
-        assert_eq!(target("unix:/run/app.sock"), Ok(UpstreamTarget::Unix("/run/app.sock".into())));
-        assert_eq!(target("localhost:3000"), Err("write http://localhost:3000".into()));
+        let target = |text| {
+            UpstreamUrl::parse(text)
+                .map(|url| url.0)
+                .map_err(|fault| fault.fix)
+        };
+        assert_eq!(
+            target("http://app"),
+            Ok(UpstreamTarget::Http {
+                host: "app".into(),
+                port: 80
+            })
+        );
+        assert_eq!(
+            target("https://[::1]:8443/"),
+            Ok(UpstreamTarget::Https {
+                host: "::1".into(),
+                port: 8443
+            })
+        );
+        assert_eq!(
+            target("unix:/run/app.sock"),
+            Ok(UpstreamTarget::Unix("/run/app.sock".into()))
+        );
+        assert_eq!(
+            target("localhost:3000"),
+            Err("write http://localhost:3000".into())
+        );
         assert!(target("http://u:p@h").is_err_and(|fix| fix.contains("password")));
-        for bad in ["", "http://", "http://a:0", "http://a:99999", "http://a:x", "http://a/b", "ftp://a", "unix:app", "h2c://a"] {
+        for bad in [
+            "",
+            "http://",
+            "http://a:0",
+            "http://a:99999",
+            "http://a:x",
+            "http://a/b",
+            "ftp://a",
+            "unix:app",
+            "h2c://a",
+        ] {
             assert!(target(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn redis_urls_are_checked_and_never_repeated() {
-        for good in ["redis://localhost", "rediss://default:p%40w@host:6380/3", "redis://[::1]:6379", "redis+unix:///run/r.sock"] {
-            assert!(RedisUrl::parse(good).is_ok_and(|url| url.0.is_some()), "{good}");
+        for good in [
+            "redis://localhost",
+            "rediss://default:p%40w@host:6380/3",
+            "redis://[::1]:6379",
+            "redis+unix:///run/r.sock",
+        ] {
+            assert!(
+                RedisUrl::parse(good).is_ok_and(|url| url.0.is_some()),
+                "{good}"
+            );
         }
         assert_eq!(RedisUrl::parse(""), Ok(RedisUrl(None)));
-        for bad in ["localhost:6379", "redis://", "redis://u:hunter2@h:x", "http://h", "redis://h/x", "redis+cluster://h"] {
+        for bad in [
+            "localhost:6379",
+            "redis://",
+            "redis://u:hunter2@h:x",
+            "http://h",
+            "redis://h/x",
+            "redis+cluster://h",
+        ] {
             let fault = RedisUrl::parse(bad).unwrap_err();
             assert!(!fault.to_string().contains("hunter2"), "{bad}");
         }
@@ -1172,7 +1516,11 @@ mod tests {
 
     #[test]
     fn listeners_bind_where_they_say() {
-        let address = |text| Address::parse(text).map(|address| address.0.to_string()).ok();
+        let address = |text| {
+            Address::parse(text)
+                .map(|address| address.0.to_string())
+                .ok()
+        };
         assert_eq!(address(":8080").as_deref(), Some("[::]:8080"));
         assert_eq!(address("localhost:1").as_deref(), Some("127.0.0.1:1"));
         assert_eq!(address("[::1]:1").as_deref(), Some("[::1]:1"));

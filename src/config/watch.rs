@@ -19,7 +19,10 @@ pub struct Watch {
 }
 
 /// Calls `changed`, on a thread of its own, each time the content of one of `files` is another.
-pub fn watch(files: Vec<PathBuf>, changed: impl FnMut() + Send + 'static) -> Result<Watch, notify::Error> {
+pub fn watch(
+    files: Vec<PathBuf>,
+    changed: impl FnMut() + Send + 'static,
+) -> Result<Watch, notify::Error> {
     // One slot is enough: an event that finds it taken has been heard of already.
     let (sender, receiver) = sync_channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
