@@ -747,13 +747,15 @@ mod tests {
         one.fill(1, &["a"], b"1");
         one.sees(1).await;
         one.purge_tag("a", true).await;
-        assert!(matches!(
-            one.get(1).await,
+        let found = one.get(1).await;
+        let soft = matches!(
+            found,
             Lookup::Found {
                 softly_purged: true,
                 ..
             }
-        ));
+        );
+        assert!(soft, "{found:?}");
     }
 
     #[tokio::test]

@@ -240,7 +240,9 @@ impl Table {
 
     /// The purge with this local number now has a place in the log.
     pub fn confirm(&mut self, purge: &Purge, local: u64, log: LogId) {
-        self.floor.confirm(local, log);
+        if self.floor.pending == local {
+            self.floor.confirm(local, log);
+        }
         if let Some(marks) = self.known(&purge.scope) {
             marks.of(purge.soft).confirm(local, log);
         }
@@ -907,6 +909,9 @@ mod tests {
         table.confirm(&purge, local, (60, 0));
         assert_eq!(of(&table, (99, 0)), Verdict::Valid);
         assert_eq!(of(&table, (59, 0)), Verdict::Hard);
+        // Nothing else is older for it.
+        let other = verdict(&table, &["b"], "h/", Since::Log((0, 1)));
+        assert_eq!(other, Verdict::Valid);
     }
 
     #[test]
