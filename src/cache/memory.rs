@@ -1,1 +1,253 @@
-//! memory
+//! The memory tier: bounded in bytes, shared by all workers, certain and never waiting.
+//!
+//! It keeps what it is given until there is no room; whether an entry may still be used is not its
+//! question.
+
+use super::Entry;
+use crate::semantics::{Key, Timestamp};
+use http::{HeaderMap, HeaderName};
+use quick_cache::sync::Cache as Map;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes an entry takes beside its content: the map's own, the allocations' heads, the structs.
+pub const ENTRY_OVERHEAD: u64 = 512;
+/// Bytes a stored field takes beside its name and value.
+pub const FIELD_OVERHEAD: u64 = 64;
+/// Most variants of one key that are kept here; the oldest goes.
+pub const VARIANTS_MAX: usize = 64;
+
+/// The fields that the responses under one key vary on.
+#[derive(Debug)]
+pub struct VaryRule {
+    /// A response head with nothing but the Vary field, as selecting reads it.
+    pub head: HeaderMap,
+    /// The field names.
+    pub names: Vec<HeaderName>,
+    /// Variants stored by this process, oldest first.
+    pub variants: std::sync::Mutex<Vec<Key>>,
+}
+
+/// An entry with what this process knows of it.
+#[derive(Debug)]
+pub struct Slot {
+    /// The entry.
+    pub entry: Arc<Entry>,
+    /// From then on it is of no use to anybody.
+    pub dead_at: Timestamp,
+    /// The number of purges up to which it was found not to be purged.
+    pub checked: AtomicU64,
+}
+
+/// What lies under a key.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// A response.
+    Entry(Arc<Slot>),
+    /// Responses under keys of their own, by these fields.
+    Vary(Arc<VaryRule>),
+}
+
+/// Bytes kept for Vary rules where entries are not kept: they spare Redis a round trip each.
+pub const RULES_BYTES: u64 = 1024 * 1024;
+
+/// The tier. With 0 bytes it holds no entries.
+#[derive(Debug)]
+pub struct Memory {
+    keeps_entries: bool,
+    map: Option<Map<Key, Held, Weight, DefaultHashBuilder, Evictions>>,
+    evicted: Arc<AtomicU64>,
+}
+
+impl Memory {
+    /// Room for `bytes`, entries of up to `object_max` bytes included as far as that allows.
+    #[must_use]
+    pub fn new(bytes: u64, object_max: u64) -> Self {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let keeps_entries = bytes > 0;
+        let bytes = if keeps_entries { bytes } else { RULES_BYTES };
+        // The room is split evenly among shards and nothing larger than a shard is kept, so there
+        // are only as many shards as leave each room for a few of the largest objects.
+        let shards = bytes / object_max.saturating_mul(4).max(1);
+        let shards = usize::try_from(shards).unwrap_or(usize::MAX).clamp(1, 64);
+        // The largest power of two that is not above, since the map rounds up.
+        let shards = 1 << shards.ilog2();
+        let items = usize::try_from(bytes / 4_096).unwrap_or(usize::MAX);
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .estimated_items_capacity(items.clamp(64, 1 << 20))
+            .weight_capacity(bytes)
+            .build();
+        let map = options.ok().map(|options| {
+            Map::with_options(
+                options,
+                Weight,
+                DefaultHashBuilder::default(),
+                Evictions(Arc::clone(&evicted)),
+            )
+        });
+        Self {
+            keeps_entries,
+            map,
+            evicted,
+        }
+    }
+
+    /// What lies under `key`.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Held> {
+        self.map.as_ref()?.get(key)
+    }
+
+    /// Puts `held` under `key`.
+    pub fn put(&self, key: Key, held: Held) {
+        if let Some(map) = &self.map
+            && (self.keeps_entries || matches!(held, Held::Vary(_)))
+        {
+            map.insert(key, held);
+        }
+    }
+
+    /// Takes away what lies under `key`.
+    pub fn remove(&self, key: &Key) {
+        if let Some(map) = &self.map {
+            map.remove(key);
+        }
+    }
+
+    /// Takes away the entry under `key` if it is still this one.
+    pub fn remove_this(&self, key: &Key, slot: &Arc<Slot>) {
+        if let Some(map) = &self.map {
+            map.remove_if(
+                key,
+                |held| matches!(held, Held::Entry(held) if Arc::ptr_eq(held, slot)),
+            );
+        }
+    }
+
+    /// How many entries and Vary rules are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.map.as_ref().map_or(0, Map::len)
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes held, overheads included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.map.as_ref().map_or(0, Map::weight)
+    }
+
+    /// Entries that had to go for want of room.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Key, Held> for Weight {
+    fn weight(&self, _: &Key, held: &Held) -> u64 {
+        match held {
+            Held::Entry(slot) => bytes_of(&slot.entry),
+            // Weighed as if full, since its list of variants grows unseen.
+            Held::Vary(rule) => {
+                ENTRY_OVERHEAD
+                    + rule.names.len() as u64 * FIELD_OVERHEAD
+                    + (VARIANTS_MAX * size_of::<Key>()) as u64
+            }
+        }
+    }
+}
+
+/// The bytes that `entry` takes up, more rather than less.
+#[must_use]
+pub fn bytes_of(entry: &Entry) -> u64 {
+    let fields = |fields: &HeaderMap| -> u64 {
+        fields
+            .iter()
+            .map(|(name, value)| (name.as_str().len() + value.len()) as u64 + FIELD_OVERHEAD)
+            .sum()
+    };
+    let vary: usize = entry
+        .stored
+        .vary
+        .fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |value| value.len()))
+        .sum();
+    let tags: usize = entry.tags.iter().map(|tag| tag.len() + 16).sum();
+    ENTRY_OVERHEAD
+        + entry.stored.body.len() as u64
+        + fields(&entry.stored.headers)
+        + fields(&entry.stored.trailers)
+        + (vary + tags + entry.url.len()) as u64
+}
+
+#[derive(Clone, Debug)]
+struct Evictions(Arc<AtomicU64>);
+
+impl Lifecycle<Key, Held> for Evictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: Key, _: Held) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing::entry;
+
+    fn held(body: usize) -> Held {
+        Held::Entry(Arc::new(Slot {
+            entry: Arc::new(entry("h/a", &vec![b'x'; body])),
+            dead_at: Timestamp::from_millis(u64::MAX),
+            checked: AtomicU64::new(0),
+        }))
+    }
+
+    fn key(n: u64) -> Key {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        Key::from_bytes(bytes)
+    }
+
+    #[test]
+    fn it_never_holds_more_bytes_than_it_may() {
+        let memory = Memory::new(1 << 20, 64 << 10);
+        for n in 0..2_000 {
+            memory.put(key(n), held((n as usize * 37) % 8_000));
+            assert!(memory.bytes() <= 1 << 20);
+        }
+        assert!(memory.len() > 100 && memory.evicted() > 100);
+    }
+
+    #[test]
+    fn the_largest_object_fits_however_the_room_is_split() {
+        for bytes in [2 << 20, 8 << 20, 64 << 20] {
+            let memory = Memory::new(bytes, 1 << 20);
+            memory.put(key(1), held(1 << 20));
+            assert!(memory.get(&key(1)).is_some(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn without_room_it_holds_nothing() {
+        let memory = Memory::new(0, 1 << 20);
+        memory.put(key(1), held(1));
+        assert!(memory.get(&key(1)).is_none() && memory.is_empty());
+        let small = Memory::new(1 << 16, 1 << 20);
+        small.put(key(1), held(1 << 20));
+        assert!(small.get(&key(1)).is_none());
+    }
+}

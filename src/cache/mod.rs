@@ -8,12 +8,29 @@ pub mod memory;
 pub mod purge;
 pub mod redis_tier;
 
-pub use purge::{Position, Purge, PurgeOutcome};
+#[cfg(test)]
+pub(crate) mod testing;
 
-use crate::semantics::{Key, Reason, Stored, Timestamp};
-use http::HeaderMap;
-use std::sync::Arc;
+pub use codec::Corrupt;
+pub use purge::{Position, Purge, PurgeOutcome, Scope};
+
+use crate::redis_client::Redis;
+use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary};
+use http::header::{ETAG, LAST_MODIFIED, VARY};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use memory::{Held, Memory, Slot, VARIANTS_MAX, VaryRule};
+use purge::{PurgeLog, Since, Subject, Verdict};
+use redis_tier::{Found, Names, RedisTier};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// How long beyond all else a response with a validator is worth keeping, at least and at most:
+/// asking the app whether it still holds is cheaper than fetching it again.
+pub const REVALIDATION_MIN: Duration = Duration::from_secs(60);
+/// See [`REVALIDATION_MIN`].
+pub const REVALIDATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// A stored response with what the store itself knows of it.
 #[derive(Debug)]
@@ -57,35 +74,833 @@ pub enum Lookup {
 
 /// The store of one worker: memory and purge log are shared by all workers, connections are not.
 #[derive(Clone, Debug)]
-pub struct Cache {}
+pub struct Cache {
+    shared: Arc<Shared>,
+    redis: Option<RedisTier>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    memory: Memory,
+    names: Arc<Names>,
+    purges: Arc<PurgeLog>,
+    counters: Arc<Counters>,
+}
+
+/// What the store counts beside hits and misses.
+#[derive(Debug, Default)]
+pub struct Counters {
+    corrupt: [AtomicU64; Corrupt::ALL.len()],
+    writes_dropped: AtomicU64,
+}
+
+impl Counters {
+    fn corrupt(&self, corrupt: Corrupt) {
+        self.corrupt[corrupt as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn write_dropped(&self) {
+        self.writes_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The state of the store, for metrics and health pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Entries in memory.
+    pub entries: usize,
+    /// Bytes in memory, overheads included.
+    pub bytes: u64,
+    /// Entries that had to leave memory for want of room.
+    pub evicted: u64,
+    /// Values in Redis that could not be read, by reason.
+    pub corrupt: Vec<(Corrupt, u64)>,
+    /// Writes to Redis given up.
+    pub writes_dropped: u64,
+    /// Purges that the other sidecars have not been told of yet.
+    pub purges_queued: usize,
+    /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
+    pub log_followed: bool,
+}
 
 impl Cache {
+    /// A store without Redis: `memory` bytes (0: none), bodies of up to `max_body` bytes. Clones
+    /// share it.
+    #[must_use]
+    pub fn new(memory: u64, namespace: &str, max_body: u64) -> Self {
+        // Beside its body an entry has a head, of at most some tens of KiB.
+        let object_max = max_body.saturating_add(64 * 1024);
+        Self {
+            shared: Arc::new(Shared {
+                memory: Memory::new(memory, object_max),
+                names: Arc::new(Names::new(namespace)),
+                purges: Arc::new(PurgeLog::new(namespace)),
+                counters: Arc::default(),
+            }),
+            redis: None,
+        }
+    }
+
+    /// The same store as a worker sees it that has this Redis. Must be called on that worker's
+    /// runtime: writes behind happen there.
+    #[must_use]
+    pub fn with_redis(&self, redis: Redis) -> Self {
+        let shared = Arc::clone(&self.shared);
+        let tier = RedisTier::start(
+            redis,
+            Arc::clone(&shared.names),
+            Arc::clone(&shared.purges),
+            Arc::clone(&shared.counters),
+        );
+        Self {
+            shared,
+            redis: Some(tier),
+        }
+    }
+
+    /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
+    /// until it has caught up, nothing is read from Redis.
+    pub async fn follow_purges(&self, redis: &Redis) -> Infallible {
+        self.shared.purges.follow(redis).await
+    }
+
     /// What is held for `key` and the Vary-selecting fields of `request`.
+    ///
+    /// Memory first. Redis is asked, once, only where memory has nothing fresh; what it has goes
+    /// into memory.
     pub async fn lookup(&self, key: &Key, request: &HeaderMap, now: Timestamp) -> Lookup {
-        let _ = (key, request, now);
-        Lookup::Absent(Reason::Cold)
+        let mut rule = None;
+        let mut at = *key;
+        let mut held = self.shared.memory.get(key);
+        if let Some(Held::Vary(vary)) = held {
+            at = vary.key(key, request);
+            rule = Some(vary);
+            held = self.shared.memory.get(&at);
+        }
+        let here = match held {
+            Some(Held::Entry(slot)) => self.judge(&at, &slot, request, now),
+            Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
+                Some(_) => Reason::Vary,
+                None => Reason::Cold,
+            }),
+        };
+        if let Lookup::Found {
+            entry,
+            softly_purged: false,
+            ..
+        } = &here
+            && is_fresh(&entry.stored, now)
+        {
+            return here;
+        }
+        let Some(tier) = &self.redis else { return here };
+        if !tier.redis().is_up() || !self.shared.purges.is_current() {
+            return here;
+        }
+        let there = self.fetch(tier, key, rule, request, now).await;
+        better(here, there)
     }
 
     /// The purge log's position now; read it before a fetch begins.
     #[must_use]
     pub fn position(&self) -> Position {
-        unimplemented!()
+        self.shared.purges.position()
     }
 
     /// Keeps an entry: in memory at once, in Redis behind. Never waits for Redis.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) {
-        let _ = (key, entry, now);
+        let variant = (!entry.stored.vary.is_empty()).then(|| {
+            let variant = key.variant(&digestible(&entry.stored.vary));
+            self.remember_variant(key, &entry.stored.vary, variant);
+            variant
+        });
+        self.keep(variant.unwrap_or(*key), &entry);
+        if let Some(tier) = &self.redis
+            && self.shared.purges.is_current()
+        {
+            tier.put(*key, variant, entry, now);
+        }
     }
 
-    /// Drops what is held under `key`, in both tiers.
+    /// Drops what is held under `key`, in both tiers, with the variants known here.
     pub async fn remove(&self, key: &Key) {
-        let _ = key;
+        let mut variants = Vec::new();
+        if let Some(Held::Vary(rule)) = self.shared.memory.get(key) {
+            variants.clone_from(&rule.variants());
+            variants
+                .iter()
+                .for_each(|variant| self.shared.memory.remove(variant));
+        }
+        self.shared.memory.remove(key);
+        if let Some(tier) = &self.redis {
+            tier.remove(*key, variants).await;
+        }
     }
 
     /// Purges: here at once, for the other sidecars through the log. Returns when the log has it,
     /// or says that it is queued.
     pub async fn purge(&self, purges: Vec<Purge>, now: Timestamp) -> PurgeOutcome {
-        let _ = (purges, now);
-        unimplemented!()
+        // The log counts by places and not by moments, so that no clock can undo a purge.
+        let _ = now;
+        let redis = self.redis.as_ref().map(RedisTier::redis);
+        self.shared.purges.purge(purges, redis).await
+    }
+
+    /// Purges URLs (`host/path?query`) with all their variants (RFC 9111 §4.4).
+    pub async fn invalidate(&self, urls: Vec<String>, now: Timestamp) -> PurgeOutcome {
+        let purges = urls
+            .into_iter()
+            .map(|url| Purge {
+                scope: Scope::Url(url),
+                soft: false,
+            })
+            .collect();
+        self.purge(purges, now).await
+    }
+
+    /// Sidecars of this namespace seen lately, this one included; 1 without Redis.
+    #[must_use]
+    pub fn replicas(&self) -> u32 {
+        self.shared.purges.replicas()
+    }
+
+    /// For metrics and health pages.
+    #[must_use]
+    pub fn status(&self) -> CacheStatus {
+        let shared = &self.shared;
+        let count = |at: usize| shared.counters.corrupt[at].load(Ordering::Relaxed);
+        CacheStatus {
+            entries: shared.memory.len(),
+            bytes: shared.memory.bytes(),
+            evicted: shared.memory.evicted(),
+            corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
+            writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
+            purges_queued: shared.purges.queued(),
+            log_followed: shared.purges.is_current(),
+        }
+    }
+
+    /// Whether an entry in memory may be shown.
+    fn judge(&self, at: &Key, slot: &Arc<Slot>, request: &HeaderMap, now: Timestamp) -> Lookup {
+        let entry = &slot.entry;
+        if now >= slot.dead_at {
+            self.shared.memory.remove_this(at, slot);
+            return Lookup::Absent(Reason::Expired);
+        }
+        if !entry.stored.vary.is_empty() && !entry.stored.vary.matches(request) {
+            return Lookup::Absent(Reason::Vary);
+        }
+        let checked = slot.checked.load(Ordering::Relaxed);
+        let purges = self.shared.purges.local();
+        let mut softly_purged = false;
+        if checked != purges {
+            match self
+                .shared
+                .purges
+                .verdict(entry.subject(), Since::Local(checked))
+            {
+                // Only ever raised: another worker may have checked it against more.
+                Verdict::Valid => drop(slot.checked.fetch_max(purges, Ordering::Relaxed)),
+                Verdict::Soft => softly_purged = true,
+                Verdict::Hard => {
+                    self.shared.memory.remove_this(at, slot);
+                    return Lookup::Absent(Reason::Purged);
+                }
+            }
+        }
+        Lookup::Found {
+            entry: Arc::clone(entry),
+            tier: Tier::Memory,
+            softly_purged,
+        }
+    }
+
+    /// Asks Redis: directly for the variant where its rule is known, else once more behind a marker.
+    async fn fetch(
+        &self,
+        tier: &RedisTier,
+        key: &Key,
+        mut rule: Option<Arc<VaryRule>>,
+        request: &HeaderMap,
+        now: Timestamp,
+    ) -> Lookup {
+        for _ in 0..2 {
+            // Read before asking: a purge that comes while Redis answers must hit what it answers.
+            let local = self.shared.purges.local();
+            let variant = rule.as_ref().map(|rule| rule.key(key, request));
+            match tier.get(key, variant.as_ref(), now).await {
+                Ok(Found::Entry(mut entry)) => {
+                    let vary = &entry.stored.vary;
+                    if vary.is_empty() == variant.is_some()
+                        || !(vary.is_empty() || vary.matches(request))
+                    {
+                        return Lookup::Absent(Reason::Vary);
+                    }
+                    let since = Since::Log(entry.position.log);
+                    let verdict = self.shared.purges.verdict(entry.subject(), since);
+                    if verdict == Verdict::Hard {
+                        return Lookup::Absent(Reason::Purged);
+                    }
+                    if now >= dead_at(&entry.stored) {
+                        return Lookup::Absent(Reason::Expired);
+                    }
+                    let softly_purged = verdict == Verdict::Soft;
+                    entry.position.local = local;
+                    let entry = Arc::new(entry);
+                    if !softly_purged {
+                        self.keep(variant.unwrap_or(*key), &entry);
+                    }
+                    return Lookup::Found {
+                        entry,
+                        tier: Tier::Redis,
+                        softly_purged,
+                    };
+                }
+                Ok(Found::Vary(names)) if rule.is_none() => {
+                    rule = Some(self.remember_rule(key, names));
+                }
+                Ok(Found::Vary(_) | Found::Nothing) if variant.is_some() => {
+                    return Lookup::Absent(Reason::Vary);
+                }
+                _ => return Lookup::Absent(Reason::Cold),
+            }
+        }
+        Lookup::Absent(Reason::Vary)
+    }
+
+    fn keep(&self, at: Key, entry: &Arc<Entry>) {
+        let slot = Slot {
+            entry: Arc::clone(entry),
+            dead_at: dead_at(&entry.stored),
+            checked: AtomicU64::new(entry.position.local),
+        };
+        self.shared.memory.put(at, Held::Entry(Arc::new(slot)));
+    }
+
+    fn remember_rule(&self, key: &Key, names: Vec<HeaderName>) -> Arc<VaryRule> {
+        if let Some(Held::Vary(rule)) = self.shared.memory.get(key)
+            && rule.names == names
+        {
+            return rule;
+        }
+        let rule = Arc::new(VaryRule::new(names));
+        self.shared.memory.put(*key, Held::Vary(Arc::clone(&rule)));
+        rule
+    }
+
+    fn remember_variant(&self, key: &Key, vary: &Vary, variant: Key) {
+        let rule = self.remember_rule(key, vary.names().cloned().collect());
+        let mut variants = rule.variants();
+        if !variants.contains(&variant) {
+            if variants.len() >= VARIANTS_MAX {
+                let oldest = variants.remove(0);
+                self.shared.memory.remove(&oldest);
+            }
+            variants.push(variant);
+        }
+    }
+}
+
+impl Entry {
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            tags: &self.tags,
+            url: &self.url,
+        }
+    }
+}
+
+impl Corrupt {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 5] = [
+        Self::Version,
+        Self::Truncated,
+        Self::Checksum,
+        Self::OtherKey,
+        Self::Malformed,
+    ];
+}
+
+impl VaryRule {
+    fn new(names: Vec<HeaderName>) -> Self {
+        let mut head = HeaderMap::with_capacity(names.len());
+        for name in &names {
+            head.append(VARY, HeaderValue::from(name.clone()));
+        }
+        Self {
+            head,
+            names,
+            variants: Mutex::default(),
+        }
+    }
+
+    /// The key of the variant that `request` selects.
+    fn key(&self, key: &Key, request: &HeaderMap) -> Key {
+        let vary = Vary::select(&self.head, request).unwrap_or_default();
+        key.variant(&digestible(&vary))
+    }
+
+    fn variants(&self) -> std::sync::MutexGuard<'_, Vec<Key>> {
+        self.variants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The selecting fields and their values in one digestible form.
+fn digestible(vary: &Vary) -> Vec<u8> {
+    let mut builder = KeyBuilder::new("vary");
+    for (name, value) in &vary.fields {
+        builder.part(name.as_ref());
+        builder.part(&[u8::from(value.is_some())]);
+        builder.part(value.as_deref().unwrap_or_default());
+    }
+    builder.finish().bytes().to_vec()
+}
+
+/// The one of two findings that serves better: fresher first, and anything before nothing.
+fn better(here: Lookup, there: Lookup) -> Lookup {
+    let rank = |lookup: &Lookup| match lookup {
+        Lookup::Absent(_) => None,
+        Lookup::Found {
+            entry,
+            softly_purged,
+            ..
+        } => Some((!softly_purged, entry.stored.lifetime.received)),
+    };
+    match (&here, &there) {
+        // A purge or an expiry here says more than "nothing" there.
+        (Lookup::Absent(Reason::Purged | Reason::Expired), Lookup::Absent(_)) => here,
+        (Lookup::Absent(_), _) => there,
+        _ if rank(&there) > rank(&here) => there,
+        _ => here,
+    }
+}
+
+fn is_fresh(stored: &Stored, now: Timestamp) -> bool {
+    let lifetime = &stored.lifetime;
+    let age = lifetime
+        .initial_age
+        .saturating_add(now.since(lifetime.received));
+    age < lifetime.fresh
+}
+
+fn dead_at(stored: &Stored) -> Timestamp {
+    stored.lifetime.received + useful_for(stored)
+}
+
+/// How long after its arrival a response can be of use: fresh, then stale by its two windows, then,
+/// if it has a validator, to ask whether it still holds.
+fn useful_for(stored: &Stored) -> Duration {
+    let lifetime = &stored.lifetime;
+    let stale = lifetime.stale_while_revalidate.max(lifetime.stale_if_error);
+    let has_validator =
+        stored.headers.contains_key(ETAG) || stored.headers.contains_key(LAST_MODIFIED);
+    let revalidation = if has_validator {
+        lifetime.fresh.clamp(REVALIDATION_MIN, REVALIDATION_MAX)
+    } else {
+        Duration::ZERO
+    };
+    lifetime
+        .fresh
+        .saturating_sub(lifetime.initial_age)
+        .saturating_add(stale.max(revalidation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::redis_client::testing::{Server, connect, until};
+    use http::header::{ACCEPT_LANGUAGE, HeaderValue};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    fn key(n: u8) -> Key {
+        Key::from_bytes([n; 16])
+    }
+
+    /// A sidecar of a test: its store, its Redis, its follower.
+    struct Sidecar {
+        cache: Cache,
+        redis: Redis,
+        clock: Clock,
+        follower: tokio::task::JoinHandle<Infallible>,
+    }
+
+    impl Sidecar {
+        fn start(server: &Server, memory: u64) -> Self {
+            let redis = connect(&server.url());
+            let cache = Cache::new(memory, "test", 1 << 20).with_redis(redis.clone());
+            let (follower, followed) = (cache.clone(), redis.clone());
+            Self {
+                cache,
+                redis,
+                clock: Clock::system(),
+                follower: tokio::spawn(async move { follower.follow_purges(&followed).await }),
+            }
+        }
+
+        async fn ready(self) -> Self {
+            until("Redis is up and the log is followed", || {
+                self.redis.is_up() && self.cache.status().log_followed
+            })
+            .await;
+            self
+        }
+
+        /// Fetches: reads the position, then stores.
+        fn fill(&self, n: u8, tags: &[&str], body: &[u8]) {
+            let mut entry = testing::entry(&format!("host/{n}"), body);
+            entry.stored.lifetime.received = self.clock.now();
+            entry.tags = tags.iter().map(|tag| (*tag).into()).collect();
+            entry.position = self.cache.position();
+            self.cache.store(&key(n), Arc::new(entry), self.clock.now());
+        }
+
+        async fn get(&self, n: u8) -> Lookup {
+            let now = self.clock.now();
+            self.cache.lookup(&key(n), &HeaderMap::new(), now).await
+        }
+
+        async fn body(&self, n: u8) -> Option<(Vec<u8>, Tier)> {
+            match self.get(n).await {
+                Lookup::Found { entry, tier, .. } => Some((entry.stored.body.to_vec(), tier)),
+                Lookup::Absent(_) => None,
+            }
+        }
+
+        async fn sees(&self, n: u8) -> Tier {
+            let begun = std::time::Instant::now();
+            loop {
+                if let Some((_, tier)) = self.body(n).await {
+                    return tier;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(5), "never stored");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+
+        async fn purge_tag(&self, tag: &str, soft: bool) -> PurgeOutcome {
+            let purge = Purge {
+                scope: Scope::Tag(tag.to_owned()),
+                soft,
+            };
+            self.cache.purge(vec![purge], self.clock.now()).await
+        }
+    }
+
+    impl Drop for Sidecar {
+        fn drop(&mut self) {
+            self.follower.abort();
+        }
+    }
+
+    async fn absent(sidecar: &Sidecar, n: u8, reason: Reason) -> bool {
+        matches!(sidecar.get(n).await, Lookup::Absent(found) if found == reason)
+    }
+
+    async fn eventually_absent(sidecar: &Sidecar, n: u8) -> Duration {
+        let begun = std::time::Instant::now();
+        while sidecar.body(n).await.is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "never purged");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test]
+    async fn without_redis_memory_serves_and_purges_alone() {
+        let cache = Cache::new(1 << 20, "test", 1 << 16);
+        let request = HeaderMap::new();
+        let mut entry = testing::entry("host/a", b"body");
+        entry.tags = Box::new(["a".into()]);
+        cache.store(&key(1), Arc::new(entry), NOW);
+        let found = cache.lookup(&key(1), &request, NOW).await;
+        assert!(matches!(
+            found,
+            Lookup::Found {
+                tier: Tier::Memory,
+                softly_purged: false,
+                ..
+            }
+        ));
+        let purge = |soft| {
+            vec![Purge {
+                scope: Scope::Tag("a".to_owned()),
+                soft,
+            }]
+        };
+        assert_eq!(cache.purge(purge(true), NOW).await, PurgeOutcome::Local);
+        let found = cache.lookup(&key(1), &request, NOW).await;
+        assert!(matches!(
+            found,
+            Lookup::Found {
+                softly_purged: true,
+                ..
+            }
+        ));
+        cache.purge(purge(false), NOW).await;
+        let found = cache.lookup(&key(1), &request, NOW).await;
+        assert!(matches!(found, Lookup::Absent(Reason::Purged)));
+        assert_eq!((cache.status().entries, cache.replicas()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_began_before_a_purge_fills_nothing() {
+        let cache = Cache::new(1 << 20, "test", 1 << 16);
+        let mut entry = testing::entry("host/a", b"old");
+        entry.position = cache.position();
+        cache.invalidate(vec!["host/a".to_owned()], NOW).await;
+        cache.store(&key(1), Arc::new(entry), NOW);
+        let found = cache.lookup(&key(1), &HeaderMap::new(), NOW).await;
+        assert!(matches!(found, Lookup::Absent(Reason::Purged)));
+    }
+
+    #[tokio::test]
+    async fn what_is_of_no_use_any_more_is_absent() {
+        let cache = Cache::new(1 << 20, "test", 1 << 16);
+        let entry = testing::entry("host/a", b"body");
+        let dead = dead_at(&entry.stored);
+        cache.store(&key(1), Arc::new(entry), NOW);
+        let found = cache.lookup(&key(1), &HeaderMap::new(), dead).await;
+        assert!(matches!(found, Lookup::Absent(Reason::Expired)));
+        assert_eq!(cache.status().bytes, 0);
+    }
+
+    #[test]
+    fn a_response_is_kept_as_long_as_it_can_be_useful() {
+        let secs = Duration::from_secs;
+        let mut stored = testing::entry("host/a", b"").stored;
+        assert_eq!(useful_for(&stored), secs(60));
+        stored.lifetime.initial_age = secs(20);
+        assert_eq!(useful_for(&stored), secs(40));
+        stored.lifetime.stale_while_revalidate = secs(30);
+        stored.lifetime.stale_if_error = secs(300);
+        assert_eq!(useful_for(&stored), secs(340));
+        stored.lifetime.stale_if_error = secs(0);
+        stored
+            .headers
+            .insert(ETAG, HeaderValue::from_static("\"1\""));
+        assert_eq!(useful_for(&stored), secs(40 + 60));
+        stored.lifetime.fresh = Duration::MAX;
+        assert_eq!(useful_for(&stored), Duration::MAX);
+    }
+
+    #[tokio::test]
+    async fn an_entry_goes_through_redis_to_another_sidecar_and_into_its_memory() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 1 << 20).ready().await;
+        assert!(absent(&two, 1, Reason::Cold).await);
+        one.fill(1, &["a"], b"body");
+        assert_eq!(one.body(1).await, Some((b"body".to_vec(), Tier::Memory)));
+        assert_eq!(two.sees(1).await, Tier::Redis);
+        assert_eq!(two.sees(1).await, Tier::Memory);
+        // Every key has a life, and none is longer than its use.
+        for name in server.cli(&["KEYS", "*"]).lines() {
+            let ttl: i64 = server.cli(&["PTTL", name]).parse().unwrap();
+            assert!(ttl > 0, "{name}");
+        }
+        one.cache.remove(&key(1)).await;
+        assert_eq!(one.body(1).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_purge_is_seen_by_every_sidecar_in_both_tiers() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 1 << 20).ready().await;
+        let three = Sidecar::start(&server, 0).ready().await;
+        one.fill(1, &["a"], b"1");
+        one.fill(2, &["b"], b"2");
+        for sidecar in [&two, &three] {
+            sidecar.sees(1).await;
+            sidecar.sees(2).await;
+        }
+        assert_eq!(one.purge_tag("a", false).await, PurgeOutcome::Logged);
+        assert!(absent(&one, 1, Reason::Purged).await);
+        let took = eventually_absent(&two, 1)
+            .await
+            .max(eventually_absent(&three, 1).await);
+        assert!(took < Duration::from_millis(250), "{took:?}");
+        for sidecar in [&one, &two, &three] {
+            assert!(sidecar.body(2).await.is_some());
+        }
+        // What is fetched afterwards is good everywhere.
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        one.fill(1, &["a"], b"new");
+        two.sees(1).await;
+        assert_eq!(two.body(1).await.unwrap().0, b"new");
+        // A sidecar that starts later replays the log and agrees.
+        two.purge_tag("b", false).await;
+        let four = Sidecar::start(&server, 1 << 20).ready().await;
+        assert!(absent(&four, 2, Reason::Purged).await);
+        assert_eq!(four.sees(1).await, Tier::Redis);
+    }
+
+    #[tokio::test]
+    async fn a_soft_purge_leaves_the_entry_to_be_served_while_it_is_refreshed() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 0).ready().await;
+        one.fill(1, &["a"], b"1");
+        one.sees(1).await;
+        one.purge_tag("a", true).await;
+        let found = one.get(1).await;
+        let soft = matches!(
+            found,
+            Lookup::Found {
+                softly_purged: true,
+                ..
+            }
+        );
+        assert!(soft, "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn purges_made_while_redis_is_away_hold_here_and_reach_the_others_later() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 1 << 20).ready().await;
+        one.fill(1, &["a"], b"1");
+        two.sees(1).await;
+        server.signal("STOP");
+        assert_eq!(one.purge_tag("a", false).await, PurgeOutcome::Queued);
+        assert!(absent(&one, 1, Reason::Purged).await);
+        assert!(two.body(1).await.is_some());
+        until("the outage is noticed", || {
+            !one.redis.is_up() && !two.redis.is_up()
+        })
+        .await;
+        server.signal("CONT");
+        eventually_absent(&two, 1).await;
+        assert!(one.body(1).await.is_none());
+        until("nothing is queued any more", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn after_the_log_is_lost_everything_older_is_stale() {
+        let mut server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        one.fill(1, &["a"], b"1");
+        assert!(one.body(1).await.is_some());
+        server.cli(&["FLUSHALL"]);
+        eventually_absent(&one, 1).await;
+        one.fill(2, &["a"], b"2");
+        assert!(one.body(2).await.is_some());
+        server.kill();
+        until("the kill is noticed", || !one.redis.is_up()).await;
+        // Memory goes on serving while Redis is away …
+        assert_eq!(one.body(2).await, Some((b"2".to_vec(), Tier::Memory)));
+        one.fill(3, &[], b"3");
+        server.run().await;
+        // … but an empty Redis cannot say what others have purged meanwhile.
+        eventually_absent(&one, 2).await;
+        let one = one.ready().await;
+        one.fill(4, &[], b"4");
+        assert!(one.body(4).await.is_some());
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(one.body(4).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn values_that_are_not_ours_are_misses_counted_and_overwritten() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 0).ready().await;
+        let name = Names::new("test").of(&key(1), None);
+        for foreign in ["{}", "", "L", "\u{1f}\u{8b}gzip"] {
+            server.cli(&["SET", &name, foreign]);
+            assert!(absent(&one, 1, Reason::Cold).await);
+        }
+        server.cli(&["DEL", &name]);
+        server.cli(&["LPUSH", &name, "x"]);
+        assert!(absent(&one, 1, Reason::Cold).await);
+        let counted: u64 = one
+            .cache
+            .status()
+            .corrupt
+            .iter()
+            .map(|(_, count)| count)
+            .sum();
+        assert_eq!(counted, 5);
+        one.fill(1, &[], b"good");
+        one.sees(1).await;
+        assert!(one.redis.is_up());
+    }
+
+    #[tokio::test]
+    async fn writes_that_redis_does_not_take_are_dropped_and_counted() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        one.fill(1, &[], b"1");
+        until("the write is dropped", || {
+            one.cache.status().writes_dropped == 1
+        })
+        .await;
+        assert!(one.body(1).await.is_some());
+        assert!(one.redis.is_up());
+    }
+
+    #[tokio::test]
+    async fn sidecars_count_each_other() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 0).ready().await;
+        assert_eq!(one.cache.replicas(), 1);
+        let two = Sidecar::start(&server, 0).ready().await;
+        until("both are seen", || two.cache.replicas() == 2).await;
+    }
+
+    fn german(language: &'static str) -> HeaderMap {
+        let mut request = HeaderMap::new();
+        request.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(language));
+        request
+    }
+
+    fn fill_language(cache: &Cache, language: &'static str, now: Timestamp) {
+        let mut response = HeaderMap::new();
+        response.insert(VARY, HeaderValue::from_static("Accept-Language"));
+        let mut entry = testing::entry("host/1", language.as_bytes());
+        entry.stored.lifetime.received = now;
+        entry.stored.vary = Vary::select(&response, &german(language)).unwrap();
+        entry.position = cache.position();
+        cache.store(&key(1), Arc::new(entry), now);
+    }
+
+    #[tokio::test]
+    async fn each_variant_is_found_by_the_fields_it_was_stored_for() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 0).ready().await;
+        let now = one.clock.now();
+        for language in ["de", "en"] {
+            fill_language(&one.cache, language, now);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for cache in [&one.cache, &two.cache] {
+            for language in ["de", "en", "de"] {
+                let found = cache.lookup(&key(1), &german(language), now).await;
+                let Lookup::Found { entry, .. } = found else {
+                    panic!("{language}: {found:?}")
+                };
+                assert_eq!(entry.stored.body, language.as_bytes());
+            }
+            let found = cache.lookup(&key(1), &german("fr"), now).await;
+            assert!(matches!(found, Lookup::Absent(Reason::Vary)), "{found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_variants_of_one_key_are_bounded() {
+        let cache = Cache::new(1 << 20, "test", 1 << 16);
+        for n in 0..2 * VARIANTS_MAX {
+            let language: &'static str = Box::leak(format!("x-{n}").into_boxed_str());
+            fill_language(&cache, language, NOW);
+        }
+        assert_eq!(cache.status().entries, VARIANTS_MAX + 1);
     }
 }

@@ -1,1 +1,367 @@
-//! redis_tier
+//! The Redis tier: one round trip for a hit, writes behind, every key with a life.
+//!
+//! An outage is a miss on the way in and nothing on the way out: a write that Redis does not take is
+//! dropped and counted. It never decides whether an entry may be used.
+
+use super::codec::{self, Corrupt, Frame};
+use super::purge::{PurgeLog, Since, Subject, Verdict};
+use super::{Counters, Entry, useful_for};
+use crate::redis_client::{Outage, Redis};
+use crate::semantics::{Key, Timestamp};
+use bytes::Bytes;
+use http::HeaderName;
+use redis::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Writes that may wait on one worker.
+pub const QUEUE_MAX: usize = 1_024;
+/// Bytes of bodies that may wait on one worker.
+pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest life of a key in Redis, whatever the response says.
+pub const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Times a write is tried.
+pub const TRIES_MAX: u32 = 3;
+/// First pause between tries; it doubles, and chance takes up to half of it away.
+const TRY_PAUSE: Duration = Duration::from_millis(50);
+/// Writes and bytes sent in one round trip.
+const BATCH_MAX: usize = 32;
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// How long writes pause when Redis takes none (full, read-only), at first and at most.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// What was found under a name in Redis.
+#[derive(Debug)]
+pub enum Found {
+    /// A response.
+    Entry(Entry),
+    /// A marker: look under the variant's name.
+    Vary(Vec<HeaderName>),
+    /// Nothing, or nothing that could be read.
+    Nothing,
+}
+
+/// One worker's way into the tier.
+#[derive(Clone, Debug)]
+pub struct RedisTier {
+    redis: Redis,
+    names: Arc<Names>,
+    counters: Arc<Counters>,
+    queue: mpsc::Sender<Write>,
+    queued_bytes: Arc<AtomicUsize>,
+    _writer: Arc<Writer>,
+}
+
+/// How keys are called in Redis.
+#[derive(Debug)]
+pub struct Names {
+    namespace: String,
+}
+
+impl Names {
+    /// Names within `namespace`.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// The name of `key`, or of its variant. Both carry the same hash tag, so that a Cluster keeps
+    /// them on one node.
+    #[must_use]
+    pub fn of(&self, key: &Key, variant: Option<&Key>) -> String {
+        match variant {
+            None => format!("{}:1:{{{key}}}", self.namespace),
+            Some(variant) => format!("{}:1:{{{key}}}:{variant}", self.namespace),
+        }
+    }
+}
+
+impl RedisTier {
+    /// Begins to take writes on the current runtime.
+    #[must_use]
+    pub fn start(
+        redis: Redis,
+        names: Arc<Names>,
+        purges: Arc<PurgeLog>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let writing = Writing {
+            redis: redis.clone(),
+            names: Arc::clone(&names),
+            purges,
+            counters: Arc::clone(&counters),
+            queued_bytes: Arc::clone(&queued_bytes),
+            paused_until: None,
+            pause: REFUSED_PAUSE,
+        };
+        let writer = tokio::spawn(writing.run(waiting));
+        Self {
+            redis,
+            names,
+            counters,
+            queue,
+            queued_bytes,
+            _writer: Arc::new(Writer(writer.abort_handle())),
+        }
+    }
+
+    /// The Redis behind it.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// Reads what lies under `key` or its variant: one round trip.
+    pub async fn get(
+        &self,
+        key: &Key,
+        variant: Option<&Key>,
+        now: Timestamp,
+    ) -> Result<Found, Outage> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.names.of(key, variant));
+        let value = match self.redis.query("get", &get).await {
+            Ok(value) => value,
+            // Another type lies there: nothing of ours.
+            Err(Outage::Protocol) => {
+                self.counters.corrupt(Corrupt::Version);
+                return Ok(Found::Nothing);
+            }
+            Err(outage) => return Err(outage),
+        };
+        let Value::BulkString(bytes) = value else {
+            return Ok(Found::Nothing);
+        };
+        let offset = self.redis.time_offset(now);
+        match codec::decode(&Bytes::from(bytes), variant.unwrap_or(key), offset) {
+            Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
+            Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
+            Err(corrupt) => {
+                self.counters.corrupt(corrupt);
+                Ok(Found::Nothing)
+            }
+        }
+    }
+
+    /// Hands an entry to the writer, or drops it and counts that. Never waits.
+    pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+        let bytes = entry.stored.body.len();
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let write = Write::Put {
+            key,
+            variant,
+            entry,
+            now,
+        };
+        if !self.redis.is_up()
+            || queued + bytes > QUEUE_BYTES_MAX
+            || self.queue.try_send(write).is_err()
+        {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counters.write_dropped();
+        }
+    }
+
+    /// Removes names behind the writes that wait already; returns when that is done or given up.
+    pub async fn remove(&self, key: Key, variants: Vec<Key>) {
+        let (done, wait) = oneshot::channel();
+        let write = Write::Remove {
+            key,
+            variants,
+            done,
+        };
+        if self.queue.try_send(write).is_ok() {
+            let _ = tokio::time::timeout(self.redis.timeout() * 2, wait).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Write {
+    Put {
+        key: Key,
+        variant: Option<Key>,
+        entry: Arc<Entry>,
+        now: Timestamp,
+    },
+    Remove {
+        key: Key,
+        variants: Vec<Key>,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Ends the writer with the last handle.
+#[derive(Debug)]
+struct Writer(tokio::task::AbortHandle);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Writing {
+    redis: Redis,
+    names: Arc<Names>,
+    purges: Arc<PurgeLog>,
+    counters: Arc<Counters>,
+    queued_bytes: Arc<AtomicUsize>,
+    paused_until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Writing {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
+        while let Some(first) = waiting.recv().await {
+            let mut batch = redis::pipe();
+            let mut sets = 0;
+            let mut bytes = 0;
+            let mut done = Vec::new();
+            let mut next = Some(first);
+            while let Some(write) = next.take() {
+                bytes += self.add(&mut batch, write, &mut sets, &mut done);
+                if batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
+                    next = waiting.try_recv().ok();
+                }
+            }
+            if !batch.is_empty() && !self.send(&batch).await {
+                (0..sets).for_each(|_| self.counters.write_dropped());
+            }
+            for done in done {
+                // Whoever waited for it may have given up.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Adds one write to the batch; returns its bytes.
+    fn add(
+        &self,
+        batch: &mut redis::Pipeline,
+        write: Write,
+        sets: &mut u32,
+        done: &mut Vec<oneshot::Sender<()>>,
+    ) -> usize {
+        match write {
+            Write::Put {
+                key,
+                variant,
+                entry,
+                now,
+            } => {
+                let body = entry.stored.body.len();
+                self.queued_bytes.fetch_sub(body, Ordering::Relaxed);
+                let subject = Subject {
+                    tags: &entry.tags,
+                    url: &entry.url,
+                };
+                let since = Since::Local(entry.position.local);
+                let life = useful_for(&entry.stored).min(TTL_MAX).as_millis() as u64;
+                let age = now.since(entry.stored.lifetime.received).as_millis() as u64;
+                let life = life.saturating_sub(age);
+                // Redis takes no life of nothing; and what is purged already needs no place.
+                if life == 0 || self.purges.verdict(subject, since) == Verdict::Hard {
+                    return 0;
+                }
+                *sets += 1;
+                let offset = self.redis.time_offset(now);
+                if let Some(variant) = &variant {
+                    let names: Vec<_> = entry.stored.vary.names().cloned().collect();
+                    batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, None))
+                        .arg(codec::encode_vary(&names, &key))
+                        .arg("PX")
+                        .arg(life);
+                    let frame = codec::encode(&entry, variant, offset);
+                    batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, Some(variant)))
+                        .arg(frame)
+                } else {
+                    let frame = codec::encode(&entry, &key, offset);
+                    batch.cmd("SET").arg(self.names.of(&key, None)).arg(frame)
+                }
+                .arg("PX")
+                .arg(life);
+                body
+            }
+            Write::Remove {
+                key,
+                variants,
+                done: sender,
+            } => {
+                let names = std::iter::once(self.names.of(&key, None))
+                    .chain(variants.iter().map(|v| self.names.of(&key, Some(v))));
+                let del = batch.cmd("DEL");
+                names.for_each(|name| {
+                    del.arg(name);
+                });
+                done.push(sender);
+                0
+            }
+        }
+    }
+
+    /// Sends a batch, again where that may help. Returns whether Redis took it.
+    async fn send(&mut self, batch: &redis::Pipeline) -> bool {
+        if self
+            .paused_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return false;
+        }
+        let mut pause = TRY_PAUSE;
+        for attempt in 1..=TRIES_MAX {
+            let outage = match self.redis.pipeline("set", batch).await {
+                Ok(answers) => match answers.iter().find_map(crate::redis_client::refusal) {
+                    None => {
+                        self.paused_until = None;
+                        self.pause = REFUSED_PAUSE;
+                        return true;
+                    }
+                    Some(outage) => outage,
+                },
+                Err(outage) => outage,
+            };
+            match outage {
+                Outage::Full | Outage::ReadOnly | Outage::Denied => {
+                    self.paused_until = Some(Instant::now() + self.pause);
+                    self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
+                    return false;
+                }
+                Outage::Open | Outage::Protocol => return false,
+                _ if attempt == TRIES_MAX => return false,
+                _ => {
+                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    pause *= 2;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_lies_in_the_slot_of_its_key() {
+        let names = Names::new("exodrive");
+        let key = Key::from_bytes([0xab; 16]);
+        let variant = Key::from_bytes([0xcd; 16]);
+        let (key_name, variant_name) = (names.of(&key, None), names.of(&key, Some(&variant)));
+        assert_eq!(key_name, format!("exodrive:1:{{{}}}", "ab".repeat(16)));
+        assert_eq!(variant_name, format!("{key_name}:{}", "cd".repeat(16)));
+    }
+}

@@ -12,7 +12,7 @@ pub(crate) mod testing;
 
 pub use breaker::State;
 pub use link::{Address, Topology};
-pub use outage::error_reply;
+pub use outage::{error_reply, refusal};
 
 use crate::config::settings;
 use crate::secret::Secret;

@@ -41,6 +41,12 @@ pub fn error_reply(value: &Value) -> Option<&ServerError> {
     }
 }
 
+/// The outage in `value`, if it is an error reply.
+#[must_use]
+pub fn refusal(value: &Value) -> Option<Outage> {
+    error_reply(value).map(of_server_error)
+}
+
 /// Redis's error codes, and the one refusal that has none.
 fn of_reply(code: &str, detail: &str) -> Outage {
     match code {
