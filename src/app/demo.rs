@@ -4,6 +4,7 @@
 use super::{block_on, serve};
 use crate::config::{RunOptions, Settings};
 use crate::demo::{self, DemoOptions};
+use crate::telemetry::log::Log;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request};
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -23,10 +25,10 @@ const START_TIME: Duration = Duration::from_secs(10);
 /// Errors: those of [`super::run`], and the app's address cannot be had.
 pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, together(app, proxy, settings))
+    block_on(&log, |log| together(app, proxy, settings, log))
 }
 
-async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
+async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings, log: Arc<Log>) -> io::Result<()> {
     let listener = TcpListener::bind(app.listen).await.map_err(|error| {
         let told = format!("the demo app cannot listen on {}: {error}", app.listen);
         io::Error::new(error.kind(), told)
@@ -40,7 +42,7 @@ async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io
     };
     let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
     tokio::spawn(tour(site));
-    serve(proxy, settings).await
+    serve(proxy, settings, log).await
 }
 
 /// Visits every cached route twice and tells what the second visit gained.

@@ -14,14 +14,16 @@ pub use demo::run as run_demo;
 use crate::admin::{self, AdminState, Condition};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{RunOptions, Settings, watch};
+use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
 use crate::limit::LocalLimits;
 use crate::proxy::{Coalescer, Shared, Tunnels};
 use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::metrics::RedisGauges;
-use crate::telemetry::{self, Metrics, Traces};
+use crate::telemetry::log::Log;
+use crate::telemetry::otlp::Otlp;
+use crate::telemetry::{self, Metrics};
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use reload::Reloader;
@@ -46,36 +48,34 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Errors: an address cannot be had, or a certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, serve(options, settings))
+    block_on(&log, |log| serve(options, settings, log))
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
-fn block_on(
-    log: &crate::config::settings::Log,
-    main: impl Future<Output = io::Result<()>>,
-) -> io::Result<()> {
-    telemetry::logging::init(log.level, log.format);
+fn block_on<F>(settings: &settings::Log, main: impl FnOnce(Arc<Log>) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>>,
+{
+    let log = telemetry::log::init(settings.level, settings.format);
     // An error only says that somebody has chosen it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let outcome = tokio::runtime::Builder::new_multi_thread()
+    let log = Arc::new(log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("background")
         .enable_all()
-        .build()
-        .and_then(|runtime| {
-            let outcome = runtime.block_on(main);
-            runtime.shutdown_timeout(FLUSH_TIME);
-            outcome
-        });
-    telemetry::logging::flush(FLUSH_TIME);
+        .build()?;
+    let outcome = runtime.block_on(main(log.clone()));
+    runtime.shutdown_timeout(FLUSH_TIME);
+    log.flush(FLUSH_TIME);
     outcome
 }
 
-async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
+async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Result<()> {
     let began = Instant::now();
     let mut signals = Signals::new()?;
     let (stop_workers, stop) = Stop::new();
-    let house = House::build(settings, stop)?;
+    let house = House::build(settings, &log, stop)?;
     let settings = house.kit.settings.clone();
     if server::is_taken(settings.listen.address) {
         let address = settings.listen.address;
@@ -108,9 +108,8 @@ async fn serve(options: RunOptions, settings: Settings) -> io::Result<()> {
         _ = drained => {}
         () = signals.told_to_stop() => tracing::warn!("told to stop again: what was in flight is cut"),
     }
-    house.kit.cache.flush(FLUSH_TIME).await;
-    let traces = house.kit.shared.traces.clone();
-    let _ = tokio::task::spawn_blocking(move || traces.shutdown(FLUSH_TIME)).await;
+    let otlp = house.otlp;
+    let _ = tokio::task::spawn_blocking(move || otlp.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());
     Ok(())
 }
@@ -121,27 +120,33 @@ struct House {
     /// The configuration in force, as the admin port sees it.
     settings: Arc<ArcSwap<Settings>>,
     condition: Arc<Condition>,
+    otlp: Otlp,
 }
 
 impl House {
-    fn build(settings: Settings, stop: Stop) -> io::Result<Self> {
+    fn build(settings: Settings, log: &Log, stop: Stop) -> io::Result<Self> {
         let metrics = Metrics::new(settings.workers.get());
         let tls = settings.listen.tls.as_ref().map(Tls::load).transpose();
         let settings = Arc::new(settings);
         let identity = Arc::new(Identity::new(settings.identity.clone()));
+        let clock = clock();
+        let env = |name: &str| std::env::var(name).ok();
+        let otlp = Otlp::start(&env, &metrics, &clock, &tokio::runtime::Handle::current());
+        log.summarize(&metrics);
+        let cache = &settings.cache;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(reload::snapshot(settings.clone(), identity, &metrics)),
             coalescer: Arc::new(Coalescer::default()),
             tunnels: Tunnels::default(),
-            clock: clock(),
-            log: telemetry::AccessLog::new(&settings.log),
-            traces: Traces::from_env(&metrics),
+            log: log.access(settings.log.slow),
+            traces: otlp.traces(),
+            clock,
         });
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
-                cache: Cache::new(&settings.cache),
+                cache: Cache::new(cache.memory, &cache.namespace, cache.max_body),
                 upstream: Upstream::new(settings.upstream.clone()),
                 settings: settings.clone(),
                 shared,
@@ -153,6 +158,7 @@ impl House {
             },
             settings: Arc::new(ArcSwap::new(settings)),
             condition,
+            otlp,
         })
     }
 
@@ -176,11 +182,12 @@ impl House {
         let kit = &self.kit;
         let index = kit.settings.workers.get();
         let redis = kit.redis(index);
-        let cache = kit.cache.with_redis(redis.clone());
+        let cache = kit.view(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
-            tokio::spawn(kit.cache.clone().follow(redis));
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.follow_purges(&redis).await });
         }
         self.watch(redis.clone());
         let state = AdminState {
@@ -207,10 +214,11 @@ impl House {
         );
         let memory = kit.settings.cache.memory;
         kit.metrics.watch(move |gauges| {
-            gauges.memory_bytes = Some(cache.bytes());
+            let status = cache.status();
+            gauges.memory_bytes = Some(status.bytes);
             gauges.memory_limit_bytes = Some(memory);
-            gauges.memory_objects = Some(cache.len());
-            gauges.memory_evictions = cache.evictions();
+            gauges.memory_objects = Some(status.entries as u64);
+            gauges.memory_evictions = vec![("size", status.evicted)];
             gauges.limit_local_fallback = redis.as_ref().map(|_| limits.redis_away());
             gauges.redis = redis.as_ref().map(|redis| {
                 let status = redis.status();

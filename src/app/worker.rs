@@ -62,6 +62,14 @@ impl Kit {
         }
     }
 
+    /// The store as one who has this Redis sees it.
+    pub fn view(&self, redis: Option<Redis>) -> Cache {
+        match redis {
+            Some(redis) => self.cache.with_redis(redis),
+            None => self.cache.clone(),
+        }
+    }
+
     fn share(&self, min: u32, max: u32) -> (u32, u32) {
         let workers = u32::try_from(self.settings.workers.get()).unwrap_or(u32::MAX);
         (min.div_ceil(workers), max.div_ceil(workers).max(1))
@@ -72,7 +80,7 @@ impl Kit {
         let limits_redis = self.limits_redis(index, redis.as_ref());
         Proxy::new(Rooms {
             shared: self.shared.clone(),
-            cache: self.cache.with_redis(redis),
+            cache: self.view(redis),
             limiter: Limiter::new(
                 &self.settings.cache.namespace,
                 limits_redis,

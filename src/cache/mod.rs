@@ -402,6 +402,18 @@ impl Cache {
 }
 
 impl Entry {
+    /// The same entry with another response: one that was validated, or whose lifetime was renewed.
+    #[must_use]
+    pub fn with(&self, stored: Stored) -> Self {
+        Self {
+            stored,
+            tags: self.tags.clone(),
+            url: self.url.clone(),
+            position: self.position,
+            app_time: self.app_time,
+        }
+    }
+
     fn subject(&self) -> Subject<'_> {
         Subject {
             tags: &self.tags,

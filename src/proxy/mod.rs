@@ -106,16 +106,13 @@ impl Proxy {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let shared = &self.0.shared;
-        let visit = Visit::new(shared.snapshot.load_full(), parts, peer, shared.clock.now());
-        let span = shared
-            .traces
-            .request(&visit.trace, &visit.method, visit.uri.path());
+        let trace = shared.traces.context(&parts.headers);
+        let mut span = shared.traces.request(&trace, &parts.method, parts.uri.path());
+        let now = shared.clock.now();
+        let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
         let target = Target::parse(visit.uri.path(), visit.uri.query());
         let found = visit.snapshot.settings.routes.find(&visit.method, &target);
-        let caller = visit
-            .snapshot
-            .identity
-            .caller(peer.address, &visit.headers, visit.now);
+        let caller = visit.snapshot.identity.caller(peer.address, &visit.headers, now);
         let ask = Ask {
             visit: &visit,
             target: &target,
@@ -128,7 +125,10 @@ impl Proxy {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
-        reply.finish(&self.0, &ask, limits.as_ref(), active)
+        let response = reply.finish(&self.0, &ask, limits.as_ref(), active);
+        span.route(&visit.method, visit.snapshot.handles[found.rule.id].path());
+        span.status(response.status());
+        response
     }
 
     /// Refuses a request that never became a visit: its head breaks a rule.

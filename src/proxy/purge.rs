@@ -39,7 +39,7 @@ impl Proxy {
         mut reply: Reply,
     ) -> Result<Reply, Problem> {
         let status = reply.response.status();
-        let mut purges: Vec<Purge> = Vec::new();
+        let mut tags: Vec<String> = Vec::new();
         if status.is_success() && !ask.found.rule.purge.is_empty() {
             let request = sent
                 .and_then(|copy| copy.take())
@@ -51,18 +51,12 @@ impl Proxy {
                 other => ask.value(other),
             };
             // A tag whose field is missing is left out, never guessed.
-            let tags = ask
-                .found
-                .rule
-                .purge
-                .iter()
-                .filter_map(|template| template.render(value));
-            purges.extend(tags.map(|tag| Purge {
-                scope: Scope::Tag(tag),
-                soft: false,
-            }));
+            let templates = ask.found.rule.purge.iter();
+            tags.extend(templates.filter_map(|template| template.render(value)));
         }
-        let tags = purges.len();
+        let note = (!tags.is_empty()).then(|| format!("purged {}", tags.join(", ")));
+        let hard = |scope| Purge { scope, soft: false };
+        let mut purges: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
         let visit = ask.visit;
         let urls = invalidation::invalidated(
             &visit.method,
@@ -72,18 +66,10 @@ impl Proxy {
             reply.response.headers(),
         );
         let urls = urls.into_iter().filter(|url| ask.is_cached_by_get(url));
-        purges.extend(urls.map(|url| Purge {
-            scope: Scope::Url(format!("{}{url}", visit.authority)),
-            soft: false,
-        }));
+        purges.extend(urls.map(|url| hard(Scope::Url(format!("{}{url}", visit.authority)))));
         if purges.is_empty() {
             return Ok(reply);
         }
-        let names: Vec<&str> = purges[..tags]
-            .iter()
-            .filter_map(|purge| purge.scope.tag())
-            .collect();
-        let note = (tags > 0).then(|| format!("purged {}", names.join(", ")));
         for purge in &purges {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }

@@ -246,13 +246,14 @@ impl Reply {
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
             rooms.recorder.saved(ask.handle(), self.app_time);
         }
-        if !rooms.shared.log.wants(status, self.outcome, took) {
+        if !rooms.shared.log.wants(ask.handle(), status, self.outcome, took) {
             return;
         }
         rooms.shared.log.write(AccessRecord {
             method: visit.method.clone(),
             path: visit.uri.path().into(),
             route: ask.found.rule.name.clone(),
+            http_route: ask.handle().path().clone(),
             status,
             outcome: self.outcome,
             reason: self.reason,

@@ -57,7 +57,13 @@ pub struct Visit {
 }
 
 impl Visit {
-    pub(super) fn new(snapshot: Arc<Snapshot>, parts: Parts, peer: Peer, now: Timestamp) -> Self {
+    pub(super) fn new(
+        snapshot: Arc<Snapshot>,
+        trace: TraceContext,
+        parts: Parts,
+        peer: Peer,
+        now: Timestamp,
+    ) -> Self {
         let authority_as_sent = parts
             .uri
             .authority()
@@ -70,7 +76,6 @@ impl Visit {
                     .map(ToOwned::to_owned)
             })
             .unwrap_or_default();
-        let trace = TraceContext::from_headers(&parts.headers);
         let trace_id = HeaderValue::from_str(&format!("{:032x}", trace.trace_id))
             .unwrap_or_else(|_| HeaderValue::from_static("0"));
         let debug = match (
