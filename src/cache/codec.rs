@@ -33,6 +33,10 @@ const HEAD_AT: usize = 28;
 
 /// What a frame held.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would be one more allocation a hit"
+)]
 pub enum Frame {
     /// A response. Its `position.local` is 0: it knows nothing of this process.
     Entry(Entry),

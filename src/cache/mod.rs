@@ -222,7 +222,8 @@ impl Cache {
         }
     }
 
-    /// Drops what is held under `key`, in both tiers, with the variants known here.
+    /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
+    /// it is dropped here only: what must not come back is purged instead ([`Cache::invalidate`]).
     pub async fn remove(&self, key: &Key) {
         let mut variants = Vec::new();
         if let Some(Held::Vary(rule)) = self.shared.memory.get(key) {

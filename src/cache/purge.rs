@@ -640,7 +640,7 @@ impl PurgeLog {
         self.keep(&pending);
     }
 
-    fn replay(&self, id: LogId, fields: &HashMap<Vec<u8>, Vec<u8>>, history: bool) {
+    fn replay(&self, id: LogId, fields: &Fields, history: bool) {
         let text = |name: &[u8]| {
             fields
                 .get(name)
@@ -789,6 +789,9 @@ fn beat_script() -> &'static Script {
     })
 }
 
+/// Fields of one entry of the stream.
+type Fields = HashMap<Vec<u8>, Vec<u8>>;
+
 fn log_id(value: &Value) -> Option<LogId> {
     let text = match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
@@ -801,7 +804,7 @@ fn log_id(value: &Value) -> Option<LogId> {
 
 /// What XREAD answered for its one stream; what cannot be read is left out but for its place, so
 /// that it counts as a purge of everything.
-fn stream_entries(answer: Value) -> Vec<(LogId, HashMap<Vec<u8>, Vec<u8>>)> {
+fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
     let array = |value: Value| match value {
         Value::Array(values) => values,
         _ => Vec::new(),

@@ -36,6 +36,10 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// What was found under a name in Redis.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would be one more allocation a hit"
+)]
 pub enum Found {
     /// A response.
     Entry(Entry),

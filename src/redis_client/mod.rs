@@ -534,6 +534,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn all_handles_together_knock_no_more_than_twice_a_second() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let handles: Vec<_> = (0..4).map(|_| connect(&url)).collect();
+        let mut knocks = 0;
+        let _ = tokio::time::timeout(Duration::from_secs(3), async {
+            loop {
+                drop(listener.accept().await);
+                knocks += 1;
+            }
+        })
+        .await;
+        assert!((3..=7).contains(&knocks), "{knocks}");
+        assert!(handles.iter().all(|redis| !redis.is_up()));
+    }
+
+    #[tokio::test]
+    async fn a_server_with_too_many_clients_counts_as_refused() {
+        let server = Server::start_with(&["--maxclients", "1"]).await;
+        let first = server.connect();
+        up(&first).await;
+        let refused = Target::new(&settings_for(&server.url()), &Secret::new(server.url()))
+            .connect(Arc::default())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.outage, Outage::Connection, "{}", refused.text);
+        assert_eq!(get(&first).await, Ok(Value::Nil));
+    }
+
+    #[tokio::test]
     async fn loading_and_busy_are_outages_that_pass() {
         let server = Server::start_with(&["--busy-reply-threshold", "50"]).await;
         let redis = server.connect();
@@ -678,6 +708,57 @@ mod tests {
             .collect();
         for task in tasks {
             task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn through_kills_and_stops_every_call_ends_in_time_with_its_own_answer() {
+        let mut server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        let load: Vec<_> = (0..16u32)
+            .map(|task| {
+                let redis = redis.clone();
+                tokio::spawn(async move {
+                    let (mut answered, mut slowest) = (0, Duration::ZERO);
+                    for n in 0..2_000u32 {
+                        let said = format!("{task}-{n}").into_bytes();
+                        let mut echo = redis::cmd("ECHO");
+                        echo.arg(&said);
+                        let begun = Instant::now();
+                        let answer = redis.query("echo", &echo).await;
+                        slowest = slowest.max(begun.elapsed());
+                        match answer {
+                            Ok(answer) => {
+                                assert_eq!(answer, Value::BulkString(said));
+                                answered += 1;
+                            }
+                            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    (answered, slowest)
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.kill();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.run().await;
+            let back = up(&redis).await;
+            assert!(back < Duration::from_millis(1_500), "{back:?}");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.signal("STOP");
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            server.signal("CONT");
+            let back = up(&redis).await;
+            assert!(back < Duration::from_millis(1_500), "{back:?}");
+        }
+        for task in load {
+            let (answered, slowest) = task.await.unwrap();
+            assert!(answered > 100, "{answered}");
+            assert!(slowest < Duration::from_millis(250), "{slowest:?}");
         }
     }
 }
