@@ -210,6 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn another_secret_is_another_configuration_under_the_same_name() {
+        let text = "upstream: http://a\n\
+                    redis: { url: 'redis://:${A}@h', limits_url: 'redis://:${B}@h' }\n\
+                    identity: { jwt: { secret: '${C}' } }\nadmin: { token: '${D}' }\nheaders: { debug_token: '${E}' }\n";
+        let with = |changed: &str| {
+            let value = |name: &str| if name == changed { "new" } else { "old" };
+            let pairs = ["A", "B", "C", "D", "E"].map(|name| (name, value(name)));
+            load_in(text, &env(&pairs)).0
+        };
+        let before = with("none");
+        assert!(before.same_as(&with("none")));
+        for changed in ["A", "B", "C", "D", "E"] {
+            let now = with(changed);
+            assert_eq!(now.hash, before.hash);
+            assert!(!now.same_as(&before), "{changed}");
+        }
+    }
+
+    #[test]
     fn problems_name_the_place_in_the_file_even_behind_a_refused_route() {
         let text = "upstream: http://a\nroutes:\n  - nonsense\n  - { path: /a, slide_up_to: 5m }\n";
         let report = load(

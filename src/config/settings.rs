@@ -39,8 +39,21 @@ pub struct Settings {
     pub log: Log,
     /// Stopping.
     pub shutdown: Shutdown,
-    /// Eight hexadecimal digits that name this configuration.
+    /// Eight hexadecimal digits that name this configuration; see [`Settings::same_as`].
     pub hash: String,
+}
+
+impl Settings {
+    /// Whether `other` asks for exactly the same. The hash alone does not know: secrets are not in it,
+    /// so that it may be shown.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.redis == other.redis
+            && self.identity == other.identity
+            && self.admin == other.admin
+            && self.headers.debug_token == other.headers.debug_token
+    }
 }
 
 /// `listen:`
