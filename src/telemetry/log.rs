@@ -15,9 +15,9 @@ use lines::Colour;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -254,7 +254,8 @@ impl Queue {
     }
 }
 
-type Subscriber = tracing_subscriber::layer::Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
+type Subscriber =
+    tracing_subscriber::layer::Layered<Box<dyn Layer<Registry> + Send + Sync>, Registry>;
 
 fn start(
     level: LogLevel,
@@ -289,7 +290,11 @@ fn start(
             json: style.json,
         });
     let events: Box<dyn Layer<Registry> + Send + Sync> = if style.json {
-        events.json().flatten_event(true).with_filter(filter).boxed()
+        events
+            .json()
+            .flatten_event(true)
+            .with_filter(filter)
+            .boxed()
     } else {
         events
             .compact()
@@ -342,7 +347,10 @@ struct EventTime {
 }
 
 impl tracing_subscriber::fmt::time::FormatTime for EventTime {
-    fn format_time(&self, to: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+    fn format_time(
+        &self,
+        to: &mut tracing_subscriber::fmt::format::Writer<'_>,
+    ) -> std::fmt::Result {
         let now = self.clock.now();
         if self.json {
             to.write_str(&lines::rfc3339(now))
@@ -534,14 +542,16 @@ mod tests {
         let access = log.access(Duration::from_millis(500));
         let metrics = Metrics::new(0);
         let (fleet, cars) = (metrics.route("fleet", "/f"), metrics.route("cars", "/c"));
-        let wants = |route, status, outcome| {
-            access.wants(route, status, outcome, Duration::from_millis(1))
-        };
+        let wants =
+            |route, status, outcome| access.wants(route, status, outcome, Duration::from_millis(1));
         let logged = (0..100)
             .filter(|_| wants(&fleet, StatusCode::OK, Outcome::Bypass))
             .count();
         assert_eq!(logged, 20);
-        assert!(wants(&cars, StatusCode::OK, Outcome::Miss), "a route's first miss");
+        assert!(
+            wants(&cars, StatusCode::OK, Outcome::Miss),
+            "a route's first miss"
+        );
         assert!(wants(&cars, StatusCode::OK, Outcome::Hit), "and first hit");
         assert!(!wants(&cars, StatusCode::OK, Outcome::Hit));
         assert!(wants(&cars, StatusCode::BAD_GATEWAY, Outcome::Bypass));
@@ -557,7 +567,8 @@ mod tests {
             tracing::debug!(route = "a\nb", "now shown");
             tracing::info!(target: "hyper::client", "a library's");
         });
-        log.access(Duration::ZERO).write(record(Outcome::Hit, Reason::Redis, 900));
+        log.access(Duration::ZERO)
+            .write(record(Outcome::Hit, Reason::Redis, 900));
         assert!(log.flush(Duration::from_secs(5)));
         let text = page.text();
         let lines: Vec<serde_json::Value> = text

@@ -361,7 +361,9 @@ impl Metrics {
     /// A configuration was taken up (`Ok`, the first one included), or refused and the old one kept.
     pub fn config_loaded(&self, outcome: Result<(), ()>, now: Timestamp) {
         let reloads = &self.reloads;
-        reloads.last_failed.store(u64::from(outcome.is_err()), Relaxed);
+        reloads
+            .last_failed
+            .store(u64::from(outcome.is_err()), Relaxed);
         match outcome {
             Ok(()) => {
                 reloads.succeeded.fetch_add(1, Relaxed);
@@ -458,7 +460,10 @@ impl Metrics {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
                 ("larder_limit_decisions_total", &worker.limits),
-                ("larder_redis_breaker_transitions_total", &worker.transitions),
+                (
+                    "larder_redis_breaker_transitions_total",
+                    &worker.transitions,
+                ),
                 ("larder_client_errors_total", &worker.client_errors),
             ] {
                 for ((first, second), count) in slots.iter() {
@@ -478,7 +483,11 @@ impl Metrics {
     /// A guard may be dropped on another worker than it was made on, so single workers may be
     /// below zero; the sum is not.
     fn sum(&self, of: impl Fn(&Worker) -> &AtomicI64) -> u64 {
-        let sum: i64 = self.workers.iter().map(|worker| of(worker).load(Relaxed)).sum();
+        let sum: i64 = self
+            .workers
+            .iter()
+            .map(|worker| of(worker).load(Relaxed))
+            .sum();
         u64::try_from(sum).unwrap_or(0)
     }
 }
@@ -522,7 +531,11 @@ impl Recorder {
         let key = (method_index(finished.method), finished.status.as_u16());
         block
             .server
-            .find(u64::from(key.0) * 31 + u64::from(key.1), |known| *known == key, || key)
+            .find(
+                u64::from(key.0) * 31 + u64::from(key.1),
+                |known| *known == key,
+                || key,
+            )
             .add(bucket, nanos);
         if finished.coalesced {
             block.coalesced.fetch_add(1, Relaxed);
@@ -886,7 +899,11 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number("larder_redis_breaker_state", &[state], now);
         }
         out.number("db_client_connection_count", &[], redis.connections.into());
-        out.number("db_client_connection_max", &[], redis.connections_max.into());
+        out.number(
+            "db_client_connection_max",
+            &[],
+            redis.connections_max.into(),
+        );
     }
 }
 
@@ -959,7 +976,11 @@ mod tests {
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
-                assert_eq!(kinds.insert(name.to_owned(), kind.to_owned()), None, "{name} twice");
+                assert_eq!(
+                    kinds.insert(name.to_owned(), kind.to_owned()),
+                    None,
+                    "{name} twice"
+                );
             } else if !line.starts_with("# HELP ") {
                 let (name, value) = line.rsplit_once(' ').unwrap();
                 let family = name.split('{').next().unwrap();
@@ -991,12 +1012,15 @@ mod tests {
         assert_eq!(series[hit], 3.0);
         let server = "http_route=\"/api/fleet\",http_request_method=\"GET\",http_response_status_code=\"200\"";
         let bucket = |le: &str| {
-            series[&format!(
-                "http_server_request_duration_seconds_bucket{{{server},le=\"{le}\"}}"
-            )]
+            series[&format!("http_server_request_duration_seconds_bucket{{{server},le=\"{le}\"}}")]
         };
         assert_eq!(
-            (bucket("0.0005"), bucket("0.001"), bucket("10"), bucket("+Inf")),
+            (
+                bucket("0.0005"),
+                bucket("0.001"),
+                bucket("10"),
+                bucket("+Inf")
+            ),
             (0.0, 3.0, 3.0, 3.0)
         );
         let sum = series[&format!("http_server_request_duration_seconds_sum{{{server}}}")];
@@ -1029,7 +1053,10 @@ mod tests {
         recorder.limit("a\"b\\c\nd", "limited");
         recorder.limit(&"ä".repeat(400), "allowed");
         let text = metrics.prometheus();
-        assert!(text.contains(r#"limit="a\"b\\c\nd",decision="limited"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"limit="a\"b\\c\nd",decision="limited"} 1"#),
+            "{text}"
+        );
         assert!(text.contains(&format!("limit=\"{}\"", "ä".repeat(LABEL_BYTES_MAX / 2))));
         parse(&text);
     }
@@ -1069,7 +1096,11 @@ mod tests {
             UpstreamResult::Status(StatusCode::BAD_GATEWAY),
             Duration::from_millis(4),
         );
-        recorder.upstream(&route, UpstreamResult::Error("timeout"), Duration::from_secs(30));
+        recorder.upstream(
+            &route,
+            UpstreamResult::Error("timeout"),
+            Duration::from_secs(30),
+        );
         recorder.store(&route, None);
         recorder.store(&route, Some(Reason::TooLarge));
         recorder.saved(&route, Duration::from_millis(1_500));
@@ -1082,23 +1113,47 @@ mod tests {
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
-            ("http_client_request_duration_seconds_count{http_route=\"/api/fleet\",http_response_status_code=\"502\",error_type=\"502\"}", 1.0),
-            ("http_client_request_duration_seconds_bucket{http_route=\"/api/fleet\",error_type=\"timeout\",le=\"10\"}", 0.0),
-            ("http_client_request_duration_seconds_bucket{http_route=\"/api/fleet\",error_type=\"timeout\",le=\"+Inf\"}", 1.0),
+            (
+                "http_client_request_duration_seconds_count{http_route=\"/api/fleet\",http_response_status_code=\"502\",error_type=\"502\"}",
+                1.0,
+            ),
+            (
+                "http_client_request_duration_seconds_bucket{http_route=\"/api/fleet\",error_type=\"timeout\",le=\"10\"}",
+                0.0,
+            ),
+            (
+                "http_client_request_duration_seconds_bucket{http_route=\"/api/fleet\",error_type=\"timeout\",le=\"+Inf\"}",
+                1.0,
+            ),
             ("larder_cache_coalesced_total{route=\"fleet\"}", 1.0),
             ("larder_cache_coalescing", 1.0),
-            ("larder_cache_stores_total{route=\"fleet\",outcome=\"stored\"}", 1.0),
-            ("larder_cache_stores_total{route=\"fleet\",outcome=\"refused\",reason=\"too-large\"}", 1.0),
-            ("larder_cache_bytes_total{route=\"fleet\",source=\"upstream\"}", 512.0),
+            (
+                "larder_cache_stores_total{route=\"fleet\",outcome=\"stored\"}",
+                1.0,
+            ),
+            (
+                "larder_cache_stores_total{route=\"fleet\",outcome=\"refused\",reason=\"too-large\"}",
+                1.0,
+            ),
+            (
+                "larder_cache_bytes_total{route=\"fleet\",source=\"upstream\"}",
+                512.0,
+            ),
             ("larder_cache_saved_seconds_total{route=\"fleet\"}", 1.5),
             ("larder_cache_purges_total{kind=\"tag\",soft=\"true\"}", 1.0),
-            ("larder_limit_decisions_total{limit=\"public\",decision=\"near\"}", 1.0),
+            (
+                "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
+                1.0,
+            ),
             ("larder_limit_local_fallback", 1.0),
             ("larder_redis_up", 1.0),
             ("larder_redis_breaker_state{state=\"half_open\"}", 1.0),
             ("larder_redis_breaker_state{state=\"open\"}", 0.0),
             ("larder_redis_breaker_transitions_total{to=\"open\"}", 1.0),
-            ("db_client_operation_duration_seconds_count{db_operation_name=\"GET\",error_type=\"timeout\"}", 1.0),
+            (
+                "db_client_operation_duration_seconds_count{db_operation_name=\"GET\",error_type=\"timeout\"}",
+                1.0,
+            ),
             ("db_client_connection_count", 3.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
             ("larder_config_last_reload_successful", 0.0),
@@ -1109,7 +1164,11 @@ mod tests {
             assert_eq!(series.get(name), Some(&value), "{name}");
         }
         drop(guard);
-        let read: Vec<_> = metrics.read().iter().map(|family| family.row.name).collect();
+        let read: Vec<_> = metrics
+            .read()
+            .iter()
+            .map(|family| family.row.name)
+            .collect();
         for row in TABLE {
             assert!(read.contains(&row.name), "{} is never fed", row.name);
         }
@@ -1123,7 +1182,10 @@ mod tests {
         let recorder = metrics.recorder(0);
         let route = metrics.route("x", "/x");
         for status in 200..300 {
-            recorder.request(&route, &finished(Outcome::Bypass, Reason::NoRoute, status, 1));
+            recorder.request(
+                &route,
+                &finished(Outcome::Bypass, Reason::NoRoute, status, 1),
+            );
         }
         let series = parse(&metrics.prometheus());
         let counts: f64 = series
@@ -1166,7 +1228,10 @@ mod tests {
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(path, &wanted).unwrap();
         } else {
-            assert!(manual == wanted, "run the tests with UPDATE_DOCS=1 and look at the difference");
+            assert!(
+                manual == wanted,
+                "run the tests with UPDATE_DOCS=1 and look at the difference"
+            );
         }
     }
 }

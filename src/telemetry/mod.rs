@@ -10,6 +10,6 @@ mod slots;
 pub mod trace;
 
 pub use log::{AccessLog, AccessRecord};
-pub use otlp::Otlp;
 pub use metrics::{Metrics, Recorder, RouteHandle};
+pub use otlp::Otlp;
 pub use trace::{Span, TraceContext, Traces};

@@ -154,7 +154,9 @@ impl Signal {
             return Err("the OTLP endpoint must begin with http:// or https://".to_owned());
         }
         if let Some(protocol) = both("PROTOCOL").filter(|name| name != "http/protobuf") {
-            return Err(format!("OTLP protocol `{protocol}`: only http/protobuf is spoken"));
+            return Err(format!(
+                "OTLP protocol `{protocol}`: only http/protobuf is spoken"
+            ));
         }
         Ok(Some(Self {
             endpoint,
@@ -207,12 +209,17 @@ impl HttpClient for OnRuntime {
             .runtime
             .spawn(async move { client.send_bytes(request).await })
             .await?;
-        let failed = !sent.as_ref().is_ok_and(|answer| answer.status().is_success());
+        let failed = !sent
+            .as_ref()
+            .is_ok_and(|answer| answer.status().is_success());
         // Said once for each time it begins to fail. The error itself may show the URL, which may
         // hold a password: only the status is told.
         if failed && !self.failing.swap(failed, Relaxed) {
             let status = sent.as_ref().ok().map(|answer| answer.status().as_u16());
-            tracing::warn!(status, "the OTLP collector does not take telemetry; it is dropped");
+            tracing::warn!(
+                status,
+                "the OTLP collector does not take telemetry; it is dropped"
+            );
         } else if !failed {
             self.failing.store(false, Relaxed);
         }
@@ -247,7 +254,11 @@ fn start_traces(
         // The decision is made before a span is built: `Traces::context`.
         .with_sampler(Sampler::AlwaysOn)
         .with_id_generator(OurIds)
-        .with_resource(Resource::builder_empty().with_attributes(attributes).build())
+        .with_resource(
+            Resource::builder_empty()
+                .with_attributes(attributes)
+                .build(),
+        )
         .build();
     Ok((Traces::new(provider.tracer("larder"), sampling), provider))
 }
@@ -292,7 +303,10 @@ impl Signal {
     fn request(&self, body: Bytes) -> http::Result<Request<Bytes>> {
         let mut request = Request::post(&self.endpoint)
             .header(http::header::CONTENT_TYPE, "application/x-protobuf")
-            .header(http::header::USER_AGENT, concat!("larder/", env!("CARGO_PKG_VERSION")))
+            .header(
+                http::header::USER_AGENT,
+                concat!("larder/", env!("CARGO_PKG_VERSION")),
+            )
             .body(body)?;
         for (name, value) in &self.headers {
             if let (Ok(name), Ok(value)) = (
@@ -522,19 +536,22 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let sender = sender.clone();
-                let service = hyper::service::service_fn(
-                    move |request: Request<hyper::body::Incoming>| {
+                let service =
+                    hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                         let sender = sender.clone();
                         async move {
                             let (head, body) = request.into_parts();
                             let body = body.collect().await.unwrap().to_bytes();
                             let _ = sender.send((head.uri.path().to_owned(), head.headers, body));
-                            Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+                            Ok::<_, std::convert::Infallible>(Response::new(
+                                Full::<Bytes>::default(),
+                            ))
                         }
-                    },
-                );
+                    });
                 let io = hyper_util::rt::TokioIo::new(stream);
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service),
+                );
             }
         });
         (url, receiver)
@@ -550,7 +567,9 @@ mod tests {
 
     async fn shutdown(otlp: Otlp, bound: Duration) -> Duration {
         let began = Instant::now();
-        tokio::task::spawn_blocking(move || otlp.shutdown(bound)).await.unwrap();
+        tokio::task::spawn_blocking(move || otlp.shutdown(bound))
+            .await
+            .unwrap();
         began.elapsed()
     }
 
@@ -603,7 +622,11 @@ mod tests {
                     let message = ExportTraceServiceRequest::decode(body).unwrap();
                     for resource in message.resource_spans {
                         let names = resource.resource.unwrap().attributes;
-                        assert!(names.iter().any(|name| name.key == "deployment.environment"));
+                        assert!(
+                            names
+                                .iter()
+                                .any(|name| name.key == "deployment.environment")
+                        );
                         for scope in resource.scope_spans {
                             spans.extend(scope.spans);
                         }
@@ -617,7 +640,10 @@ mod tests {
             }
         }
         assert_eq!(spans.len(), 3);
-        let server = spans.iter().find(|span| span.name == "GET /api/fleet").unwrap();
+        let server = spans
+            .iter()
+            .find(|span| span.name == "GET /api/fleet")
+            .unwrap();
         assert_eq!(server.trace_id, context.trace_id.to_be_bytes());
         assert_eq!(server.span_id, context.span_id.to_be_bytes());
         assert_eq!(server.parent_span_id, context.parent_id.to_be_bytes());

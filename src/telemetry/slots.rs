@@ -64,16 +64,24 @@ mod tests {
         use std::cell::Cell;
         let slots: Slots<u32, Cell<u32>, 4> = Slots::new(u32::MAX);
         let set = |key: u32, value: u32| {
-            slots.find(u64::from(key * 7), |known| *known == key, || key).set(value);
+            slots
+                .find(u64::from(key * 7), |known| *known == key, || key)
+                .set(value);
         };
         for key in 0..6 {
             set(key, key * 10);
         }
-        let kept: Vec<_> = slots.iter().map(|(key, value)| (*key, value.get())).collect();
+        let kept: Vec<_> = slots
+            .iter()
+            .map(|(key, value)| (*key, value.get()))
+            .collect();
         assert_eq!(kept.len(), 5);
         for key in 0..4 {
             assert!(kept.contains(&(key, key * 10)));
         }
-        assert!(kept.contains(&(u32::MAX, 50)), "the two others share the rest");
+        assert!(
+            kept.contains(&(u32::MAX, 50)),
+            "the two others share the rest"
+        );
     }
 }

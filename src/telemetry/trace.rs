@@ -264,7 +264,10 @@ impl IdGenerator for OurIds {
     }
 
     fn new_span_id(&self) -> SpanId {
-        SpanId::from(NEXT.get().map_or_else(random_nonzero, |(_, span_id)| span_id))
+        SpanId::from(
+            NEXT.get()
+                .map_or_else(random_nonzero, |(_, span_id)| span_id),
+        )
     }
 }
 
@@ -387,7 +390,10 @@ mod tests {
             assert!(context.trace_id != 0 && context.trace_id_hex() != TRACE);
         }
         let twice = format!("00-{TRACE}-{PARENT}-01");
-        assert_eq!(TraceContext::from_headers(&headers(&[&twice, &twice])).parent_id, 0);
+        assert_eq!(
+            TraceContext::from_headers(&headers(&[&twice, &twice])).parent_id,
+            0
+        );
     }
 
     #[test]

@@ -119,7 +119,11 @@ fn detail(record: &AccessRecord) -> String {
         }
         _ => {}
     }
-    if let Some(limit) = record.limit.as_ref().filter(|_| record.reason == Reason::Limited) {
+    if let Some(limit) = record
+        .limit
+        .as_ref()
+        .filter(|_| record.reason == Reason::Limited)
+    {
         let _ = write!(detail, " by {limit}");
     }
     if let Some(note) = &record.note {
@@ -155,7 +159,11 @@ impl Summary {
         let mut line = format!(
             "  {}  {} req/s · {} % from cache",
             time_of_day(at),
-            if rate < 10.0 { format!("{rate:.1}") } else { thousands(rate) },
+            if rate < 10.0 {
+                format!("{rate:.1}")
+            } else {
+                thousands(rate)
+            },
             (hits as f64 / requests as f64 * 100.0).round()
         );
         let waited = totals.coalesced.saturating_sub(before.coalesced);
@@ -239,7 +247,11 @@ pub(super) fn rfc3339(at: Timestamp) -> String {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = era * 400 + year + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02}T{}.{:03}Z",
@@ -308,7 +320,9 @@ mod tests {
         );
         let mut booking = record(Outcome::Bypass, Reason::Method, 204_000, None);
         booking.note = Some("purged car:42 (2)".into());
-        assert!(pretty(&booking, NOON, None, PLAIN).contains("BYPASS  method · purged car:42 (2) "));
+        assert!(
+            pretty(&booking, NOON, None, PLAIN).contains("BYPASS  method · purged car:42 (2) ")
+        );
     }
 
     #[test]
@@ -362,16 +376,24 @@ mod tests {
     fn ten_seconds_become_one_line() {
         let mut summary = Summary::new(Totals::default());
         let mut totals = Totals::default();
-        assert_eq!(summary.line(totals, Duration::from_secs(10), NOON, PLAIN), None);
+        assert_eq!(
+            summary.line(totals, Duration::from_secs(10), NOON, PLAIN),
+            None
+        );
         totals.outcomes[Outcome::Hit.index()] = 2_184;
         totals.outcomes[Outcome::Miss.index()] = 326;
         totals.saved_nanos = 4_200_000_000_000;
-        let line = summary.line(totals, Duration::from_secs(10), NOON, PLAIN).unwrap();
+        let line = summary
+            .line(totals, Duration::from_secs(10), NOON, PLAIN)
+            .unwrap();
         assert_eq!(
             line,
             "  12:04:07  251 req/s · 87 % from cache · 1h10m of app time saved\n"
         );
-        assert_eq!(summary.line(totals, Duration::from_secs(10), NOON, PLAIN), None);
+        assert_eq!(
+            summary.line(totals, Duration::from_secs(10), NOON, PLAIN),
+            None
+        );
     }
 
     #[test]

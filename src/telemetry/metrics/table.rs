@@ -129,14 +129,20 @@ pub(super) fn process(out: &mut dyn FnMut(&'static str, f64)) {
         .map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
     let field = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
     if let (Some(user), Some(system)) = (field(11), field(12)) {
-        out("process_cpu_seconds_total", (user + system) / TICKS_PER_SECOND);
+        out(
+            "process_cpu_seconds_total",
+            (user + system) / TICKS_PER_SECOND,
+        );
     }
     if let Some(threads) = field(17) {
         out("process_threads", threads);
     }
     let booted = after(&read("/proc/stat"), "btime ");
     if let (Some(started), Some(booted)) = (field(19), booted) {
-        out("process_start_time_seconds", booted + started / TICKS_PER_SECOND);
+        out(
+            "process_start_time_seconds",
+            booted + started / TICKS_PER_SECOND,
+        );
     }
     if let Some(bytes) = field(20) {
         out("process_virtual_memory_bytes", bytes);
