@@ -90,7 +90,7 @@ fn admin(address: &str) -> Admin {
             settings: Arc::new(ArcSwap::from_pointee(settings())),
             metrics: Metrics::new(1),
             redis: None,
-            cache: Cache {},
+            cache: Cache::new(0, "test", 0),
             clock: Clock::manual(Timestamp::from_millis(1_000)),
             condition: Arc::new(condition),
         },

@@ -199,7 +199,7 @@ impl House {
             condition: self.condition.clone(),
         };
         if let Some(listener) = admin {
-            tokio::spawn(admin::serve(listener, state));
+            tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
     }
 

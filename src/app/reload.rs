@@ -60,7 +60,7 @@ pub(super) fn snapshot(
 fn take_up(house: &House, settings: Settings) {
     let kit = &house.kit;
     let before = house.settings.load_full();
-    if before.hash == settings.hash {
+    if settings.same_as(&before) {
         reload_certificate(house, &settings);
         tracing::info!(
             config = settings.hash,

@@ -14,7 +14,7 @@
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
 use super::{Entry, Position};
-use crate::semantics::stored::Lifetime;
+use crate::semantics::stored::{Lifetime, Validators};
 use crate::semantics::{Key, Sharing, Stored, Timestamp, Vary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -222,6 +222,7 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     Ok(Entry {
         stored: Stored {
             status,
+            validators: Validators::of(&headers),
             headers,
             body,
             trailers,
@@ -405,10 +406,12 @@ mod tests {
                     HeaderValue::from_str(value).unwrap(),
                 )).fold(HeaderMap::new(), |mut map, (name, value)| { map.append(name, value); map })
             };
+            let headers = map(&fields);
             Entry {
                 stored: Stored {
                     status: StatusCode::from_u16(status).unwrap(),
-                    headers: map(&fields),
+                    validators: Validators::of(&headers),
+                    headers,
                     body: body.into(),
                     trailers: map(&trailers),
                     lifetime: Lifetime {

@@ -16,7 +16,7 @@ pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::redis_client::Redis;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary};
-use http::header::{ETAG, LAST_MODIFIED, VARY};
+use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memory::{Held, Memory, Slot, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
@@ -26,11 +26,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long beyond all else a response with a validator is worth keeping, at least and at most:
-/// asking the app whether it still holds is cheaper than fetching it again.
-pub const REVALIDATION_MIN: Duration = Duration::from_secs(60);
-/// See [`REVALIDATION_MIN`].
-pub const REVALIDATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// A stored response with what the store itself knows of it.
 #[derive(Debug)]
@@ -189,7 +184,7 @@ impl Cache {
             softly_purged: false,
             ..
         } = &here
-            && is_fresh(&entry.stored, now)
+            && entry.stored.lifetime.is_fresh(now)
         {
             return here;
         }
@@ -488,34 +483,10 @@ fn better(here: Lookup, there: Lookup) -> Lookup {
     }
 }
 
-fn is_fresh(stored: &Stored, now: Timestamp) -> bool {
-    let lifetime = &stored.lifetime;
-    let age = lifetime
-        .initial_age
-        .saturating_add(now.since(lifetime.received));
-    age < lifetime.fresh
-}
-
+/// When a response can be of no use any more, not even to ask whether it still holds.
 fn dead_at(stored: &Stored) -> Timestamp {
-    stored.lifetime.received + useful_for(stored)
-}
-
-/// How long after its arrival a response can be of use: fresh, then stale by its two windows, then,
-/// if it has a validator, to ask whether it still holds.
-fn useful_for(stored: &Stored) -> Duration {
-    let lifetime = &stored.lifetime;
-    let stale = lifetime.stale_while_revalidate.max(lifetime.stale_if_error);
-    let has_validator =
-        stored.headers.contains_key(ETAG) || stored.headers.contains_key(LAST_MODIFIED);
-    let revalidation = if has_validator {
-        lifetime.fresh.clamp(REVALIDATION_MIN, REVALIDATION_MAX)
-    } else {
-        Duration::ZERO
-    };
-    lifetime
-        .fresh
-        .saturating_sub(lifetime.initial_age)
-        .saturating_add(stale.max(revalidation))
+    let received = stored.lifetime.received;
+    received + stored.keep(received)
 }
 
 #[cfg(test)]
@@ -677,25 +648,6 @@ mod tests {
         let found = cache.lookup(&key(1), &HeaderMap::new(), dead).await;
         assert!(matches!(found, Lookup::Absent(Reason::Expired)));
         assert_eq!(cache.status().bytes, 0);
-    }
-
-    #[test]
-    fn a_response_is_kept_as_long_as_it_can_be_useful() {
-        let secs = Duration::from_secs;
-        let mut stored = testing::entry("host/a", b"").stored;
-        assert_eq!(useful_for(&stored), secs(60));
-        stored.lifetime.initial_age = secs(20);
-        assert_eq!(useful_for(&stored), secs(40));
-        stored.lifetime.stale_while_revalidate = secs(30);
-        stored.lifetime.stale_if_error = secs(300);
-        assert_eq!(useful_for(&stored), secs(340));
-        stored.lifetime.stale_if_error = secs(0);
-        stored
-            .headers
-            .insert(ETAG, HeaderValue::from_static("\"1\""));
-        assert_eq!(useful_for(&stored), secs(40 + 60));
-        stored.lifetime.fresh = Duration::MAX;
-        assert_eq!(useful_for(&stored), Duration::MAX);
     }
 
     #[tokio::test]

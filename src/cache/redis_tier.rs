@@ -5,7 +5,7 @@
 
 use super::codec::{self, Corrupt, Frame};
 use super::purge::{PurgeLog, Since, Subject, Verdict};
-use super::{Counters, Entry, useful_for};
+use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
 use bytes::Bytes;
@@ -269,9 +269,7 @@ impl Writing {
                     url: &entry.url,
                 };
                 let since = Since::Local(entry.position.local);
-                let life = useful_for(&entry.stored).min(TTL_MAX).as_millis() as u64;
-                let age = now.since(entry.stored.lifetime.received).as_millis() as u64;
-                let life = life.saturating_sub(age);
+                let life = entry.stored.keep(now).min(TTL_MAX).as_millis() as u64;
                 // Redis takes no life of nothing; and what is purged already needs no place.
                 if life == 0 || self.purges.verdict(subject, since) == Verdict::Hard {
                     return 0;

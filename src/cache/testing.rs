@@ -1,7 +1,7 @@
 //! For tests: entries.
 
 use super::{Entry, Position};
-use crate::semantics::stored::Lifetime;
+use crate::semantics::stored::{Lifetime, Validators};
 use crate::semantics::{Sharing, Stored, Timestamp, Vary};
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(crate) fn entry(url: &str, body: &[u8]) -> Entry {
             },
             vary: Vary::default(),
             sharing: Sharing::App,
+            validators: Validators::default(),
         },
         tags: Box::default(),
         url: url.into(),
