@@ -773,6 +773,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_log_trimmed_past_our_place_or_gone_backwards_makes_everything_older_stale() {
+        let server = Server::start().await;
+        let mut one = Sidecar::start(&server, 1 << 20).ready().await;
+        let lose: [&[&[&str]]; 2] = [
+            &[
+                &["XADD", "test:purges", "*", "k", "tag", "v", "x"],
+                &["XADD", "test:purges", "*", "k", "tag", "v", "y"],
+                &["XTRIM", "test:purges", "MAXLEN", "1"],
+            ],
+            &[
+                &["DEL", "test:purges"],
+                &["XADD", "test:purges", "1-1", "k", "tag", "v", "x"],
+            ],
+        ];
+        for (n, commands) in lose.into_iter().enumerate() {
+            let n = n as u8;
+            one.purge_tag("other", false).await;
+            until("our own purge came back", || {
+                one.cache.status().purges_queued == 0
+            })
+            .await;
+            one.fill(n, &[], b"old");
+            one.follower.abort();
+            commands.iter().for_each(|command| {
+                server.cli(command);
+            });
+            assert!(one.body(n).await.is_some());
+            let (cache, redis) = (one.cache.clone(), one.redis.clone());
+            one.follower = tokio::spawn(async move { cache.follow_purges(&redis).await });
+            eventually_absent(&one, n).await;
+            // What this sidecar knew of is in the log again for those who come later.
+            until("it is said again", || {
+                server
+                    .cli(&["XRANGE", "test:purges", "-", "+"])
+                    .contains("other")
+            })
+            .await;
+            one = one.ready().await;
+        }
+        one.fill(9, &[], b"new");
+        assert!(one.body(9).await.is_some());
+    }
+
+    #[tokio::test]
     async fn values_that_are_not_ours_are_misses_counted_and_overwritten() {
         let server = Server::start().await;
         let one = Sidecar::start(&server, 0).ready().await;
@@ -820,7 +864,7 @@ mod tests {
         until("both are seen", || two.cache.replicas() == 2).await;
     }
 
-    fn german(language: &'static str) -> HeaderMap {
+    fn speaking(language: &'static str) -> HeaderMap {
         let mut request = HeaderMap::new();
         request.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(language));
         request
@@ -831,7 +875,7 @@ mod tests {
         response.insert(VARY, HeaderValue::from_static("Accept-Language"));
         let mut entry = testing::entry("host/1", language.as_bytes());
         entry.stored.lifetime.received = now;
-        entry.stored.vary = Vary::select(&response, &german(language)).unwrap();
+        entry.stored.vary = Vary::select(&response, &speaking(language)).unwrap();
         entry.position = cache.position();
         cache.store(&key(1), Arc::new(entry), now);
     }
@@ -848,13 +892,13 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(100)).await;
         for cache in [&one.cache, &two.cache] {
             for language in ["de", "en", "de"] {
-                let found = cache.lookup(&key(1), &german(language), now).await;
+                let found = cache.lookup(&key(1), &speaking(language), now).await;
                 let Lookup::Found { entry, .. } = found else {
                     panic!("{language}: {found:?}")
                 };
                 assert_eq!(entry.stored.body, language.as_bytes());
             }
-            let found = cache.lookup(&key(1), &german("fr"), now).await;
+            let found = cache.lookup(&key(1), &speaking("fr"), now).await;
             assert!(matches!(found, Lookup::Absent(Reason::Vary)), "{found:?}");
         }
     }
