@@ -1219,6 +1219,27 @@ mod tests {
     }
 
     #[test]
+    fn rules_name_only_metrics_that_there_are() {
+        let rules = include_str!("../../deploy/prometheus/alerts.yaml");
+        let names = rules
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|word| {
+                ["larder_", "http_server_", "http_client_", "db_client_"]
+                    .iter()
+                    .any(|prefix| word.starts_with(prefix))
+            });
+        let labels: Vec<_> = TABLE.iter().flat_map(|row| row.labels).collect();
+        let mut seen = 0;
+        for name in names.filter(|name| !labels.contains(&name)) {
+            let bases = ["", "_bucket", "_count", "_sum"].map(|end| name.strip_suffix(end));
+            let known = TABLE.iter().any(|row| bases.contains(&Some(row.name)));
+            assert!(known, "{name}");
+            seen += 1;
+        }
+        assert!(seen > 10);
+    }
+
+    #[test]
     fn the_manual_lists_exactly_the_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         let manual = std::fs::read_to_string(path).unwrap_or_default();

@@ -6,9 +6,12 @@ use std::sync::OnceLock;
 /// `N` places (a power of two), found by hash and linear probing.
 #[derive(Debug)]
 pub(super) struct Slots<K, V, const N: usize> {
-    places: Box<[OnceLock<Box<(K, V)>>]>,
+    places: Box<[Place<K, V>]>,
     rest: (K, V),
 }
+
+/// Empty until a series claims it, then never changed.
+type Place<K, V> = OnceLock<Box<(K, V)>>;
 
 impl<K, V: Default, const N: usize> Slots<K, V, N> {
     /// An empty table; `rest` is the key under which everything is kept that finds no place.
