@@ -1,3 +1,5 @@
+//! Scenarios of this room: callers, their tokens and their addresses.
+
 use super::*;
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
