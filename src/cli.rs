@@ -140,8 +140,9 @@ struct Run {
     /// Variables for ${…}, as lines NAME=value
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// Reload when the configuration changes
-    #[arg(long)]
+    /// Reload when the configuration's file changes; `--watch=false` leaves that to SIGHUP
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     watch: bool,
 }
 

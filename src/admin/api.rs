@@ -4,6 +4,7 @@ use super::problem::Problem;
 use super::{Admin, Reply, json};
 use crate::cache::Purge;
 use crate::cache::purge::{PurgeOutcome, Scope};
+use crate::route::Routes;
 use crate::semantics::Outcome;
 use crate::telemetry::metrics::{BOUNDS_SECONDS, Distribution, Value};
 use bytes::Bytes;
@@ -33,6 +34,7 @@ struct PurgeRequest {
     tags: Vec<String>,
     urls: Vec<String>,
     prefixes: Vec<String>,
+    routes: Vec<String>,
     all: bool,
     /// Soft unless said otherwise: the next visitor is served at once.
     soft: Option<bool>,
@@ -52,7 +54,7 @@ impl Admin {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let purges = purges(parse(request).await?)?;
+        let purges = purges(parse(request).await?, &self.state.settings.load().routes)?;
         let kinds: Vec<_> = purges
             .iter()
             .map(|purge| (kind(&purge.scope), purge.soft))
@@ -215,7 +217,7 @@ where
 }
 
 /// What was asked for as purges; every one valid, at least one.
-fn purges(asked: PurgeRequest) -> Result<Vec<Purge>, Problem> {
+fn purges(asked: PurgeRequest, routes: &Routes) -> Result<Vec<Purge>, Problem> {
     if asked.dry_run {
         return Err(unprocessable(
             "dry-run-not-supported",
@@ -247,6 +249,22 @@ fn purges(asked: PurgeRequest) -> Result<Vec<Purge>, Problem> {
             ));
         }
         scopes.push(Scope::Prefix(without_scheme(&prefix)?));
+    }
+    for name in asked.routes {
+        let Some(route) = routes.all().iter().find(|route| *route.name == *name) else {
+            let names: Vec<&str> = routes
+                .all()
+                .iter()
+                .map(|route| &*route.name)
+                .take(20)
+                .collect();
+            return Err(unprocessable(
+                "unknown-route",
+                "There is no route of this name.",
+                format!("The routes are: {}.", names.join(", ")),
+            ));
+        };
+        scopes.push(Scope::Tag(route.own_tag()));
     }
     if asked.all {
         scopes.push(Scope::All);
@@ -338,7 +356,14 @@ mod tests {
     use super::*;
 
     fn asked(json: serde_json::Value) -> Result<Vec<Purge>, &'static str> {
-        purges(serde_json::from_value(json).unwrap()).map_err(|problem| problem.code)
+        let source = crate::config::Source {
+            name: "test".into(),
+            text: "upstream: http://localhost:1".into(),
+        };
+        let env = crate::config::Environment::ignored();
+        let (settings, _) = crate::config::load(source, &env).unwrap();
+        purges(serde_json::from_value(json).unwrap(), &settings.routes)
+            .map_err(|problem| problem.code)
     }
 
     #[test]

@@ -38,16 +38,16 @@ pub(super) fn same_site<B>(request: &Request<B>, address: SocketAddr) -> Result<
     ))
 }
 
-/// Checks the bearer token where the port is not on loopback.
+/// Checks the bearer token: asked for wherever one is configured, and required off loopback.
 pub(super) fn token<B>(
     request: &Request<B>,
     address: SocketAddr,
     token: Option<&Secret>,
 ) -> Result<(), Problem> {
-    if address.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
     let Some(token) = token.filter(|token| !token.is_empty()) else {
+        if address.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "no-token-configured",

@@ -88,7 +88,8 @@ impl RedisFacts {
             Some((asked, facts)) if asked.elapsed() < FACTS_FRESH => facts.clone(),
             _ => {
                 let facts = ask(redis, namespace).await;
-                *kept = Some((Instant::now(), facts.clone()));
+                // What is not known yet is asked for again the next time.
+                *kept = facts.ping.map(|_| (Instant::now(), facts.clone()));
                 facts
             }
         }

@@ -28,7 +28,12 @@ pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Resul
     block_on(&log, |log| together(app, proxy, settings, log))
 }
 
-async fn together(app: DemoOptions, proxy: RunOptions, settings: Settings, log: Arc<Log>) -> io::Result<()> {
+async fn together(
+    app: DemoOptions,
+    proxy: RunOptions,
+    settings: Settings,
+    log: Arc<Log>,
+) -> io::Result<()> {
     let listener = TcpListener::bind(app.listen).await.map_err(|error| {
         let told = format!("the demo app cannot listen on {}: {error}", app.listen);
         io::Error::new(error.kind(), told)

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-
 /// A stored response with what the store itself knows of it.
 #[derive(Debug)]
 pub struct Entry {

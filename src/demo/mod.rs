@@ -115,7 +115,9 @@ impl DemoOptions {
 ///
 /// Errors: the address cannot be had.
 pub fn run(options: DemoOptions) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(options.listen).await.map_err(|error| {
             let told = format!("the demo app cannot listen on {}: {error}", options.listen);

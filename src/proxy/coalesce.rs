@@ -527,7 +527,9 @@ mod tests {
     }
 
     fn head() -> Arc<Stored> {
-        Arc::new(crate::semantics::testing::stored("Cache-Control: max-age=60"))
+        Arc::new(crate::semantics::testing::stored(
+            "Cache-Control: max-age=60",
+        ))
     }
 
     async fn text(reader: Reader) -> Result<String, BodyError> {

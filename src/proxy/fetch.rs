@@ -609,5 +609,6 @@ const fn is_lasting(reason: Reason) -> bool {
             | Reason::VaryStar
             | Reason::TooLarge
             | Reason::NoLifetime
+            | Reason::EventStream
     )
 }

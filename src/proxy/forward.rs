@@ -40,7 +40,9 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     let visit = ask.visit;
     let mut headers = visit.headers.clone();
     fields::remove_hop_by_hop(&mut headers);
+    // These were for the proxy that the client believed it spoke to.
     headers.remove(header::EXPECT);
+    headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(LARDER_DEBUG);
     let trusted = ask.caller.via_trusted_proxy();
     if storable {

@@ -29,7 +29,7 @@ use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
 use arc_swap::ArcSwap;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
@@ -107,12 +107,17 @@ impl Proxy {
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let shared = &self.0.shared;
         let trace = shared.traces.context(&parts.headers);
-        let mut span = shared.traces.request(&trace, &parts.method, parts.uri.path());
+        let mut span = shared
+            .traces
+            .request(&trace, &parts.method, parts.uri.path());
         let now = shared.clock.now();
         let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
         let target = Target::parse(visit.uri.path(), visit.uri.query());
         let found = visit.snapshot.settings.routes.find(&visit.method, &target);
-        let caller = visit.snapshot.identity.caller(peer.address, &visit.headers, now);
+        let caller = visit
+            .snapshot
+            .identity
+            .caller(peer.address, &visit.headers, now);
         let ask = Ask {
             visit: &visit,
             target: &target,
@@ -324,24 +329,16 @@ impl Proxy {
         }
     }
 
-    /// One question to the app, timed and traced. An upgrade that nobody asked for is a broken answer.
+    /// One question to the app, timed and traced.
     async fn ask_app(
         &self,
         ask: &Ask<'_>,
         request: Request<RequestBody>,
     ) -> Result<Response<crate::upstream::ResponseBody>, Problem> {
         let _span = ask.span.child("fetch");
-        let tunnelling = request.headers().contains_key(http::header::UPGRADE);
-        let response = self.timed(ask.handle(), request).await;
-        match response {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !tunnelling => {
-                Err(Problem::App(crate::upstream::UpstreamError::Protocol(
-                    "unasked-upgrade",
-                )))
-            }
-            Ok(response) => Ok(response),
-            Err(error) => Err(Problem::App(error)),
-        }
+        self.timed(ask.handle(), request)
+            .await
+            .map_err(Problem::App)
     }
 
     async fn timed(

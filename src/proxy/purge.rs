@@ -152,7 +152,7 @@ pub(super) struct Tags {
 impl Tags {
     pub(super) fn new(ask: &Ask<'_>) -> Self {
         let mut tags = Self {
-            known: Vec::new(),
+            known: vec![ask.found.rule.own_tag()],
             late: Vec::new(),
         };
         for template in &ask.found.rule.tags {

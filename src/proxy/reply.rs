@@ -8,11 +8,12 @@ use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::fields;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Reply {
         let (mut head, body) = response.into_parts();
         forward::response_fields(&mut head.headers, head.version);
         let patience = ask.visit.snapshot.settings.upstream.timeout;
-        let patience = (!is_event_stream(&head.headers)).then_some(patience);
+        let patience = (!fields::is_event_stream(&head.headers)).then_some(patience);
         Self::from_app(head, Body::app(body, patience), outcome, reason)
     }
 
@@ -246,7 +247,11 @@ impl Reply {
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
             rooms.recorder.saved(ask.handle(), self.app_time);
         }
-        if !rooms.shared.log.wants(ask.handle(), status, self.outcome, took) {
+        if !rooms
+            .shared
+            .log
+            .wants(ask.handle(), status, self.outcome, took)
+        {
             return;
         }
         rooms.shared.log.write(AccessRecord {
@@ -297,14 +302,6 @@ fn forbid_storing(headers: &mut HeaderMap) {
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| {
-        kind.as_bytes()
-            .to_ascii_lowercase()
-            .starts_with(b"text/event-stream")
-    })
 }
 
 /// `0.2ms`

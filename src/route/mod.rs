@@ -48,6 +48,14 @@ pub struct Rule {
     pub slide_up_to: Option<Duration>,
 }
 
+impl Rule {
+    /// The tag that everything stored by this route has beside its own ones; purges by route use it.
+    #[must_use]
+    pub fn own_tag(&self) -> String {
+        format!("route:{}", self.name)
+    }
+}
+
 /// How the cache key of a route is made.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRule {

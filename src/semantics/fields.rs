@@ -217,6 +217,18 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
         .filter(|member| !member.is_empty())
 }
 
+/// Whether the content is a stream of server-sent events (WHATWG HTML §9.2): it has no end, and each
+/// listener has his own.
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let kind = headers
+        .get(http::header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes);
+    let kind = kind.and_then(|kind| kind.get(..EVENT_STREAM.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
+}
+
 /// Whether a comma-separated field has this member, in any case.
 #[must_use]
 pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

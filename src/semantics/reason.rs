@@ -142,6 +142,8 @@ reasons! {
     Status => "status",
     /// A part was asked for and no complete response is stored.
     Range => "range",
+    /// The response is a stream of events, which has no end.
+    EventStream => "event-stream",
     /// The connection is to be upgraded.
     Upgrade => "upgrade",
     /// The request carries a body.

@@ -159,6 +159,9 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     }
     let status = exchange.status;
     refuse_status(exchange)?;
+    if super::fields::is_event_stream(exchange.response) {
+        return Err(Reason::EventStream);
+    }
     let said = Directives::of_response(exchange.response);
     let route = match &policy.ttl {
         Some(ttl) => {

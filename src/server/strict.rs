@@ -91,7 +91,12 @@ fn host<B>(request: &Request<B>) -> Result<(), Problem> {
                 return Err(Problem::BadRequest("its Host is no host"));
             }
             match authority {
-                Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+                Some(authority)
+                    if !authority
+                        .as_str()
+                        .as_bytes()
+                        .eq_ignore_ascii_case(host.as_bytes()) =>
+                {
                     Err(Problem::BadRequest("its Host is not the target's"))
                 }
                 _ => Ok(()),

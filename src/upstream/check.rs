@@ -19,9 +19,16 @@ pub(super) struct Framing {
 /// Checks and repairs the head of an answer to `method`.
 ///
 /// Errors: [`UpstreamError::Protocol`] where the client and we could disagree about the message.
-pub(super) fn head(method: &Method, head: &mut Parts) -> Result<Framing, UpstreamError> {
+pub(super) fn head(
+    method: &Method,
+    asked_upgrade: bool,
+    head: &mut Parts,
+) -> Result<Framing, UpstreamError> {
     if !(100..=599).contains(&head.status.as_u16()) {
         return Err(UpstreamError::Protocol("status"));
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
+        return Err(UpstreamError::Protocol("unasked-upgrade"));
     }
     let chunked = transfer_coding(&head.headers)?;
     let length = content_length(&head.headers)?;
@@ -100,7 +107,7 @@ mod tests {
             response = response.header(*name, *value);
         }
         let (mut parts, ()) = response.body(()).unwrap().into_parts();
-        head(&Method::GET, &mut parts).map(|framing| (framing, parts.headers))
+        head(&Method::GET, false, &mut parts).map(|framing| (framing, parts.headers))
     }
 
     #[test]

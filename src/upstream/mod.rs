@@ -14,6 +14,7 @@ pub use gate::Gate;
 use crate::config::settings;
 use arc_swap::ArcSwap;
 use connect::{Connection, TlsConfig};
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
@@ -183,6 +184,7 @@ impl Upstream {
         request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let method = request.method().clone();
+        let asked_upgrade = request.headers().contains_key(UPGRADE);
         let sent = request.body().finished();
         let answer = tokio::time::timeout(address.settings.timeout, sender.send_request(request));
         let response = match answer.await {
@@ -202,7 +204,7 @@ impl Upstream {
             Ok(Ok(response)) => response,
         };
         let (mut head, body) = response.into_parts();
-        let framing = check::head(&method, &mut head)?;
+        let framing = check::head(&method, asked_upgrade, &mut head)?;
         let home = framing
             .reusable
             .then(|| self.pool.lend(address, sender, &head.headers));

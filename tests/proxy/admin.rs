@@ -155,7 +155,8 @@ async fn the_admin_api_is_not_on_the_traffic_port() {
 #[tokio::test]
 async fn metrics_are_in_order_and_count_by_outcome() {
     let app = App::says(|_| Answer::public("x")).await;
-    let larder = larder(&app).start().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app).redis(&redis).start().await;
     larder.get("/").await;
     larder.get("/").await;
     let answer = larder.admin().get("/metrics").await;

@@ -90,8 +90,8 @@ async fn the_access_log_is_json_off_a_terminal_and_names_trace_route_and_reason_
         serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
     let text = line.to_string();
     for word in [
-        "\"cache\":\"miss\"",
-        "\"reason\":\"cold\"",
+        "\"cache\":\"bypass\"",
+        "\"reason\":\"cookie\"",
         "\"route\":\"car\"",
         "4bf92f3577b34da6a3ce929d0e0e4736",
     ] {
