@@ -56,12 +56,7 @@ impl From<Exit> for ExitCode {
 
 /// A caching reverse proxy beside your app.
 #[derive(Debug, Parser)]
-#[command(
-    name = "larder",
-    version,
-    about,
-    max_term_width = 100
-)]
+#[command(name = "larder", version, about, max_term_width = 100)]
 struct Cli {
     /// Colours in what people read; NO_COLOR and CLICOLOR_FORCE are respected
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, global = true)]

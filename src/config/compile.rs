@@ -272,7 +272,10 @@ impl Compiler<'_> {
                 } else {
                     "upstream"
                 },
-                format!("the app's port {} is the one that larder listens on", listen.port()),
+                format!(
+                    "the app's port {} is the one that larder listens on",
+                    listen.port()
+                ),
                 "let one of them listen elsewhere: `listen:`, or the variable PORT",
             );
         }
@@ -284,7 +287,10 @@ impl Compiler<'_> {
             self.tell(
                 Code::E126,
                 "admin.listen",
-                format!("the admin port {} is also the one for clients", admin.port()),
+                format!(
+                    "the admin port {} is also the one for clients",
+                    admin.port()
+                ),
                 "give `admin.listen` another port",
             );
         }
@@ -632,7 +638,12 @@ impl Compiler<'_> {
             };
             keys.or(secret).or_else(unknown)
         });
-        for (index, proxy) in raw.trusted_proxies.get().into_iter().flat_map(List::indexed) {
+        for (index, proxy) in raw
+            .trusted_proxies
+            .get()
+            .into_iter()
+            .flat_map(List::indexed)
+        {
             if proxy.0.iter().any(|network| network.prefix_len() == 0) {
                 self.tell(
                     Code::W208,

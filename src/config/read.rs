@@ -319,7 +319,9 @@ impl<'a, 'de> At<'a, 'de> {
                 "remove it",
             );
         }
-        let habit = HABITS.iter().find(|(habit, meant)| *habit == key && keys.contains(meant));
+        let habit = HABITS
+            .iter()
+            .find(|(habit, meant)| *habit == key && keys.contains(meant));
         let meant = habit.map(|(_, meant)| *meant);
         let fix = match meant.or_else(|| closest(key, keys.iter().copied())) {
             Some(meant) => format!("did you mean `{meant}`?"),

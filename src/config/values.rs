@@ -895,7 +895,8 @@ impl Scalar for PathPattern {
         };
         // What other tools write: regular expressions, Express and Rails, globs.
         if text.starts_with(['^', '~']) || text.contains(".*") || text.contains('\\') {
-            let fix = "regular expressions are not read: `{name}` is one segment, a final `*` the rest";
+            let fix =
+                "regular expressions are not read: `{name}` is one segment, a final `*` the rest";
             return Err(not_a("pattern", fix.into()));
         }
         if !text.starts_with('/') {
@@ -903,10 +904,16 @@ impl Scalar for PathPattern {
         }
         let colon = |segment: &&str| segment.len() > 1 && segment.starts_with(':');
         if let Some(segment) = text.split('/').find(colon) {
-            return Err(not_a("pattern", format!("write {{{}}} for one segment", &segment[1..])));
+            return Err(not_a(
+                "pattern",
+                format!("write {{{}}} for one segment", &segment[1..]),
+            ));
         }
         if let Some(before) = text.strip_suffix("**") {
-            return Err(not_a("pattern", format!("write {before}*: one star is the whole rest")));
+            return Err(not_a(
+                "pattern",
+                format!("write {before}*: one star is the whole rest"),
+            ));
         }
         let pattern = Pattern::parse(text);
         pattern.map(Self).map_err(|why| not_a("pattern", why))
