@@ -45,7 +45,7 @@ async fn together(
     } else {
         "http"
     };
-    let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
+    let site = format!("{scheme}://localhost:{}", settings.listen.address.port());
     tokio::spawn(tour(site));
     serve(proxy, settings, log).await
 }
