@@ -49,7 +49,7 @@ async fn together(
     // A certificate of one's own would have to be trusted first: behind TLS the first visits are the
     // reader's.
     if settings.listen.tls.is_none() {
-        let site = format!("http://127.0.0.1:{}", settings.listen.address.port());
+        let site = format!("http://localhost:{}", settings.listen.address.port());
         tokio::spawn(tour(site));
     }
     serve(proxy, settings, log, true).await
