@@ -183,7 +183,7 @@ impl RedisTier {
             done,
         };
         if self.queue.try_send(write).is_ok() {
-            let _ = tokio::time::timeout(self.redis.timeout() * 2, wait).await;
+            let _ = tokio::time::timeout(self.redis.patience(), wait).await;
         }
     }
 }
