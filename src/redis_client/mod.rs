@@ -427,6 +427,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_waits_for_a_hung_redis_once_whatever_it_asks() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        server.signal("STOP");
+        let begun = Instant::now();
+        let answers = as_one(async { (get(&redis).await, get(&redis).await) }).await;
+        assert_eq!(answers, (Err(Outage::Timeout), Err(Outage::Spent)));
+        assert!(begun.elapsed() < Duration::from_millis(150));
+    }
+
+    #[tokio::test]
     async fn after_kill_and_restart_it_is_used_again_within_a_second() {
         let mut server = Server::start().await;
         let redis = server.connect();
