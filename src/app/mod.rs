@@ -40,7 +40,7 @@ use worker::Kit;
 
 /// Between two looks at whether the app answers, and at how many sidecars there are.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long the end of the process waits for purges, logs and spans to leave.
+/// How long the end of the process waits for each of writes and purges, logs, and spans to leave.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// `larder run`: serves until told to stop. `settings` are what `options` gave.
@@ -93,7 +93,7 @@ async fn serve(
         .map(|index| worker::start(index, house.kit.clone()))
         .collect::<io::Result<Vec<_>>>()?;
     house.condition.listening.store(true, Ordering::Relaxed);
-    house.start_background(admin);
+    let cache = house.start_background(admin);
     banner::hello(&settings, demo);
     tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
 
@@ -114,6 +114,8 @@ async fn serve(
         _ = drained => {}
         () = signals.told_to_stop() => tracing::warn!("told to stop again: what was in flight is cut"),
     }
+    // Purges that came after the workers', by the admin port.
+    cache.flush(FLUSH_TIME).await;
     let otlp = house.otlp;
     let _ = tokio::task::spawn_blocking(move || otlp.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());
@@ -185,12 +187,12 @@ impl House {
         }
     }
 
-    /// Starts what runs beside the traffic. Its tasks end with the runtime.
-    fn start_background(&self, admin: Option<TcpListener>) {
+    /// Starts what runs beside the traffic. Its tasks end with the runtime. Returns the store as they
+    /// see it.
+    fn start_background(&self, admin: Option<TcpListener>) -> Cache {
         let kit = &self.kit;
-        let index = kit.settings.workers.get();
-        let redis = kit.redis(index);
-        let cache = kit.view(redis.clone());
+        let redis = kit.background_redis();
+        let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
@@ -202,13 +204,14 @@ impl House {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
             redis,
-            cache,
+            cache: cache.clone(),
             clock: kit.shared.clock.clone(),
             condition: self.condition.clone(),
         };
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
+        cache
     }
 
     /// Shows the table of metrics what lives in other rooms.

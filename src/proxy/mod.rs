@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
@@ -126,7 +127,8 @@ impl Proxy {
             span: &span,
         };
         let mut limits = None;
-        let reply = match self.serve(&ask, body, upgrade, &mut limits).await {
+        let served = self.serve(&ask, body, upgrade, &mut limits);
+        let reply = match redis_client::as_one(served).await {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
