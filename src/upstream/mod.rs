@@ -18,13 +18,18 @@ use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Idle connections kept to the app by one worker.
 const IDLE_MAX: usize = 256;
 /// An idle connection is not used again after this, unless the app names a shorter time.
 const IDLE_TIME: Duration = Duration::from_secs(30);
+/// Interim answers (1xx) before the answer itself.
+const INTERIM_MAX: u32 = 16;
 /// A connection that its last answer has not left by then is not waited for.
 const READY_WAIT: Duration = Duration::from_millis(20);
 
@@ -181,19 +186,25 @@ impl Upstream {
         &self,
         address: &Arc<Address>,
         mut sender: SendRequest<RequestBody>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let method = request.method().clone();
         let asked_upgrade = request.headers().contains_key(UPGRADE);
         let sent = request.body().finished();
-        let answer = tokio::time::timeout(address.settings.timeout, sender.send_request(request));
-        let response = match answer.await {
-            Err(_) => return Err(UpstreamError::Timeout),
-            Ok(Err(error)) if sent.broken() => {
+        let flood = Flood::watch(&mut request);
+        let answer = tokio::select! {
+            biased;
+            answer = head_in_time(sender.send_request(request), &sent, address.settings.timeout) => answer,
+            () = flood.came() => return Err(UpstreamError::Protocol("interim")),
+        };
+        let response = match answer {
+            None if sent.starved() => return Err(UpstreamError::ClientBody),
+            None => return Err(UpstreamError::Timeout),
+            Some(Err(error)) if sent.broken() => {
                 tracing::debug!(%error, "a client's body broke off");
                 return Err(UpstreamError::ClientBody);
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::debug!(%error, "the app gave no response head");
                 return Err(if error.is_parse() {
                     UpstreamError::Protocol("head")
@@ -201,7 +212,7 @@ impl Upstream {
                     UpstreamError::Reset
                 });
             }
-            Ok(Ok(response)) => response,
+            Some(Ok(response)) => response,
         };
         let (mut head, body) = response.into_parts();
         let framing = check::head(&method, asked_upgrade, &mut head)?;
@@ -224,6 +235,46 @@ async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Upstream
     // The connection's own task ends when the app closes it or when its sender is dropped.
     tokio::spawn(driver);
     Ok(sender)
+}
+
+/// Waits for a response head. An upload that moves is not waited for: the time begins anew with each
+/// piece that the app takes.
+async fn head_in_time<T>(
+    answer: impl Future<Output = T>,
+    sent: &Finished,
+    timeout: Duration,
+) -> Option<T> {
+    let mut answer = pin!(answer);
+    let mut until = tokio::time::Instant::now() + timeout;
+    loop {
+        match tokio::time::timeout_at(until, answer.as_mut()).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if sent.moved() + timeout > until => until = sent.moved() + timeout,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Counts interim answers, which hyper passes over without a bound.
+#[derive(Clone, Debug, Default)]
+struct Flood(Arc<(AtomicU32, Notify)>);
+
+impl Flood {
+    fn watch(request: &mut Request<RequestBody>) -> Self {
+        let flood = Self::default();
+        let counter = flood.clone();
+        hyper::ext::on_informational(request, move |_| {
+            let (count, too_many) = &*counter.0;
+            if count.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
+                too_many.notify_one();
+            }
+        });
+        flood
+    }
+
+    async fn came(&self) {
+        self.0.1.notified().await;
+    }
 }
 
 /// The same request once more; only called for requests without a body.
