@@ -42,8 +42,8 @@ const ALIASES: [&str; 8] = [
     "x_request_id",
 ];
 
-/// Checks a request; takes out aliases of fields that we set, and whatever asks for HTTP/2 in clear
-/// text: behind such a tunnel nothing would be checked any more (RFC 9113 §3.1 has withdrawn it).
+/// Checks a request; takes out aliases of fields that we set, and an Upgrade to HTTP/2 in clear text:
+/// behind such a tunnel nothing would be checked any more (RFC 9113 §3.1 has withdrawn it).
 pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
     target(request)?;
     host(request)?;
@@ -53,11 +53,21 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
     for alias in ALIASES {
         headers.remove(alias);
     }
-    if fields::list(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"h2c")) {
+    if !may_switch(headers) {
         headers.remove(UPGRADE);
         headers.remove("http2-settings");
     }
     Ok(())
+}
+
+/// Whether the client may ask for another protocol; otherwise its Upgrade is passed over (RFC 9110
+/// §7.8). With content in between nobody knows where the new protocol begins.
+fn may_switch(headers: &HeaderMap) -> bool {
+    let has_content = headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length.as_bytes() != b"0");
+    !has_content && !fields::list(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"h2c"))
 }
 
 fn target<B>(request: &Request<B>) -> Result<(), Problem> {
@@ -312,6 +322,19 @@ mod tests {
             check(&mut request).unwrap();
             assert!(!request.headers().contains_key(UPGRADE), "{token}");
             assert!(!request.headers().contains_key("http2-settings"));
+        }
+    }
+
+    #[test]
+    fn a_request_with_content_switches_to_nothing() {
+        for (length, switches) in [("5", false), ("0", true)] {
+            let request = Request::get("/")
+                .header("host", "a")
+                .header("content-length", length)
+                .header("upgrade", "websocket");
+            let mut request = request.body(()).unwrap();
+            check(&mut request).unwrap();
+            assert_eq!(request.headers().contains_key(UPGRADE), switches);
         }
     }
 

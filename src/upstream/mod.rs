@@ -14,8 +14,9 @@ pub use gate::Gate;
 use crate::config::settings;
 use arc_swap::ArcSwap;
 use connect::{Connection, TlsConfig};
-use http::header::UPGRADE;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -158,6 +159,7 @@ impl Upstream {
         &self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
+        frame(&mut request);
         let address = self.address.load_full();
         let permit = self.gate.enter(address.settings.timeout).await?;
         let repeatable = request.method().is_idempotent() && request.body().is_none();
@@ -223,6 +225,25 @@ impl Upstream {
             head,
             ResponseBody::new(body, framing.delimited, sent, home),
         ))
+    }
+}
+
+/// The fields that say where a request ends are made here, from the body that will be sent: never
+/// passed on, so that they cannot promise something else (RFC 9112 §6).
+fn frame(request: &mut Request<RequestBody>) {
+    let length = request.body().size_hint().exact();
+    let headers = request.headers_mut();
+    headers.remove(TRANSFER_ENCODING);
+    match length {
+        Some(0) if !headers.contains_key(CONTENT_LENGTH) => {}
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            // Without it hyper would drop the body of a GET.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
 }
 
@@ -360,5 +381,34 @@ impl Home {
             address: self.address,
             until,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_promises_no_other_body_than_is_sent() {
+        let framed = |name: &str, value: &str| {
+            let request = Request::post("/").header(name, value);
+            let mut request = request.body(RequestBody::empty()).unwrap();
+            frame(&mut request);
+            let length = request.headers().get(CONTENT_LENGTH).cloned();
+            (length, request.headers().contains_key(TRANSFER_ENCODING))
+        };
+        let nothing = Some(HeaderValue::from_static("0"));
+        assert_eq!(framed("content-length", "5"), (nothing, false));
+        assert_eq!(framed("transfer-encoding", "chunked"), (None, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_says_nothing_has_its_time_and_no_more() {
+        let began = tokio::time::Instant::now();
+        let sent = RequestBody::empty().finished();
+        let never = std::future::pending::<()>();
+        let timeout = Duration::from_secs(3);
+        assert!(head_in_time(never, &sent, timeout).await.is_none());
+        assert_eq!(began.elapsed(), timeout);
     }
 }
