@@ -131,6 +131,8 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 /// What of the app's fields a client may see.
 pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
     fields::remove_hop_by_hop(headers);
+    // An app's challenge to a proxy is not for clients, who do not know that there is one.
+    headers.remove(header::PROXY_AUTHENTICATE);
     append_via(headers, version);
 }
 

@@ -142,8 +142,13 @@ impl Proxy {
     pub fn refuse(&self, problem: &Problem) -> Response<Body> {
         let shared = &self.0.shared;
         let shape = shared.snapshot.load().settings.errors;
-        self.0.recorder.client_error(problem.code());
+        self.client_error(problem.code());
         problem.answer(shape, shared.clock.now(), "")
+    }
+
+    /// Counts what was refused at the door, or only put up with, by a word of a fixed list.
+    pub fn client_error(&self, reason: &'static str) {
+        self.0.recorder.client_error(reason);
     }
 
     /// Connections handed over so far and still open.
