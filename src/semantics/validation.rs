@@ -46,12 +46,26 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &Stored) -> bool {
     conditional
 }
 
+/// Whether `request` has preconditions that a cache may judge (RFC 9111 §4.3.2).
+#[must_use]
+pub fn is_conditional(request: &HeaderMap) -> bool {
+    request.contains_key(IF_NONE_MATCH) || request.contains_key(IF_MODIFIED_SINCE)
+}
+
+/// Takes the client's ranges out, so that a fetch brings the whole response or none.
+pub fn make_whole(request: &mut HeaderMap) {
+    for name in [IF_RANGE, RANGE] {
+        request.remove(name);
+    }
+}
+
 /// Takes the client's preconditions and ranges out, so that a fetch brings the whole response.
 ///
 /// If-Match and If-Unmodified-Since stay: they are for the app to judge (RFC 9111 §4.3.2), and its
 /// 412 is not stored.
 pub fn make_unconditional(request: &mut HeaderMap) {
-    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+    make_whole(request);
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.remove(name);
     }
 }
