@@ -16,6 +16,7 @@ mod limits;
 mod purging;
 mod redis_away;
 mod reload;
+mod rfc;
 mod rig;
 mod serving;
 mod session;
