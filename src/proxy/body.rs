@@ -135,6 +135,10 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
+            // With trailers it goes in chunks, and their lengths say when it ends.
+            Content::Stored {
+                trailers: Some(_), ..
+            } => SizeHint::default(),
             Content::Stored { slices, .. } => {
                 SizeHint::with_exact(slices.iter().map(|slice| slice.len() as u64).sum())
             }

@@ -206,9 +206,6 @@ impl Proxy {
         let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
         drop(span);
         let (entry, tier, softly_purged) = match held {
-            Lookup::Absent(reason) if visit.method == Method::HEAD => {
-                return self.head(ask, None, reason).await;
-            }
             Lookup::Absent(reason) => {
                 let client = visit.client_refresh();
                 return match semantics::reuse(
@@ -220,6 +217,7 @@ impl Proxy {
                     visit.now,
                 ) {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
+                    _ if visit.method == Method::HEAD => self.head(ask, None, reason).await,
                     _ => self.fetch(ask, key, None, reason).await,
                 };
             }
@@ -243,6 +241,9 @@ impl Proxy {
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.refresh(ask, key, &entry);
+                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+            }
+            Reuse::Stale(reason) => {
                 Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
             }
             Reuse::Validate(reason) if visit.method == Method::HEAD => {

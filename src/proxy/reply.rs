@@ -9,11 +9,12 @@ use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::fields;
+use crate::semantics::validation::is_conditional;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) struct Reply {
     stored: bool,
     ttl: Option<i64>,
     fwd_status: Option<StatusCode>,
+    /// Why the request went on to the app, where `reason` says what came of it.
+    forwarded: Option<Reason>,
     app_time: Duration,
     pub note: Option<String>,
 }
@@ -55,6 +58,7 @@ impl Reply {
             stored: false,
             ttl: None,
             fwd_status: None,
+            forwarded: None,
             app_time: Duration::ZERO,
             note: None,
         }
@@ -66,6 +70,16 @@ impl Reply {
         let mut reply = Self::new(response, outcome, reason, Source::Memory);
         reply.ttl = Some(entry.stored.lifetime.ttl_secs(ask.visit.now));
         reply.app_time = entry.app_time;
+        reply
+    }
+
+    /// From the store, after the app confirmed it. `why` it was asked, and whether the entry was
+    /// `kept`.
+    pub fn confirmed(ask: &Ask<'_>, entry: &Entry, why: Reason, kept: bool) -> Self {
+        let mut reply = Self::stored(ask, entry, Outcome::Revalidated, Reason::NotModified);
+        reply.forwarded = Some(why);
+        reply.fwd_status = Some(StatusCode::NOT_MODIFIED);
+        reply.stored = kept;
         reply
     }
 
@@ -89,20 +103,24 @@ impl Reply {
         Self::from_app(head, Body::app(body, patience), outcome, reason)
     }
 
-    /// From the app, read from the fetch that is being stored.
+    /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the
+    /// client's conditions itself.
     pub fn leading(
         ask: &Ask<'_>,
         mut head: response::Parts,
         stored: &Stored,
         reader: Reader,
         reason: Reason,
+        judged: bool,
     ) -> Self {
         forward::response_fields(&mut head.headers, head.version);
         let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
         // A client that already has this very representation is told so; the fetch goes on behind.
-        let own = from_stored(ask.visit, stored);
-        if own.status() == StatusCode::NOT_MODIFIED {
-            reply.response = own;
+        if !judged && is_conditional(&ask.visit.headers) {
+            let own = from_stored(ask.visit, stored);
+            if own.status() == StatusCode::NOT_MODIFIED {
+                reply.response = own;
+            }
         }
         reply.keeps(stored, ask)
     }
@@ -131,6 +149,8 @@ impl Reply {
     /// Marks an answer as taken from another request's fetch.
     pub fn collapsed(mut self) -> Self {
         self.coalesced = true;
+        // What was answered was the leader's question.
+        (self.fwd_status, self.stored) = (None, false);
         self
     }
 
@@ -153,7 +173,7 @@ impl Reply {
         let response = problem.answer(visit.snapshot.settings.errors, visit.now, visit.trace_id());
         let (outcome, reason) = match problem {
             Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
-            Problem::App(_) => (Outcome::Miss, Reason::AppError),
+            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
             _ => (Outcome::Bypass, Reason::Request),
         };
         let mut reply = Self::new(response, outcome, reason, Source::Larder);
@@ -197,6 +217,7 @@ impl Reply {
                 stored: self.stored,
                 collapsed: self.coalesced,
                 fwd_status: self.fwd_status,
+                forwarded: self.forwarded,
             };
             status.append(headers);
         }
@@ -279,10 +300,13 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
     let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
         .then(|| stored.trailers.clone());
+    let has_trailers = trailers.is_some();
     let mut response = Response::new(Body::stored(VecDeque::from(answer.body), trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
-    if let Some(length) = answer.content_length {
+    response.headers_mut().append(VIA, forward::via());
+    // Trailers come behind chunks only.
+    if let Some(length) = answer.content_length.filter(|_| !has_trailers) {
         response
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from(length));

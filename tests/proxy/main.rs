@@ -17,6 +17,7 @@ mod limits;
 mod purging;
 mod redis_away;
 mod reload;
+mod rfc;
 mod rig;
 mod serving;
 mod session;
