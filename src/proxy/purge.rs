@@ -58,15 +58,16 @@ impl Proxy {
         let hard = |scope| Purge { scope, soft: false };
         let mut purges: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
         let visit = ask.visit;
+        let authority = visit.authority();
         let urls = invalidation::invalidated(
             &visit.method,
-            &visit.authority,
+            &authority,
             visit.path_and_query(),
             status,
             reply.response.headers(),
         );
         let urls = urls.into_iter().filter(|url| ask.is_cached_by_get(url));
-        purges.extend(urls.map(|url| hard(Scope::Url(format!("{}{url}", visit.authority)))));
+        purges.extend(urls.map(|url| hard(Scope::Url(format!("{authority}{url}")))));
         if purges.is_empty() {
             return Ok(reply);
         }
