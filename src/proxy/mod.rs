@@ -389,7 +389,7 @@ impl<'a> Ask<'a> {
         let asked = Asked {
             method: &self.visit.method,
             scheme: self.visit.peer.scheme(),
-            authority: &self.visit.authority,
+            authority: &self.visit.authority(),
             target: self.target,
             headers: &self.visit.headers,
             has_body,
