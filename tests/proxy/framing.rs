@@ -58,6 +58,11 @@ async fn listen(socket: &mut TcpStream) -> Talk {
     Talk { text, closed }
 }
 
+/// The message with a wish to close, so that nobody has to wait for more.
+fn closing(message: &str) -> String {
+    message.replacen("Host: a", "Host: a\r\nConnection: close", 1)
+}
+
 const AFTER: &str = "GET /after HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[tokio::test]
@@ -217,7 +222,7 @@ async fn what_is_odd_but_clear_is_repaired_or_passed_on_byte_for_byte() {
     let larder = larder(&app).start().await;
     let ask = async |message: &str| {
         let before = app.total();
-        let talk = talk(larder.address, message).await;
+        let talk = talk(larder.address, closing(message)).await;
         assert_eq!(talk.statuses(), [200], "{message:?} got {}", talk.text);
         assert_eq!(app.total(), before + 1);
         talk
@@ -292,7 +297,7 @@ async fn odd_paths_odd_methods_and_bodies_of_get_are_never_stored() {
     ] {
         for _ in 0..2 {
             assert_eq!(
-                talk(larder.address, message).await.statuses(),
+                talk(larder.address, closing(message)).await.statuses(),
                 [200],
                 "{message:?}"
             );
