@@ -185,7 +185,7 @@ impl Body for RequestBody {
             Some(Err(_)) => this.finished.set(BROKEN),
             None => this.finished.set(WHOLE),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -267,7 +267,7 @@ impl Body for ResponseBody {
             }
             None => self.end(),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
