@@ -99,6 +99,15 @@ fn admin(address: &str) -> Admin {
     }
 }
 
+/// On loopback, with no token configured.
+fn open() -> Admin {
+    let admin = admin("127.0.0.1:9800");
+    let mut settings = settings();
+    settings.admin.token = None;
+    admin.state.settings.store(Arc::new(settings));
+    admin
+}
+
 /// Asks `target` of `admin`, with `Host: localhost` unless a field says otherwise.
 async fn ask(
     admin: &Admin,
@@ -265,9 +274,11 @@ async fn a_foreign_page_or_name_gets_nothing_even_on_loopback() {
 }
 
 #[tokio::test]
-async fn the_token_is_asked_for_where_strangers_can_reach_the_port() {
-    let open = admin("127.0.0.1:9800");
-    assert_eq!(get(&open, "/v1/stats").await.0, StatusCode::OK);
+async fn a_configured_token_is_asked_for_wherever_the_port_is() {
+    assert_eq!(get(&open(), "/v1/stats").await.0, StatusCode::OK);
+    let loopback = admin("127.0.0.1:9800");
+    let (status, _, _) = get(&loopback, "/v1/stats").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
     let admin = admin("10.0.0.7:9800");
     let status =
         async |fields: &[(&str, &str)]| ask(&admin, "GET", "/v1/stats", fields, "").await.0;
@@ -295,7 +306,7 @@ async fn the_token_is_asked_for_where_strangers_can_reach_the_port() {
 
 #[tokio::test]
 async fn a_bad_purge_is_explained() {
-    let admin = admin("127.0.0.1:9800");
+    let admin = open();
     let json = ("content-type", "application/json");
     for (fields, body, status, code) in [
         (&[][..], "{\"all\":true}", 415, "not-json"),
@@ -329,7 +340,7 @@ async fn a_bad_purge_is_explained() {
 
 #[tokio::test]
 async fn only_the_methods_that_there_are_are_answered() {
-    let admin = admin("127.0.0.1:9800");
+    let admin = open();
     for (method, target, allow) in [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/metrics", "GET, HEAD"),
@@ -351,7 +362,7 @@ async fn only_the_methods_that_there_are_are_answered() {
 
 #[tokio::test]
 async fn a_test_moves_its_clock_and_the_systems_stays() {
-    let mut admin = admin("127.0.0.1:9800");
+    let mut admin = open();
     let fields = [("content-type", "application/json")];
     let body = "{\"advance\":\"5m\"}";
     let (status, _, answer) = ask(&admin, "POST", "/v1/clock", &fields, body).await;
