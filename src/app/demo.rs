@@ -2,6 +2,7 @@
 //! there is something to see before anyone has opened a browser.
 
 use super::{block_on, serve};
+use crate::config::settings::UpstreamTarget;
 use crate::config::{RunOptions, Settings};
 use crate::demo::{self, DemoOptions};
 use crate::telemetry::log::Log;
@@ -13,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -30,14 +32,17 @@ pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Resul
 
 async fn together(
     app: DemoOptions,
-    proxy: RunOptions,
-    settings: Settings,
+    mut proxy: RunOptions,
+    mut settings: Settings,
     log: Arc<Log>,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(app.listen).await.map_err(|error| {
         let told = format!("the demo app cannot listen on {}: {error}", app.listen);
         io::Error::new(error.kind(), told)
     })?;
+    // Wherever the app listens, that is where larder finds it, also after a reload.
+    settings.upstream.target = reachable(listener.local_addr()?);
+    proxy.app = Some(settings.upstream.target.clone());
     // The app ends with the process.
     tokio::spawn(demo::serve(listener, app, std::future::pending()));
     let scheme = if settings.listen.tls.is_some() {
@@ -48,6 +53,19 @@ async fn together(
     let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
     tokio::spawn(tour(site));
     serve(proxy, settings, log).await
+}
+
+/// How this host reaches what listens on `address`.
+fn reachable(address: SocketAddr) -> UpstreamTarget {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    UpstreamTarget::Http {
+        host: ip.to_string(),
+        port: address.port(),
+    }
 }
 
 /// Visits every cached route twice and tells what the second visit gained.
