@@ -141,7 +141,7 @@ impl Body for RequestBody {
             Some(Err(_)) => this.finished.0.store(BROKEN, Ordering::Release),
             None => this.finished.0.store(WHOLE, Ordering::Release),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -223,7 +223,7 @@ impl Body for ResponseBody {
             }
             None => self.end(),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
