@@ -308,6 +308,7 @@ fn serve(options: Run, color: When) -> Exit {
     let options = origin.map(|origin| RunOptions {
         origin,
         env_file: options.env_file,
+        app: None,
         watch: options.watch,
         color,
     });
@@ -366,6 +367,7 @@ fn demo(options: &Demo, color: When) -> Exit {
     let proxy = RunOptions {
         origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
         env_file: None,
+        app: None,
         watch: true,
         color: color.decide(std::io::stderr().is_terminal()),
     };
