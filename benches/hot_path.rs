@@ -282,7 +282,7 @@ fn telling(criterion: &mut Criterion) {
             let active = recorder.active();
             recorder.request(&route, black_box(&finished));
             recorder.saved(&route, Duration::from_millis(400));
-            recorder.bytes(&route, Source::Memory, 1_024);
+            active.bytes(&route, Source::Memory, 1_024);
             drop(active);
         });
     });

@@ -23,6 +23,14 @@ pub(super) fn pseudonym() -> &'static str {
     NAME.get_or_init(|| format!("larder-{:08x}", fastrand::u32(..)))
 }
 
+/// Our member of `Via` on what came here by HTTP/1.1.
+pub(super) fn via() -> HeaderValue {
+    static MEMBER: OnceLock<HeaderValue> = OnceLock::new();
+    let made = || HeaderValue::from_str(&format!("1.1 {}", pseudonym()));
+    let member = MEMBER.get_or_init(|| made().unwrap_or(HeaderValue::from_static("1.1 larder")));
+    member.clone()
+}
+
 /// Whether this request has been here before.
 pub(super) fn is_loop(headers: &HeaderMap) -> bool {
     fields::list(headers, &header::VIA).any(|member| {
@@ -102,7 +110,10 @@ pub(super) fn append_via(headers: &mut HeaderMap, version: http::Version) {
     let protocol = match version {
         http::Version::HTTP_10 => "1.0",
         http::Version::HTTP_2 => "2",
-        _ => "1.1",
+        _ => {
+            headers.append(header::VIA, via());
+            return;
+        }
     };
     if let Ok(member) = HeaderValue::from_str(&format!("{protocol} {}", pseudonym())) {
         headers.append(header::VIA, member);
@@ -131,6 +142,8 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 /// What of the app's fields a client may see.
 pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
     fields::remove_hop_by_hop(headers);
+    // An app's challenge to a proxy is not for clients, who do not know that there is one.
+    headers.remove(header::PROXY_AUTHENTICATE);
     append_via(headers, version);
 }
 

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
@@ -126,7 +127,8 @@ impl Proxy {
             span: &span,
         };
         let mut limits = None;
-        let reply = match self.serve(&ask, body, upgrade, &mut limits).await {
+        let served = self.serve(&ask, body, upgrade, &mut limits);
+        let reply = match redis_client::as_one(served).await {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
@@ -140,8 +142,13 @@ impl Proxy {
     pub fn refuse(&self, problem: &Problem) -> Response<Body> {
         let shared = &self.0.shared;
         let shape = shared.snapshot.load().settings.errors;
-        self.0.recorder.client_error(problem.code());
+        self.client_error(problem.code());
         problem.answer(shape, shared.clock.now(), "")
+    }
+
+    /// Counts what was refused at the door, or only put up with, by a word of a fixed list.
+    pub fn client_error(&self, reason: &'static str) {
+        self.0.recorder.client_error(reason);
     }
 
     /// Connections handed over so far and still open.
@@ -201,9 +208,6 @@ impl Proxy {
         let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
         drop(span);
         let (entry, tier, softly_purged) = match held {
-            Lookup::Absent(reason) if visit.method == Method::HEAD => {
-                return Box::pin(self.head(ask, None, reason)).await;
-            }
             Lookup::Absent(reason) => {
                 let client = visit.client_refresh();
                 return match semantics::reuse(
@@ -215,6 +219,9 @@ impl Proxy {
                     visit.now,
                 ) {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
+                    _ if visit.method == Method::HEAD => {
+                        Box::pin(self.head(ask, None, reason)).await
+                    }
                     _ => Box::pin(self.fetch(ask, key, None, reason)).await,
                 };
             }
@@ -238,6 +245,9 @@ impl Proxy {
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.refresh(ask, key, &entry);
+                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+            }
+            Reuse::Stale(reason) => {
                 Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
             }
             Reuse::Validate(reason) if visit.method == Method::HEAD => {

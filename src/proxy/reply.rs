@@ -10,11 +10,12 @@ use crate::limit::{self, Decision};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::fields;
 use crate::semantics::line::{Line, number};
+use crate::semantics::validation::is_conditional;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct Reply {
     stored: bool,
     ttl: Option<i64>,
     fwd_status: Option<StatusCode>,
+    /// Why the request went on to the app, where `reason` says what came of it.
+    forwarded: Option<Reason>,
     app_time: Duration,
     pub note: Option<String>,
 }
@@ -55,6 +58,7 @@ impl Reply {
             stored: false,
             ttl: None,
             fwd_status: None,
+            forwarded: None,
             app_time: Duration::ZERO,
             note: None,
         }
@@ -66,6 +70,16 @@ impl Reply {
         let mut reply = Self::new(response, outcome, reason, Source::Memory);
         reply.ttl = Some(entry.stored.lifetime.ttl_secs(ask.visit.now));
         reply.app_time = entry.app_time;
+        reply
+    }
+
+    /// From the store, after the app confirmed it. `why` it was asked, and whether the entry was
+    /// `kept`.
+    pub fn confirmed(ask: &Ask<'_>, entry: &Entry, why: Reason, kept: bool) -> Self {
+        let mut reply = Self::stored(ask, entry, Outcome::Revalidated, Reason::NotModified);
+        reply.forwarded = Some(why);
+        reply.fwd_status = Some(StatusCode::NOT_MODIFIED);
+        reply.stored = kept;
         reply
     }
 
@@ -89,20 +103,24 @@ impl Reply {
         Self::from_app(head, Body::app(body, patience), outcome, reason)
     }
 
-    /// From the app, read from the fetch that is being stored.
+    /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the
+    /// client's conditions itself.
     pub fn leading(
         ask: &Ask<'_>,
         mut head: response::Parts,
         stored: &Stored,
         reader: Reader,
         reason: Reason,
+        judged: bool,
     ) -> Self {
         forward::response_fields(&mut head.headers, head.version);
         let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
         // A client that already has this very representation is told so; the fetch goes on behind.
-        let own = from_stored(ask.visit, stored);
-        if own.status() == StatusCode::NOT_MODIFIED {
-            reply.response = own;
+        if !judged && is_conditional(&ask.visit.headers) {
+            let own = from_stored(ask.visit, stored);
+            if own.status() == StatusCode::NOT_MODIFIED {
+                reply.response = own;
+            }
         }
         reply.keeps(stored, ask)
     }
@@ -131,6 +149,8 @@ impl Reply {
     /// Marks an answer as taken from another request's fetch.
     pub fn collapsed(mut self) -> Self {
         self.coalesced = true;
+        // What was answered was the leader's question.
+        (self.fwd_status, self.stored) = (None, false);
         self
     }
 
@@ -157,7 +177,7 @@ impl Reply {
         );
         let (outcome, reason) = match problem {
             Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
-            Problem::App(_) => (Outcome::Miss, Reason::AppError),
+            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
             _ => (Outcome::Bypass, Reason::Request),
         };
         let mut reply = Self::new(response, outcome, reason, Source::Larder);
@@ -201,6 +221,7 @@ impl Reply {
                 stored: self.stored,
                 collapsed: self.coalesced,
                 fwd_status: self.fwd_status,
+                forwarded: self.forwarded,
             };
             status.append(headers);
         }
@@ -226,14 +247,8 @@ impl Reply {
         headers.insert(forward::X_REQUEST_ID, visit.request_id());
         headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
         self.tell(rooms, ask, limits, took);
-        self.response.map(|body| {
-            body.metered(
-                rooms.recorder.clone(),
-                ask.handle().clone(),
-                self.source,
-                active,
-            )
-        })
+        self.response
+            .map(|body| body.metered(ask.handle().clone(), self.source, active))
     }
 
     fn tell(&mut self, rooms: &Rooms, ask: &Ask<'_>, limits: Option<&Decision>, took: Duration) {
@@ -283,11 +298,16 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
     let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
         .then(|| stored.trailers.clone());
-    // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it.
-    let length = answer.content_length.filter(|_| answer.body.is_empty());
+    let has_trailers = trailers.is_some();
+    // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
+    // trailers come behind chunks only.
+    let length = answer
+        .content_length
+        .filter(|_| answer.body.is_empty() && !has_trailers);
     let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
+    response.headers_mut().append(VIA, forward::via());
     if let Some(length) = length {
         response
             .headers_mut()

@@ -19,6 +19,8 @@ pub struct CacheStatus {
     pub outcome: Outcome,
     /// Becomes `detail`, and tells the kinds of `fwd` apart.
     pub reason: Reason,
+    /// Why the request went on to the app, where `reason` tells what came of it.
+    pub forwarded: Option<Reason>,
     /// The app's status, where it was asked and answered.
     pub fwd_status: Option<StatusCode>,
     /// Whether the app's answer is being stored.
@@ -36,6 +38,7 @@ impl CacheStatus {
         Self {
             outcome,
             reason,
+            forwarded: None,
             fwd_status: None,
             stored: false,
             collapsed: false,
@@ -87,7 +90,7 @@ impl CacheStatus {
     fn forward(&self) -> Option<&'static str> {
         match self.outcome {
             Outcome::Hit | Outcome::Stale | Outcome::Refused => None,
-            Outcome::Revalidated => Some(match self.reason {
+            Outcome::Revalidated => Some(match self.forwarded.unwrap_or(self.reason) {
                 Reason::Request => "request",
                 _ => "stale",
             }),
