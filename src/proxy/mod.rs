@@ -25,6 +25,7 @@ use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
+use crate::semantics::reuse::is_failure;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
@@ -225,6 +226,12 @@ impl Proxy {
                     _ => Box::pin(self.fetch(ask, key, None, reason)).await,
                 };
             }
+            // A HEAD is about the whole, and so is not answered by a part.
+            Lookup::Found { entry, .. }
+                if visit.method == Method::HEAD && entry.stored.part().is_some() =>
+            {
+                return Box::pin(self.head(ask, None, Reason::Range)).await;
+            }
             Lookup::Found {
                 entry,
                 tier,
@@ -257,6 +264,10 @@ impl Proxy {
                 Box::pin(self.head(ask, None, reason)).await
             }
             Reuse::Validate(reason) => Box::pin(self.fetch(ask, key, Some(entry), reason)).await,
+            // What is missing of it may be all that has to be asked for.
+            Reuse::Fetch(Reason::Range) => {
+                Box::pin(self.fetch(ask, key, Some(entry), Reason::Range)).await
+            }
             Reuse::Fetch(reason) => Box::pin(self.fetch(ask, key, None, reason)).await,
             Reuse::Forbidden => Err(Problem::OnlyIfCached),
         }
@@ -315,6 +326,12 @@ impl Proxy {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
+        if let Some((_, entry)) = &stale
+            && is_failure(response.status())
+            && self.may_stand_in(ask, entry)
+        {
+            return Ok(Reply::stored(ask, entry, Outcome::Stale, Reason::AppError));
+        }
         if let Some((key, entry)) = stale {
             self.heed_head(ask, key, &entry, &response, requested).await;
         }
