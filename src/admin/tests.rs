@@ -82,12 +82,21 @@ fn settings() -> Settings {
     }
 }
 
+/// With a token only where one is required.
 fn admin(address: &str) -> Admin {
+    let mut settings = settings();
+    if address.parse::<SocketAddr>().unwrap().ip().is_loopback() {
+        settings.admin.token = None;
+    }
+    admin_with(address, settings)
+}
+
+fn admin_with(address: &str, settings: Settings) -> Admin {
     let condition = Condition::default();
     condition.listening.store(true, Relaxed);
     Admin {
         state: AdminState {
-            settings: Arc::new(ArcSwap::from_pointee(settings())),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             metrics: Metrics::new(1),
             redis: None,
             cache: Cache::new(0, "test", 0),
@@ -97,15 +106,6 @@ fn admin(address: &str) -> Admin {
         address: address.parse().unwrap(),
         redis_facts: health::RedisFacts::default(),
     }
-}
-
-/// On loopback, with no token configured.
-fn open() -> Admin {
-    let admin = admin("127.0.0.1:9800");
-    let mut settings = settings();
-    settings.admin.token = None;
-    admin.state.settings.store(Arc::new(settings));
-    admin
 }
 
 /// Asks `target` of `admin`, with `Host: localhost` unless a field says otherwise.
@@ -274,11 +274,12 @@ async fn a_foreign_page_or_name_gets_nothing_even_on_loopback() {
 }
 
 #[tokio::test]
-async fn a_configured_token_is_asked_for_wherever_the_port_is() {
-    assert_eq!(get(&open(), "/v1/stats").await.0, StatusCode::OK);
-    let loopback = admin("127.0.0.1:9800");
-    let (status, _, _) = get(&loopback, "/v1/stats").await;
-    assert_eq!(status, StatusCode::UNAUTHORIZED);
+async fn the_token_is_asked_for_where_strangers_can_reach_the_port() {
+    let open = admin("127.0.0.1:9800");
+    assert_eq!(get(&open, "/v1/stats").await.0, StatusCode::OK);
+    let asked_for = admin_with("127.0.0.1:9800", settings());
+    let (status, _, _) = get(&asked_for, "/v1/stats").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "configured, so asked for");
     let admin = admin("10.0.0.7:9800");
     let status =
         async |fields: &[(&str, &str)]| ask(&admin, "GET", "/v1/stats", fields, "").await.0;
@@ -306,7 +307,7 @@ async fn a_configured_token_is_asked_for_wherever_the_port_is() {
 
 #[tokio::test]
 async fn a_bad_purge_is_explained() {
-    let admin = open();
+    let admin = admin("127.0.0.1:9800");
     let json = ("content-type", "application/json");
     for (fields, body, status, code) in [
         (&[][..], "{\"all\":true}", 415, "not-json"),
@@ -340,7 +341,7 @@ async fn a_bad_purge_is_explained() {
 
 #[tokio::test]
 async fn only_the_methods_that_there_are_are_answered() {
-    let admin = open();
+    let admin = admin("127.0.0.1:9800");
     for (method, target, allow) in [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/metrics", "GET, HEAD"),
@@ -362,7 +363,7 @@ async fn only_the_methods_that_there_are_are_answered() {
 
 #[tokio::test]
 async fn a_test_moves_its_clock_and_the_systems_stays() {
-    let mut admin = open();
+    let mut admin = admin("127.0.0.1:9800");
     let fields = [("content-type", "application/json")];
     let body = "{\"advance\":\"5m\"}";
     let (status, _, answer) = ask(&admin, "POST", "/v1/clock", &fields, body).await;

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -45,14 +46,13 @@ async fn together(
     proxy.app = Some(settings.upstream.target.clone());
     // The app ends with the process.
     tokio::spawn(demo::serve(listener, app, std::future::pending()));
-    let scheme = if settings.listen.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
-    tokio::spawn(tour(site));
-    serve(proxy, settings, log).await
+    // A certificate of one's own would have to be trusted first: behind TLS the first visits are the
+    // reader's.
+    if settings.listen.tls.is_none() {
+        let site = format!("http://localhost:{}", settings.listen.address.port());
+        tokio::spawn(tour(site));
+    }
+    serve(proxy, settings, log, true).await
 }
 
 /// How this host reaches what listens on `address`.
@@ -68,7 +68,8 @@ fn reachable(address: SocketAddr) -> UpstreamTarget {
     }
 }
 
-/// Visits every cached route twice and tells what the second visit gained.
+/// Visits every cached route twice and tells what the second visit gained: in one piece, so that
+/// the log does not run through it.
 async fn tour(site: String) {
     let visitor = Visitor {
         client: Client::builder(TokioExecutor::new()).build_http(),
@@ -77,8 +78,8 @@ async fn tour(site: String) {
     if !visitor.waits_for_site().await {
         return;
     }
-    println!(
-        "\n  {:<34}{:>16}{:>16}{:>12}",
+    let mut table = format!(
+        "\n  {:<34}{:>16}{:>16}{:>12}\n",
         "the first visits", "first", "second", "factor"
     );
     let token = visitor.login().await;
@@ -99,14 +100,15 @@ async fn tour(site: String) {
         };
         let shown = path.split('?').next().unwrap_or(path);
         let factor = first.took.as_secs_f64() / second.took.as_secs_f64().max(1e-6);
-        println!(
+        let _ = writeln!(
+            table,
             "  {shown:<34}{:>16}{:>16}{:>11.0}×",
             first.to_string(),
             second.to_string(),
             factor
         );
     }
-    println!("\n  {}   ← open this\n", visitor.site);
+    eprintln!("{table}\n  {}   ← open this\n", visitor.site);
 }
 
 struct Visitor {
@@ -180,5 +182,26 @@ impl Visitor {
         ["token", "access_token"]
             .iter()
             .find_map(|name| Some(body.get(name)?.as_str()?.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larder_is_put_in_front_of_the_demo_wherever_that_listens() {
+        for (listens, host) in [
+            ("127.0.0.1:3000", "127.0.0.1"),
+            ("0.0.0.0:3000", "127.0.0.1"),
+            ("[::]:3000", "::1"),
+            ("192.0.2.7:3000", "192.0.2.7"),
+        ] {
+            let app = UpstreamTarget::Http {
+                host: host.into(),
+                port: 3000,
+            };
+            assert_eq!(reachable(listens.parse().unwrap()), app);
+        }
     }
 }

@@ -48,7 +48,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Errors: an address cannot be had, or a certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| serve(options, settings, log))
+    block_on(&log, |log| serve(options, settings, log, false))
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
@@ -71,11 +71,16 @@ where
     outcome
 }
 
-async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Result<()> {
+async fn serve(
+    options: RunOptions,
+    settings: Settings,
+    log: Arc<Log>,
+    demo: bool,
+) -> io::Result<()> {
     let began = Instant::now();
     let mut signals = Signals::new()?;
     let (stop_workers, stop) = Stop::new();
-    let house = House::build(settings, &log, stop)?;
+    let house = House::build(settings, log, stop)?;
     let settings = house.kit.settings.clone();
     if server::is_taken(settings.listen.address) {
         let address = settings.listen.address;
@@ -89,12 +94,13 @@ async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Re
         .collect::<io::Result<Vec<_>>>()?;
     house.condition.listening.store(true, Ordering::Relaxed);
     let cache = house.start_background(admin);
-    banner::hello(&settings);
+    banner::hello(&settings, demo);
     tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
 
     house.until_stopped(options, &mut signals).await?;
 
     house.condition.draining.store(true, Ordering::Relaxed);
+    let settings = house.settings.load_full();
     tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "stopping");
     tokio::time::sleep(settings.shutdown.delay).await;
     let _ = stop_workers.send(true);
@@ -122,11 +128,12 @@ struct House {
     /// The configuration in force, as the admin port sees it.
     settings: Arc<ArcSwap<Settings>>,
     condition: Arc<Condition>,
+    log: Arc<Log>,
     otlp: Otlp,
 }
 
 impl House {
-    fn build(settings: Settings, log: &Log, stop: Stop) -> io::Result<Self> {
+    fn build(settings: Settings, log: Arc<Log>, stop: Stop) -> io::Result<Self> {
         let metrics = Metrics::new(settings.workers.get());
         let tls = settings.listen.tls.as_ref().map(Tls::load).transpose();
         let settings = Arc::new(settings);
@@ -161,6 +168,7 @@ impl House {
             },
             settings: Arc::new(ArcSwap::new(settings)),
             condition,
+            log,
             otlp,
         })
     }

@@ -127,7 +127,7 @@ pub(super) fn start(index: usize, kit: Kit) -> io::Result<JoinHandle<()>> {
 async fn serve(index: usize, kit: Kit, listener: tokio::net::TcpListener) {
     let (proxy, cache) = kit.proxy(index);
     let mut stop = kit.stop.clone();
-    let grace = kit.settings.shutdown.grace;
+    let shared = kit.shared.clone();
     let serving = async {
         server::serve(listener, proxy.clone(), kit.tls, kit.connections, kit.stop).await;
         while proxy.tunnels().open() > 0 {
@@ -136,7 +136,13 @@ async fn serve(index: usize, kit: Kit, listener: tokio::net::TcpListener) {
     };
     tokio::select! {
         () = serving => {}
-        () = async { stop.called().await; tokio::time::sleep(grace).await; } => {
+        grace = async {
+            stop.called().await;
+            // As it is configured now, not as it was when this worker began.
+            let grace = shared.snapshot.load().settings.shutdown.grace;
+            tokio::time::sleep(grace).await;
+            grace
+        } => {
             tracing::warn!(?grace, "what was still in flight when the grace ended was cut");
         }
     }

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How long an unshareable key is fetched by everyone for himself.
-const APART: Duration = Duration::from_secs(60);
-/// Unshareable keys remembered; the oldest go first.
-const APART_MAX: usize = 65_536;
+/// How long something is remembered of a key, such as that its answers are not shareable.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Keys remembered, for each thing that is.
+const REMEMBERED_MAX: usize = 65_536;
 /// Requests that may wait for one fetch.
 const FOLLOWERS_MAX: usize = 10_000;
 
@@ -33,7 +33,35 @@ pub struct Coalescer {
 #[derive(Debug, Default)]
 struct Inner {
     fills: HashMap<Key, Arc<Fill>>,
-    apart: HashMap<Key, Timestamp>,
+    apart: Remembered,
+    wanted_whole: Remembered,
+}
+
+/// Keys that something is known of for a while; bounded.
+#[derive(Debug, Default)]
+struct Remembered(HashMap<Key, Timestamp>);
+
+impl Remembered {
+    fn holds(&mut self, key: &Key, now: Timestamp) -> bool {
+        match self.0.get(key) {
+            Some(until) if now < *until => true,
+            Some(_) => {
+                self.0.remove(key);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn add(&mut self, key: Key, now: Timestamp) {
+        if self.0.len() >= REMEMBERED_MAX {
+            self.0.retain(|_, until| now < *until);
+            if self.0.len() >= REMEMBERED_MAX {
+                self.0.clear();
+            }
+        }
+        self.0.insert(key, now + REMEMBERED);
+    }
 }
 
 /// A request's part in the fetch of its key.
@@ -52,11 +80,8 @@ impl Coalescer {
     /// `position`) is never joined: its answer may be what was purged.
     pub fn join(self: &Arc<Self>, key: Key, position: Position, now: Timestamp) -> Join {
         let mut inner = self.lock();
-        if let Some(until) = inner.apart.get(&key) {
-            if now < *until {
-                return Join::Apart;
-            }
-            inner.apart.remove(&key);
+        if inner.apart.holds(&key, now) {
+            return Join::Apart;
         }
         if let Some(fill) = inner.fills.get(&key)
             && fill.position == position
@@ -94,14 +119,19 @@ impl Coalescer {
 
     /// Remembers that answers under `key` are not shareable.
     pub fn set_apart(&self, key: Key, now: Timestamp) {
-        let mut inner = self.lock();
-        if inner.apart.len() >= APART_MAX {
-            inner.apart.retain(|_, until| now < *until);
-            if inner.apart.len() >= APART_MAX {
-                inner.apart.clear();
-            }
-        }
-        inner.apart.insert(key, now + APART);
+        self.lock().apart.add(key, now);
+    }
+
+    /// Remembers that the app had nothing new for a client while nothing was stored: the next fetch
+    /// under `key` is to bring the whole, whatever its client has.
+    pub fn want_whole(&self, key: Key, now: Timestamp) {
+        self.lock().wanted_whole.add(key, now);
+    }
+
+    /// Whether [`Coalescer::want_whole`] was said of `key` lately.
+    #[must_use]
+    pub fn is_wanted_whole(&self, key: &Key, now: Timestamp) -> bool {
+        self.lock().wanted_whole.holds(key, now)
     }
 
     fn end(&self, key: &Key, fill: &Arc<Fill>) {
@@ -280,11 +310,19 @@ impl Fill {
         self.end(End::Broken);
     }
 
-    /// The whole body so far, in one piece.
+    /// The whole body so far and its `last` piece, which is not there yet, in one.
     #[must_use]
-    pub fn body(&self) -> Bytes {
+    pub fn body_with(&self, last: &Bytes) -> Bytes {
         match &self.lock().phase {
-            Phase::Streaming(stream) => joined(&stream.chunks),
+            Phase::Streaming(stream) if stream.chunks.is_empty() => last.clone(),
+            Phase::Streaming(stream) if last.is_empty() => joined(&stream.chunks),
+            Phase::Streaming(stream) => stream
+                .chunks
+                .iter()
+                .chain([last])
+                .flatten()
+                .copied()
+                .collect(),
             _ => Bytes::new(),
         }
     }
@@ -628,7 +666,7 @@ mod tests {
             coalescer.join(key("a"), Position::default(), NOW),
             Join::Apart
         ));
-        let later = NOW + APART;
+        let later = NOW + REMEMBERED;
         assert!(matches!(
             coalescer.join(key("a"), Position::default(), later),
             Join::Lead(_)

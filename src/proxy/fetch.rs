@@ -6,6 +6,7 @@ use super::respond::Problem;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::Entry;
 use crate::route::RouteId;
+use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
 use crate::semantics::reuse::{ClientRefresh, is_failure};
 use crate::semantics::validation::HeadVerdict;
@@ -28,9 +29,9 @@ const WINDOW_BYTES: usize = 256 * 1024;
 /// For whom a fetch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
-    /// For all who wait, and the store: whole and without conditions.
+    /// For all who wait, and the store: whole, and of conditions only those of the one who leads.
     Together,
-    /// For one client, whose own conditions reach the app unless ours have to.
+    /// For one client.
     Apart,
     /// For the store alone: nobody's credentials go along.
     Behind,
@@ -45,6 +46,8 @@ enum Led {
         stored: Arc<Stored>,
         reader: Reader,
         fill: Arc<Fill>,
+        /// The app has judged the client's own conditions.
+        judged: bool,
     },
     /// It is not for the store; it streams to the one who asked.
     Apart {
@@ -52,7 +55,11 @@ enum Led {
         reason: Reason,
     },
     /// The app confirmed what is stored.
-    Confirmed(Arc<Entry>),
+    Confirmed {
+        entry: Arc<Entry>,
+        /// It is in the store again.
+        kept: bool,
+    },
     /// No usable answer.
     Failed(UpstreamError),
 }
@@ -70,11 +77,19 @@ impl Proxy {
         let (cache, shared) = (&self.0.cache, &self.0.shared);
         let position = cache.position();
         let alone = || shared.coalescer.alone(key, position);
-        let join = match ask.is_personal() {
+        let join = || match ask.is_personal() {
             true => Join::Apart,
             false => shared.coalescer.join(key, position, ask.visit.now),
         };
-        match join {
+        let mut joined = join();
+        if let Join::Follow(fill) = &joined
+            && matches!(fill.outcome().await, Filled::Released(Reason::NotModified))
+        {
+            // The leader was told that what it has is current. That is no answer for anybody else,
+            // but the next fetch is for all.
+            joined = join();
+        }
+        match joined {
             Join::Lead(lead) => self.lead(ask, lead, stale, why, Manner::Together).await,
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
@@ -136,14 +151,10 @@ impl Proxy {
                 head,
                 stored,
                 reader,
+                judged,
                 ..
-            }) => Ok(Reply::leading(ask, head, &stored, reader, why)),
-            Ok(Led::Confirmed(entry)) => Ok(Reply::stored(
-                ask,
-                &entry,
-                Outcome::Revalidated,
-                Reason::NotModified,
-            )),
+            }) => Ok(Reply::leading(ask, head, &stored, reader, why, judged)),
+            Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
             Ok(Led::Apart { response, reason }) => match stale {
                 Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
                     Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
@@ -189,13 +200,11 @@ impl Proxy {
             {
                 Some(Ok(Reply::following(ask, &stored, reader, Reason::Cold)))
             }
-            Filled::Ready(entry) if fits(&entry.stored) => Some(Ok(Reply::stored(
-                ask,
-                &entry,
-                Outcome::Revalidated,
-                Reason::NotModified,
-            )
-            .collapsed())),
+            Filled::Ready(entry) if fits(&entry.stored) => {
+                Some(Ok(
+                    Reply::confirmed(ask, &entry, Reason::Expired, true).collapsed()
+                ))
+            }
             Filled::Failed(error) => Some(self.stand_in(ask, stale.cloned(), Problem::App(error))),
             Filled::Released(Reason::Status) => {
                 let stale = stale.filter(|stale| self.may_stand_in(ask, stale))?;
@@ -233,7 +242,8 @@ impl Proxy {
             Some(stale) if self.may_stand_in(ask, &stale) => {
                 Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
             }
-            _ => Err(problem),
+            Some(_) => Err(problem.unconfirmed()),
+            None => Err(problem),
         }
     }
 
@@ -289,8 +299,19 @@ impl Proxy {
                 client.remove(&credential);
             }
         }
+        // Where nothing is held, the client's conditions are for the app to judge (RFC 9111 §4.3.2),
+        // unless it has done so just now: somebody has to fetch the whole. Ranges are ours to cut.
+        let coalescer = &self.0.shared.coalescer;
+        let judged = stale.is_none()
+            && manner != Manner::Behind
+            && validation::is_conditional(&fields)
+            && !coalescer.is_wanted_whole(&lead.key(), visit.now);
         if manner != Manner::Apart || stale.is_some() {
-            validation::make_unconditional(&mut fields);
+            if judged {
+                validation::make_whole(&mut fields);
+            } else {
+                validation::make_unconditional(&mut fields);
+            }
         }
         let unconditional = stale.as_ref().map(|_| fields.clone());
         let conditional = stale
@@ -302,12 +323,14 @@ impl Proxy {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
-            url: format!("{}{}", visit.authority, target).into(),
+            url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
             request: ask.get(fields, target),
             unconditional: unconditional.filter(|_| conditional),
             client,
+            held: stale.clone(),
             stale: stale.filter(|_| conditional),
+            judged,
             span: ask.span.child("fetch"),
             lead,
             manner,
@@ -317,12 +340,15 @@ impl Proxy {
 }
 
 impl Ask<'_> {
-    /// The answer may depend on who asks, in a way that the key does not hold.
+    /// The answer may depend on who asks, in a way that the key does not hold; or the client does
+    /// not want it kept.
     fn is_personal(&self) -> bool {
         let (headers, policy) = (&self.visit.headers, self.policy());
-        !policy.per_identity
-            && (fields::has_credentials(headers, policy)
-                || fields::has_telling_cookie(headers, policy))
+        let told_apart =
+            fields::has_credentials(headers, policy) || fields::has_telling_cookie(headers, policy);
+        (told_apart && !policy.per_identity)
+            || (self.visit.client_refresh() == ClientRefresh::Honor
+                && RequestDirectives::of_request(headers).no_store)
     }
 
     fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
@@ -353,7 +379,12 @@ struct Job {
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
     client: HeaderMap,
+    /// What the store holds, however stale.
+    held: Option<Arc<Entry>>,
+    /// What is held, if the request asks whether it still holds.
     stale: Option<Arc<Entry>>,
+    /// The client's own conditions go to the app.
+    judged: bool,
     span: crate::telemetry::Span,
     lead: Lead,
     manner: Manner,
@@ -373,13 +404,16 @@ impl Job {
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
         {
-            if let Some(entry) = self.confirmed(response, requested).await {
+            if let Some((entry, kept)) = self.confirmed(response, requested).await {
                 self.lead.ready(entry.clone());
-                return say(tell, Led::Confirmed(entry));
+                return say(tell, Led::Confirmed { entry, kept });
             }
-            if self.manner == Manner::Apart && self.stale.is_none() {
+            if self.judged {
                 // It answers the client's own condition, and is the client's.
                 let reason = Reason::NotModified;
+                let coalescer = &self.proxy.0.shared.coalescer;
+                coalescer.want_whole(self.lead.key(), self.now());
+                self.lead.release(reason);
                 return match outcome {
                     Ok(response) => say(tell, Led::Apart { response, reason }),
                     Err(error) => say(tell, Led::Failed(error)),
@@ -424,13 +458,7 @@ impl Job {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
-                if is_lasting(reason) {
-                    self.proxy
-                        .0
-                        .shared
-                        .coalescer
-                        .set_apart(self.lead.key(), self.now());
-                }
+                self.set_apart(reason);
                 self.lead.release(reason);
                 return say(tell, Led::Apart { response, reason });
             }
@@ -445,10 +473,15 @@ impl Job {
                 stored: stored.clone(),
                 reader,
                 fill: fill.clone(),
+                judged: self.judged,
             },
         );
         match self.read_in(&fill, body).await {
-            Ok((body, trailers)) => {
+            Ok(Arrived {
+                body,
+                trailers,
+                last,
+            }) => {
                 let _span = self.span.child("store");
                 let stored = Stored {
                     body,
@@ -461,27 +494,30 @@ impl Job {
                     .cache
                     .store(&self.lead.key(), Arc::new(entry), self.now());
                 recorder.store(&handle, None);
+                // Who has the last of it may count on the store.
+                if let Some(last) = last {
+                    fill.push(last);
+                }
                 fill.finish(trailers);
             }
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
-                if is_lasting(reason) {
-                    self.proxy
-                        .0
-                        .shared
-                        .coalescer
-                        .set_apart(self.lead.key(), self.now());
-                }
+                self.set_apart(reason);
             }
         }
     }
 
+    /// Spares those who come next the wait for what will not be theirs. What one client gets for
+    /// himself alone says nothing of what the others will.
+    fn set_apart(&self, reason: Reason) {
+        if is_lasting(reason) && self.manner != Manner::Apart {
+            let coalescer = &self.proxy.0.shared.coalescer;
+            coalescer.set_apart(self.lead.key(), self.now());
+        }
+    }
+
     /// Reads the body into the fill. The error is why it cannot be stored; the fill is then ended.
-    async fn read_in(
-        &self,
-        fill: &Fill,
-        mut body: ResponseBody,
-    ) -> Result<(Bytes, HeaderMap), Reason> {
+    async fn read_in(&self, fill: &Fill, mut body: ResponseBody) -> Result<Arrived, Reason> {
         let bytes_max = self.snapshot.settings.cache.max_body;
         let patience = self.snapshot.settings.upstream.timeout;
         let (mut bytes, mut trailers) = (0_u64, HeaderMap::new());
@@ -497,6 +533,13 @@ impl Job {
             match frame.into_data() {
                 Ok(chunk) => {
                     bytes += chunk.len() as u64;
+                    if body.is_end_stream() && bytes <= bytes_max {
+                        return Ok(Arrived {
+                            body: fill.body_with(&chunk),
+                            trailers,
+                            last: Some(chunk),
+                        });
+                    }
                     fill.push(chunk);
                 }
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
@@ -509,7 +552,11 @@ impl Job {
             fill.finish(trailers);
             return Err(Reason::TooLarge);
         }
-        Ok((fill.body(), trailers))
+        Ok(Arrived {
+            body: fill.body_with(&Bytes::new()),
+            trailers,
+            last: None,
+        })
     }
 
     fn storable(
@@ -518,6 +565,13 @@ impl Job {
         requested: Timestamp,
     ) -> Result<Stored, Reason> {
         let policy = self.policy().ok_or(Reason::NoStore)?;
+        let stands_in = |held: &Arc<Entry>| {
+            semantics::usable_on_error(&self.client, &held.stored, policy, self.refresh, self.now())
+        };
+        // What may stand in for a failure is not to be replaced by it (RFC 5861 §4).
+        if is_failure(response.status()) && self.held.as_ref().is_some_and(stands_in) {
+            return Err(Reason::Status);
+        }
         let stored = semantics::storable(&self.exchange(response, requested), policy)?;
         let length = HttpBody::size_hint(response.body()).lower();
         if length > self.snapshot.settings.cache.max_body {
@@ -529,13 +583,13 @@ impl Job {
         Ok(stored)
     }
 
-    /// The stored response with a confirming 304 merged in, stored anew. A 304 that forbids to keep
-    /// it any longer still answers the one request that brought it.
+    /// The stored response with a confirming 304 merged in, and whether it was stored anew: a 304
+    /// that forbids to keep it any longer still answers the one request that brought it.
     async fn confirmed(
         &self,
         response: &Response<ResponseBody>,
         requested: Timestamp,
-    ) -> Option<Arc<Entry>> {
+    ) -> Option<(Arc<Entry>, bool)> {
         let stale = self.stale.as_ref()?;
         if !validation::confirms(response.headers(), &stale.stored) {
             return None;
@@ -545,13 +599,13 @@ impl Job {
         let Some(stored) = validation::freshen(&stale.stored, &exchange, self.policy()?) else {
             cache.remove(&key).await;
             let merged = validation::merge(&stale.stored, &exchange);
-            return Some(Arc::new(stale.with(merged)));
+            return Some((Arc::new(stale.with(merged)), false));
         };
         let mut entry = stale.with(stored);
         entry.position = self.lead.fill().position();
         let entry = Arc::new(entry);
         cache.store(&key, entry.clone(), self.now());
-        Some(entry)
+        Some((entry, true))
     }
 
     fn exchange<'a>(
@@ -590,6 +644,14 @@ impl Job {
     fn now(&self) -> Timestamp {
         self.proxy.0.shared.clock.now()
     }
+}
+
+/// A body that has come whole.
+struct Arrived {
+    body: Bytes,
+    trailers: HeaderMap,
+    /// The last piece, which readers do not have yet.
+    last: Option<Bytes>,
 }
 
 /// A client that has gone does not want to know.

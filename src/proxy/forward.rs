@@ -23,6 +23,14 @@ pub(super) fn pseudonym() -> &'static str {
     NAME.get_or_init(|| format!("larder-{:08x}", fastrand::u32(..)))
 }
 
+/// Our member of `Via` on what came here by HTTP/1.1.
+pub(super) fn via() -> HeaderValue {
+    static MEMBER: OnceLock<HeaderValue> = OnceLock::new();
+    let made = || HeaderValue::from_str(&format!("1.1 {}", pseudonym()));
+    let member = MEMBER.get_or_init(|| made().unwrap_or(HeaderValue::from_static("1.1 larder")));
+    member.clone()
+}
+
 /// Whether this request has been here before.
 pub(super) fn is_loop(headers: &HeaderMap) -> bool {
     fields::list(headers, &header::VIA).any(|member| {
@@ -52,13 +60,13 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     }
     set_forwarded(&mut headers, visit, trusted);
     append_via(&mut headers, visit.version);
-    if let Ok(host) = HeaderValue::from_str(&visit.authority_as_sent) {
+    if let Ok(host) = HeaderValue::from_str(visit.authority_as_sent()) {
         headers.insert(header::HOST, host);
     }
     if let Ok(value) = HeaderValue::from_str(&visit.trace.traceparent()) {
         headers.insert(TRACEPARENT, value);
     }
-    headers.insert(X_REQUEST_ID, visit.request_id.clone());
+    headers.insert(X_REQUEST_ID, visit.request_id());
     headers
 }
 
@@ -73,7 +81,7 @@ fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        match HeaderValue::from_str(&visit.authority_as_sent) {
+        match HeaderValue::from_str(visit.authority_as_sent()) {
             Ok(host) => headers.insert(X_FORWARDED_HOST, host),
             Err(_) => headers.remove(X_FORWARDED_HOST),
         };
@@ -102,7 +110,10 @@ pub(super) fn append_via(headers: &mut HeaderMap, version: http::Version) {
     let protocol = match version {
         http::Version::HTTP_10 => "1.0",
         http::Version::HTTP_2 => "2",
-        _ => "1.1",
+        _ => {
+            headers.append(header::VIA, via());
+            return;
+        }
     };
     if let Ok(member) = HeaderValue::from_str(&format!("{protocol} {}", pseudonym())) {
         headers.append(header::VIA, member);
@@ -131,6 +142,8 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 /// What of the app's fields a client may see.
 pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
     fields::remove_hop_by_hop(headers);
+    // An app's challenge to a proxy is not for clients, who do not know that there is one.
+    headers.remove(header::PROXY_AUTHENTICATE);
     append_via(headers, version);
 }
 

@@ -142,8 +142,13 @@ impl Proxy {
     pub fn refuse(&self, problem: &Problem) -> Response<Body> {
         let shared = &self.0.shared;
         let shape = shared.snapshot.load().settings.errors;
-        self.0.recorder.client_error(problem.code());
+        self.client_error(problem.code());
         problem.answer(shape, shared.clock.now(), "")
+    }
+
+    /// Counts what was refused at the door, or only put up with, by a word of a fixed list.
+    pub fn client_error(&self, reason: &'static str) {
+        self.0.recorder.client_error(reason);
     }
 
     /// Connections handed over so far and still open.
@@ -201,9 +206,6 @@ impl Proxy {
         let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
         drop(span);
         let (entry, tier, softly_purged) = match held {
-            Lookup::Absent(reason) if visit.method == Method::HEAD => {
-                return self.head(ask, None, reason).await;
-            }
             Lookup::Absent(reason) => {
                 let client = visit.client_refresh();
                 return match semantics::reuse(
@@ -215,6 +217,7 @@ impl Proxy {
                     visit.now,
                 ) {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
+                    _ if visit.method == Method::HEAD => self.head(ask, None, reason).await,
                     _ => self.fetch(ask, key, None, reason).await,
                 };
             }
@@ -238,6 +241,9 @@ impl Proxy {
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.refresh(ask, key, &entry);
+                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+            }
+            Reuse::Stale(reason) => {
                 Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
             }
             Reuse::Validate(reason) if visit.method == Method::HEAD => {
@@ -383,7 +389,7 @@ impl<'a> Ask<'a> {
         let asked = Asked {
             method: &self.visit.method,
             scheme: self.visit.peer.scheme(),
-            authority: &self.visit.authority,
+            authority: &self.visit.authority(),
             target: self.target,
             headers: &self.visit.headers,
             has_body,

@@ -58,15 +58,16 @@ impl Proxy {
         let hard = |scope| Purge { scope, soft: false };
         let mut purges: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
         let visit = ask.visit;
+        let authority = visit.authority();
         let urls = invalidation::invalidated(
             &visit.method,
-            &visit.authority,
+            &authority,
             visit.path_and_query(),
             status,
             reply.response.headers(),
         );
-        let urls = urls.into_iter().filter(|url| ask.is_cached_by_get(url));
-        purges.extend(urls.map(|url| hard(Scope::Url(format!("{}{url}", visit.authority)))));
+        let resources = urls.iter().filter_map(|url| ask.resource_tag(url));
+        purges.extend(resources.map(Scope::Tag).map(hard));
         if purges.is_empty() {
             return Ok(reply);
         }
@@ -124,21 +125,17 @@ impl Ask<'_> {
         }
     }
 
-    /// Whether a GET of `target` could be answered from the store at all.
-    fn is_cached_by_get(&self, target: &str) -> bool {
+    /// The tag of the resource behind `target`, if a GET of it could be answered from the store at all.
+    fn resource_tag(&self, target: &str) -> Option<String> {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
         let target = Target::parse(path, query);
-        self.visit
-            .snapshot
-            .settings
-            .routes
-            .find(&Method::GET, &target)
-            .rule
-            .policy
-            .is_some()
+        let routes = &self.visit.snapshot.settings.routes;
+        let rule = routes.find(&Method::GET, &target).rule;
+        rule.policy.as_ref()?;
+        Some(rule.resource_tag(&self.visit.authority(), &target))
     }
 }
 
@@ -152,7 +149,10 @@ pub(super) struct Tags {
 impl Tags {
     pub(super) fn new(ask: &Ask<'_>) -> Self {
         let mut tags = Self {
-            known: vec![ask.found.rule.own_tag()],
+            known: vec![
+                ask.found.rule.own_tag(),
+                (ask.found.rule).resource_tag(&ask.visit.authority(), ask.target),
+            ],
             late: Vec::new(),
         };
         for template in &ask.found.rule.tags {

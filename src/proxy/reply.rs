@@ -9,13 +9,14 @@ use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::fields;
+use crate::semantics::line::{Line, number};
+use crate::semantics::validation::is_conditional;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
-use std::collections::VecDeque;
 use std::time::Duration;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -39,6 +40,8 @@ pub(super) struct Reply {
     stored: bool,
     ttl: Option<i64>,
     fwd_status: Option<StatusCode>,
+    /// Why the request went on to the app, where `reason` says what came of it.
+    forwarded: Option<Reason>,
     app_time: Duration,
     pub note: Option<String>,
 }
@@ -55,6 +58,7 @@ impl Reply {
             stored: false,
             ttl: None,
             fwd_status: None,
+            forwarded: None,
             app_time: Duration::ZERO,
             note: None,
         }
@@ -66,6 +70,16 @@ impl Reply {
         let mut reply = Self::new(response, outcome, reason, Source::Memory);
         reply.ttl = Some(entry.stored.lifetime.ttl_secs(ask.visit.now));
         reply.app_time = entry.app_time;
+        reply
+    }
+
+    /// From the store, after the app confirmed it. `why` it was asked, and whether the entry was
+    /// `kept`.
+    pub fn confirmed(ask: &Ask<'_>, entry: &Entry, why: Reason, kept: bool) -> Self {
+        let mut reply = Self::stored(ask, entry, Outcome::Revalidated, Reason::NotModified);
+        reply.forwarded = Some(why);
+        reply.fwd_status = Some(StatusCode::NOT_MODIFIED);
+        reply.stored = kept;
         reply
     }
 
@@ -89,20 +103,24 @@ impl Reply {
         Self::from_app(head, Body::app(body, patience), outcome, reason)
     }
 
-    /// From the app, read from the fetch that is being stored.
+    /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the
+    /// client's conditions itself.
     pub fn leading(
         ask: &Ask<'_>,
         mut head: response::Parts,
         stored: &Stored,
         reader: Reader,
         reason: Reason,
+        judged: bool,
     ) -> Self {
         forward::response_fields(&mut head.headers, head.version);
         let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
         // A client that already has this very representation is told so; the fetch goes on behind.
-        let own = from_stored(ask.visit, stored);
-        if own.status() == StatusCode::NOT_MODIFIED {
-            reply.response = own;
+        if !judged && is_conditional(&ask.visit.headers) {
+            let own = from_stored(ask.visit, stored);
+            if own.status() == StatusCode::NOT_MODIFIED {
+                reply.response = own;
+            }
         }
         reply.keeps(stored, ask)
     }
@@ -131,6 +149,8 @@ impl Reply {
     /// Marks an answer as taken from another request's fetch.
     pub fn collapsed(mut self) -> Self {
         self.coalesced = true;
+        // What was answered was the leader's question.
+        (self.fwd_status, self.stored) = (None, false);
         self
     }
 
@@ -150,10 +170,14 @@ impl Reply {
 
     /// Made here.
     pub fn problem(problem: &Problem, visit: &Visit) -> Self {
-        let response = problem.answer(visit.snapshot.settings.errors, visit.now, visit.trace_id());
+        let response = problem.answer(
+            visit.snapshot.settings.errors,
+            visit.now,
+            &visit.trace.trace_id_hex(),
+        );
         let (outcome, reason) = match problem {
             Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
-            Problem::App(_) => (Outcome::Miss, Reason::AppError),
+            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
             _ => (Outcome::Bypass, Reason::Request),
         };
         let mut reply = Self::new(response, outcome, reason, Source::Larder);
@@ -197,6 +221,7 @@ impl Reply {
                 stored: self.stored,
                 collapsed: self.coalesced,
                 fwd_status: self.fwd_status,
+                forwarded: self.forwarded,
             };
             status.append(headers);
         }
@@ -204,7 +229,7 @@ impl Reply {
             headers.insert(X_CACHE, HeaderValue::from_static(self.outcome.header()));
             headers.insert(X_RESPONSE_TIME, milliseconds(took));
             if let Some(ttl) = self.ttl {
-                headers.insert(X_CACHE_TTL, HeaderValue::from(ttl.max(0)));
+                headers.insert(X_CACHE_TTL, number(ttl.max(0).unsigned_abs()));
             }
         }
         if visit.debug {
@@ -219,8 +244,8 @@ impl Reply {
         if ask.found.rule.policy.is_none() {
             forbid_storing(headers);
         }
-        headers.insert(forward::X_REQUEST_ID, visit.request_id.clone());
-        headers.insert(X_TRACE_ID, visit.trace_id.clone());
+        headers.insert(forward::X_REQUEST_ID, visit.request_id());
+        headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
         self.tell(rooms, ask, limits, took);
         self.response.map(|body| {
             body.metered(
@@ -266,7 +291,7 @@ impl Reply {
             limit: limits
                 .and_then(|decision| decision.refusals().next())
                 .map(|state| state.name.clone()),
-            trace_id: visit.trace_id().into(),
+            trace_id: visit.trace.trace_id_hex().into(),
             client: ask.caller.ip(),
             ttl: self.ttl,
             note: self.note.take(),
@@ -279,13 +304,18 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
     let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
         .then(|| stored.trailers.clone());
-    let mut response = Response::new(Body::stored(VecDeque::from(answer.body), trailers));
+    let has_trailers = trailers.is_some();
+    // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
+    // trailers come behind chunks only.
+    let length = answer.content_length.filter(|_| answer.body.is_empty() && !has_trailers);
+    let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
-    if let Some(length) = answer.content_length {
+    response.headers_mut().append(VIA, forward::via());
+    if let Some(length) = length {
         response
             .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            .insert(CONTENT_LENGTH, number(length));
     }
     response
 }
@@ -306,6 +336,11 @@ fn forbid_storing(headers: &mut HeaderMap) {
 
 /// `0.2ms`
 fn milliseconds(duration: Duration) -> HeaderValue {
-    let text = format!("{:.1}ms", duration.as_secs_f64() * 1_000.0);
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("0ms"))
+    let tenths = u64::try_from((duration.as_micros() + 50) / 100).unwrap_or(u64::MAX);
+    let mut line = Line::<24>::new();
+    line.push_number(tenths / 10);
+    line.push(".");
+    line.push_number(tenths % 10);
+    line.push("ms");
+    line.value()
 }

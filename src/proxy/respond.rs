@@ -39,9 +39,22 @@ pub enum Problem {
     TooManyTunnels,
     /// App: it gave no usable answer.
     App(UpstreamError),
+    /// App: the same, and what is stored must not be used without its word.
+    Unconfirmed(UpstreamError),
+    /// larder: a fault of ours; it ended this request and nothing else.
+    Internal,
 }
 
 impl Problem {
+    /// The same, where something is stored that must not be used without the app's word.
+    #[must_use]
+    pub fn unconfirmed(self) -> Self {
+        match self {
+            Self::App(error) if error.is_app_failure() => Self::Unconfirmed(error),
+            other => other,
+        }
+    }
+
     /// The status code.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
@@ -52,10 +65,12 @@ impl Problem {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
+            // Cut off from the app with a stale answer in hand: RFC 9111 §4.2.4, §5.2.2.2.
+            Self::OnlyIfCached | Self::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => {
                     StatusCode::GATEWAY_TIMEOUT
@@ -85,7 +100,8 @@ impl Problem {
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
-            Self::App(error) => match error {
+            Self::Internal => "INTERNAL_ERROR",
+            Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
                 UpstreamError::Overloaded => "UPSTREAM_OVERLOADED",
                 UpstreamError::ClientBody => "BAD_REQUEST",
@@ -112,7 +128,8 @@ impl Problem {
                 "The proxy received its own request: its upstream leads back to itself.".into()
             }
             Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
-            Self::App(error) => match error {
+            Self::Internal => "The proxy failed at this request.".into(),
+            Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout => "The app did not answer in time.",
                 UpstreamError::ConnectTimeout => "The app did not accept a connection in time.",
                 UpstreamError::Overloaded => "The app has too many requests at the moment.",
@@ -143,6 +160,7 @@ impl Problem {
         matches!(
             self,
             Self::BadRequest(_)
+                | Self::MethodNotAllowed
                 | Self::UnknownCoding
                 | Self::ExpectationFailed
                 | Self::HeadTooLarge

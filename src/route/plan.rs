@@ -73,6 +73,19 @@ impl Rule {
         Plan::Lookup(self.key.key(asked, identity.flatten()))
     }
 
+    /// The tag of the resource behind `target`, one for all spellings that share a key, all variants
+    /// and all clients: what a change of the resource purges (RFC 9111 §4.4). `authority` in normal
+    /// form. The scheme is left out, since who stands in front of us may have taken the TLS off.
+    #[must_use]
+    pub fn resource_tag(&self, authority: &str, target: &Target<'_>) -> String {
+        let mut key = KeyBuilder::new("resource");
+        key.part(authority.as_bytes());
+        key.part(target.path.as_bytes());
+        self.key.add_query(target.query, &mut key);
+        // In front of whatever else is sorted among tags, so that no bound on them cuts it off.
+        format!("!{}", key.finish())
+    }
+
     /// The query to send to the app on a fetch that may be stored: without what the key leaves out
     /// (ignored parameters, and with a `key.query` all others), everything else byte for byte. What
     /// the app cannot see cannot end up in everybody's page.

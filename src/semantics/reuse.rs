@@ -14,6 +14,8 @@ pub enum Reuse {
     Fresh,
     /// Answer from the store now, refresh behind.
     StaleWhileRevalidate(Reason),
+    /// Answer from the store: stale, but this client takes it so (max-stale).
+    Stale(Reason),
     /// Ask the app whether the stored response still holds; [`super::usable_on_error`] if it fails.
     Validate(Reason),
     /// Ask the app; the stored response is not for this request.
@@ -159,9 +161,12 @@ fn judge(
     }
     // RFC 5861 §3; and max-stale, which no prohibition of the app yields to (RFC 9111 §5.2.1.2, §4.2.4).
     let window = lifetime.stale_while_revalidate;
-    let wished = asked.max_stale.filter(|_| !lifetime.must_revalidate);
-    if (staleness <= window && !window.is_zero()) || wished.is_some_and(|most| staleness <= most) {
+    if staleness <= window && !window.is_zero() {
         return Reuse::StaleWhileRevalidate(Reason::Revalidating);
+    }
+    let wished = asked.max_stale.filter(|_| !lifetime.must_revalidate);
+    if wished.is_some_and(|most| staleness <= most) {
+        return Reuse::Stale(Reason::Expired);
     }
     Reuse::Validate(Reason::Expired)
 }
@@ -263,7 +268,7 @@ mod tests {
         assert_eq!(asked_at(request, FRESH, 61), Reuse::Forbidden);
         assert_eq!(
             asked_at("cache-control: only-if-cached, max-stale", FRESH, 61),
-            Reuse::StaleWhileRevalidate(Reason::Revalidating)
+            Reuse::Stale(Reason::Expired)
         );
         let nothing = reuse(
             &headers(request),
@@ -279,10 +284,7 @@ mod tests {
     #[test]
     fn max_stale_takes_what_is_stale_unless_the_app_forbids_rfc9111_5_2_1_2() {
         let request = "cache-control: max-stale=10";
-        assert_eq!(
-            asked_at(request, FRESH, 70),
-            Reuse::StaleWhileRevalidate(Reason::Revalidating)
-        );
+        assert_eq!(asked_at(request, FRESH, 70), Reuse::Stale(Reason::Expired));
         assert_eq!(
             asked_at(request, FRESH, 71),
             Reuse::Validate(Reason::Expired)

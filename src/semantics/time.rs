@@ -54,12 +54,12 @@ impl Timestamp {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// Reads an HTTP date in any of its three forms (RFC 9110 §5.6.7); `None` when it is none, or
-    /// before 1970.
+    /// Reads an HTTP date in any of its three forms (RFC 9110 §5.6.7), in capitals or not (RFC 9111
+    /// §4.2); `None` when it is none, or before 1970. Whether the day of the week is right is not
+    /// looked at.
     #[must_use]
     pub fn from_http_date(value: &HeaderValue) -> Option<Self> {
-        let text = value.to_str().ok()?;
-        httpdate::parse_http_date(text.trim()).ok().map(Self::from)
+        http_date(super::fields::trim(value.as_bytes()))
     }
 
     /// The HTTP date of this moment, to the second (RFC 9110 §5.6.7). After the year 9999, its last second.
@@ -98,6 +98,162 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or `Sun Nov  6 08:49:37 1994`,
+/// and nothing that is only like them: a date with another zone, or with one digit too few, is none.
+fn http_date(text: &[u8]) -> Option<Timestamp> {
+    let comma = text.iter().position(|byte| *byte == b',');
+    let (day, rest) = match comma {
+        Some(comma) => (&text[..comma], &text[comma + 1..]),
+        None => text.split_at_checked(3)?,
+    };
+    let rest = rest.strip_prefix(b" ")?;
+    let is_day = |days: [&str; 7]| days.iter().any(|known| is(day, known));
+    let [day, month, year, time] = match (comma, rest) {
+        (
+            None,
+            [
+                m0,
+                m1,
+                m2,
+                b' ',
+                d0,
+                d1,
+                b' ',
+                time @ ..,
+                b' ',
+                y0,
+                y1,
+                y2,
+                y3,
+            ],
+        ) if is_day(DAYS_SHORT) => {
+            let tens = if *d0 == b' ' { 0 } else { number(&[*d0])? };
+            let day = 10 * tens + number(&[*d1])?;
+            let year = number(&[*y0, *y1, *y2, *y3])?;
+            [day, month(&[*m0, *m1, *m2])?, year, time_of_day(time)?]
+        }
+        (
+            Some(_),
+            [
+                d0,
+                d1,
+                b' ',
+                m0,
+                m1,
+                m2,
+                b' ',
+                y0,
+                y1,
+                y2,
+                y3,
+                b' ',
+                time @ ..,
+                b' ',
+                z0,
+                z1,
+                z2,
+            ],
+        ) if is_day(DAYS_SHORT) && is(&[*z0, *z1, *z2], "GMT") => {
+            let year = number(&[*y0, *y1, *y2, *y3])?;
+            let day = number(&[*d0, *d1])?;
+            [day, month(&[*m0, *m1, *m2])?, year, time_of_day(time)?]
+        }
+        (
+            Some(_),
+            [
+                d0,
+                d1,
+                b'-',
+                m0,
+                m1,
+                m2,
+                b'-',
+                y0,
+                y1,
+                b' ',
+                time @ ..,
+                b' ',
+                z0,
+                z1,
+                z2,
+            ],
+        ) if is_day(DAYS_LONG) && is(&[*z0, *z1, *z2], "GMT") => {
+            // Of the two digits RFC 9110 says: what seems more than fifty years ahead is past. As
+            // nobody here knows what year it is, the line is drawn where POSIX draws it, 1969.
+            let year = number(&[*y0, *y1])?;
+            let year = if year < 69 {
+                2_000 + year
+            } else {
+                1_900 + year
+            };
+            let day = number(&[*d0, *d1])?;
+            [day, month(&[*m0, *m1, *m2])?, year, time_of_day(time)?]
+        }
+        _ => return None,
+    };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=length).contains(&day) || year < 1_970 {
+        return None;
+    }
+    // Years are counted from March, so that the leap day comes last (H. Hinnant's days_from_civil).
+    let shifted = if month > 2 { year } else { year - 1 };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + day_of_year;
+    Some(Timestamp((days - 719_468) * 86_400_000 + time * 1_000))
+}
+
+const DAYS_SHORT: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const DAYS_LONG: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+fn is(text: &[u8], word: &str) -> bool {
+    text.eq_ignore_ascii_case(word.as_bytes())
+}
+
+/// January is 1.
+fn month(text: &[u8]) -> Option<u64> {
+    (1..)
+        .zip(MONTHS)
+        .find(|(_, name)| is(text, name))
+        .map(|(at, _)| at)
+}
+
+/// Seconds since midnight, from `08:49:37`; a leap second counts as the one before it.
+fn time_of_day(text: &[u8]) -> Option<u64> {
+    let [h0, h1, b':', m0, m1, b':', s0, s1] = text else {
+        return None;
+    };
+    let (hour, minute) = (number(&[*h0, *h1])?, number(&[*m0, *m1])?);
+    let second = number(&[*s0, *s1])?;
+    let fits = hour < 24 && minute < 60 && second <= 60;
+    fits.then(|| hour * 3_600 + minute * 60 + second.min(59))
+}
+
+/// Digits and nothing else.
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |sum, digit| {
+        char::from(*digit)
+            .to_digit(10)
+            .map(|digit| 10 * sum + u64::from(digit))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +269,13 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(read("Sunday, 06-Nov-94 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(read("Sun Nov  6 08:49:37 1994"), Some(784_111_777));
+        assert_eq!(read("Tue Feb 29 00:00:00 2000"), Some(951_782_400));
+    }
+
+    #[test]
+    fn capitals_make_no_date_another_rfc9111_4_2() {
+        assert_eq!(read("sun, 06 nov 1994 08:49:37 gmt"), Some(784_111_777));
+        assert_eq!(read("SUNDAY, 06-NOV-94 08:49:37 GMT"), Some(784_111_777));
     }
 
     #[test]
@@ -132,6 +295,19 @@ mod tests {
             "-1",
             "Sun, 06 Nov 1994 08:49:37 AEST",
             "Sun, 06 Nov 1994",
+            "Sun, 06 Nov 94 08:49:37 GMT",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 8:49:37 GMT",
+            "Sun,  06 Nov 1994 08:49:37 GMT",
+            "Sun, 06-Nov-1994 08:49:37 GMT",
+            "Sun 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun, 06 Nov 1994 08.49.37 GMT",
+            "Sun, 06 Nov 1994 24:49:37 GMT",
+            "Mon, 29 Feb 2100 08:49:37 GMT",
+            "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Sun Nov 6 08:49:37 1994",
+            "Sun, 06 Nov 1969 08:49:37 GMT",
             "1994-11-06T08:49:37Z",
         ] {
             assert_eq!(read(bad), None, "{bad}");

@@ -8,7 +8,8 @@ use super::fields::{remove_unstorable, trim};
 use super::stored::EtagKind;
 use super::{Exchange, Policy, Stored, storable};
 use http::header::{
-    CONTENT_LENGTH, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, Method, StatusCode};
 
@@ -45,12 +46,26 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &Stored) -> bool {
     conditional
 }
 
+/// Whether `request` has preconditions that a cache may judge (RFC 9111 §4.3.2).
+#[must_use]
+pub fn is_conditional(request: &HeaderMap) -> bool {
+    request.contains_key(IF_NONE_MATCH) || request.contains_key(IF_MODIFIED_SINCE)
+}
+
+/// Takes the client's ranges out, so that a fetch brings the whole response or none.
+pub fn make_whole(request: &mut HeaderMap) {
+    for name in [IF_RANGE, RANGE] {
+        request.remove(name);
+    }
+}
+
 /// Takes the client's preconditions and ranges out, so that a fetch brings the whole response.
 ///
 /// If-Match and If-Unmodified-Since stay: they are for the app to judge (RFC 9111 §4.3.2), and its
 /// 412 is not stored.
 pub fn make_unconditional(request: &mut HeaderMap) {
-    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+    make_whole(request);
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.remove(name);
     }
 }
@@ -130,6 +145,13 @@ pub fn merge(stored: &Stored, exchange: &Exchange<'_>) -> Stored {
 /// What the answer to a HEAD says of `stored`, the answer to GET (RFC 9111 §4.3.5).
 #[must_use]
 pub fn judge_head(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> HeadVerdict {
+    // What is gone for HEAD is gone for GET; nothing else but a success says anything of the content.
+    if stored.status == StatusCode::OK
+        && matches!(exchange.status, StatusCode::NOT_FOUND | StatusCode::GONE)
+        && stored.vary.matches(exchange.request)
+    {
+        return HeadVerdict::Spoiled;
+    }
     if exchange.status != StatusCode::OK || stored.status != StatusCode::OK {
         return HeadVerdict::Unrelated;
     }
@@ -157,11 +179,15 @@ pub fn judge_head(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> 
 }
 
 /// RFC 9111 §3.2: every field received replaces those stored under its name, but for the ones that
-/// §3.1 forbids to store and Content-Length. The connection's own fields are gone afterwards.
+/// §3.1 forbids to store, Content-Length, and those that say how the kept content is to be read: it
+/// has not changed, whatever they say. The connection's own fields are gone afterwards.
 fn merged(stored: &Stored, exchange: &Exchange<'_>) -> HeaderMap {
     let mut update = exchange.response.clone();
     let age = update.get(http::header::AGE).cloned();
     remove_unstorable(&mut update);
+    for name in [CONTENT_ENCODING, CONTENT_RANGE] {
+        update.remove(name);
+    }
     let mut headers = stored.headers.clone();
     // The stored Date is of the stored message; without a new one, the answer is dated by its receipt.
     headers.insert(DATE, exchange.received.http_date());
@@ -338,6 +364,9 @@ mod tests {
             "cache-control: no-store",
         ] {
             assert_eq!(judge(200, changed), HeadVerdict::Spoiled, "{changed}");
+        }
+        for gone in [404, 410] {
+            assert_eq!(judge(gone, ""), HeadVerdict::Spoiled, "{gone}");
         }
         assert_eq!(judge(500, "etag: \"b\""), HeadVerdict::Unrelated);
         assert_eq!(judge(200, "vary: accept-language"), HeadVerdict::Unrelated);

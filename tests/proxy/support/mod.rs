@@ -9,7 +9,7 @@ mod larder;
 mod redis;
 mod token;
 
-pub use app::{Answer, App, Gate, read_head};
+pub use app::{Answer, App, Gate, Seen, read_head};
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
 pub use larder::{Larder, larder, larder_cli};

@@ -1,0 +1,147 @@
+//! What changes a resource ends what is stored of it (RFC 9111 §4.4).
+
+use super::*;
+
+const FRESH: &str = "cache-control: max-age=3600";
+
+#[tokio::test]
+async fn unsafe_methods_invalidate_their_target_rfc9111_4_4() {
+    let scene = Scene::begins().await;
+    for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH", "FOO"] {
+        for status in [200, 201, 204, 303] {
+            let path = scene.path();
+            scene.get(&path, FRESH).await;
+            scene
+                .ask(method, &path, "", &format!("status: {status}"))
+                .await;
+            scene.get(&path, FRESH).await;
+            assert_eq!(scene.app.count(&path), 3, "{method} {status}");
+        }
+        for status in [400, 404, 500, 503] {
+            let path = scene.path();
+            scene.get(&path, FRESH).await;
+            scene
+                .ask(method, &path, "", &format!("status: {status}"))
+                .await;
+            scene.get(&path, FRESH).await;
+            assert_eq!(scene.app.count(&path), 2, "{method} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn safe_methods_invalidate_nothing_rfc9111_4_4() {
+    let scene = Scene::begins().await;
+    for method in [
+        "OPTIONS", "HEAD", "GET", "QUERY", "PROPFIND", "REPORT", "SEARCH",
+    ] {
+        let path = scene.path();
+        scene.get(&path, FRESH).await;
+        scene.ask(method, &path, "", FRESH).await;
+        let before = scene.app.count(&path);
+        scene.get(&path, FRESH).await;
+        assert_eq!(scene.app.count(&path), before, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn all_variants_and_spellings_of_the_target_go_rfc9111_4_4() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let says = format!("{FRESH}\nvary: x");
+    for value in ["x: 1", "x: 2"] {
+        scene.ask("GET", &path, value, &says).await;
+    }
+    scene.ask("POST", &path, "", "").await;
+    for value in ["x: 1", "x: 2"] {
+        scene.ask("GET", &path, value, &says).await;
+    }
+    assert_eq!(scene.app.count(&path), 5);
+    // One key, however it is spelt: one purge.
+    let path = scene.path();
+    scene.get(&format!("{path}?b=2&a=%31"), FRESH).await;
+    scene.ask("POST", &format!("{path}?a=1&b=2"), "", "").await;
+    scene.get(&format!("{path}?b=2&a=1"), FRESH).await;
+    assert_eq!(scene.app.count(&path), 3);
+    let path = scene.path();
+    scene.get(&format!("{path}?a=1"), FRESH).await;
+    scene.ask("POST", &format!("{path}?a=2"), "", "").await;
+    scene.get(&format!("{path}?a=1"), FRESH).await;
+    assert_eq!(
+        scene.app.count(&path),
+        2,
+        "another query is another resource"
+    );
+}
+
+#[tokio::test]
+async fn locations_of_the_same_origin_are_invalidated_too_rfc9111_4_4() {
+    let scene = Scene::begins().await;
+    let own = scene.larder.address;
+    for name in ["location", "content-location"] {
+        for (reference, invalidated) in [
+            ("{path}", true),
+            ("http://{own}{path}", true),
+            ("http://{own}{path}#part", true),
+            ("//{own}{path}", true),
+            ("./{name}", true),
+            ("{name}", true),
+            ("http://other.test{path}", false),
+            ("http://localhost:1{path}", false),
+            ("ftp://{own}{path}", false),
+            ("http://{own}.other.test{path}", false),
+        ] {
+            let (path, elsewhere) = (scene.path(), scene.path());
+            scene.get(&path, FRESH).await;
+            let reference = reference
+                .replace("{own}", &own.to_string())
+                .replace("{path}", &path)
+                .replace("{name}", path.trim_start_matches('/'));
+            scene
+                .ask("POST", &elsewhere, "", &format!("{name}: {reference}"))
+                .await;
+            scene.get(&path, FRESH).await;
+            assert_eq!(
+                scene.app.count(&path) == 2,
+                invalidated,
+                "{name}: {reference}"
+            );
+            let path = scene.path();
+            scene.get(&path, FRESH).await;
+            scene
+                .ask(
+                    "POST",
+                    &elsewhere,
+                    "",
+                    &format!("status: 500\n{name}: {path}"),
+                )
+                .await;
+            scene.get(&path, FRESH).await;
+            assert_eq!(scene.app.count(&path), 1, "{name} of an error");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_get_on_its_way_during_an_unsafe_request_is_not_kept_rfc9111_4_4() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| match seen.method.as_str() {
+        "GET" => Answer::public("from before").behind(&held),
+        _ => Answer::ok(""),
+    })
+    .await;
+    let scene = Scene::with(app).await;
+    let other = scene.larder.client();
+    let (before, ()) = tokio::join!(other.get("/x"), async {
+        eventually("the app is asked", async || {
+            (scene.app.count("/x") > 0).then_some(())
+        })
+        .await;
+        scene.client.post("/x", &[], "").await;
+        gate.open();
+    });
+    assert_eq!(before.status, 200);
+    scene.client.get("/x").await;
+    assert_eq!(scene.app.count("/x"), 3);
+}

@@ -1,0 +1,178 @@
+//! Parts of what is stored (RFC 9110 §14).
+
+use super::*;
+
+const WHOLE: &str = "cache-control: max-age=3600\netag: \"a\"\nlast-modified: {-100000}\ncontent-type: text/plain\nbody: 0123456789";
+
+/// Content, status and Content-Range of a part of a stored answer.
+async fn part(scene: &Scene, request: &str) -> Response {
+    let path = scene.path();
+    scene.get(&path, WHOLE).await;
+    let answer = scene.ask("GET", &path, request, WHOLE).await;
+    assert_eq!(scene.app.count(&path), 1, "{request}");
+    answer
+}
+
+#[tokio::test]
+async fn a_part_is_cut_from_what_is_stored_rfc9110_14_2() {
+    let scene = Scene::begins().await;
+    for (range, content, content_range) in [
+        ("bytes=2-4", "234", "bytes 2-4/10"),
+        ("bytes=7-", "789", "bytes 7-9/10"),
+        ("bytes=-3", "789", "bytes 7-9/10"),
+        ("bytes=0-0", "0", "bytes 0-0/10"),
+        ("bytes=5-99", "56789", "bytes 5-9/10"),
+        ("bytes=-99", "0123456789", "bytes 0-9/10"),
+        ("bytes=0-99", "0123456789", "bytes 0-9/10"),
+    ] {
+        let answer = part(&scene, &format!("range: {range}")).await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (206, content),
+            "{range}"
+        );
+        assert_eq!(answer.header("content-range"), content_range);
+        assert_eq!(answer.header("content-length"), content.len().to_string());
+        assert_eq!(
+            (
+                answer.header("etag").as_str(),
+                answer.header("age").as_str()
+            ),
+            ("\"a\"", "0")
+        );
+    }
+}
+
+#[tokio::test]
+async fn several_parts_are_one_multipart_answer_rfc9110_15_3_7_2() {
+    let scene = Scene::begins().await;
+    let answer = part(&scene, "range: bytes=0-1, 8-").await;
+    assert_eq!(answer.status, 206);
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("multipart/byteranges; boundary=")
+    );
+    assert!(!answer.has("content-range"));
+    let text = answer.text();
+    for expected in [
+        "Content-Range: bytes 0-1/10\r\n\r\n01",
+        "Content-Range: bytes 8-9/10\r\n\r\n89",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(answer.header("content-length"), text.len().to_string());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_416_and_nonsense_is_ignored_rfc9110_14_2() {
+    let scene = Scene::begins().await;
+    let answer = part(&scene, "range: bytes=10-").await;
+    assert_eq!(
+        (answer.status, answer.header("content-range").as_str()),
+        (416, "bytes */10")
+    );
+    for range in ["bytes=5-2", "bytes=a-b", "lines=1-2", "bytes", "bytes=1"] {
+        let answer = part(&scene, &format!("range: {range}")).await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "0123456789"),
+            "{range}"
+        );
+    }
+    let path = scene.path();
+    scene.get(&path, WHOLE).await;
+    let head = scene.ask("HEAD", &path, "range: bytes=1-2", WHOLE).await;
+    assert_eq!(
+        (head.status, head.header("content-length").as_str()),
+        (200, "10")
+    );
+}
+
+#[tokio::test]
+async fn if_range_needs_the_very_same_representation_rfc9110_13_1_5() {
+    let scene = Scene::begins().await;
+    for (condition, status) in [("\"a\"", 206), ("\"b\"", 200), ("W/\"a\"", 200), ("a", 200)] {
+        let answer = part(&scene, &format!("range: bytes=0-1\nif-range: {condition}")).await;
+        assert_eq!(answer.status, status, "{condition}");
+    }
+    let path = scene.path();
+    let modified = scene.date(-100_000);
+    let says = WHOLE.replace("{-100000}", &modified);
+    scene.get(&path, &says).await;
+    for (condition, status) in [
+        (modified.as_str(), 206),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 200),
+    ] {
+        let request = format!("range: bytes=0-1\nif-range: {condition}");
+        assert_eq!(
+            scene.ask("GET", &path, &request, "").await.status,
+            status,
+            "{condition}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn conditions_come_before_ranges_rfc9110_13_2_2() {
+    let scene = Scene::begins().await;
+    let answer = part(&scene, "range: bytes=0-1\nif-none-match: \"a\"").await;
+    assert_eq!((answer.status, answer.body.len()), (304, 0));
+    let answer = part(&scene, "range: bytes=0-1\nif-none-match: \"b\"").await;
+    assert_eq!(answer.status, 206);
+}
+
+#[tokio::test]
+async fn a_part_of_what_is_not_stored_fills_the_store_with_the_whole_rfc9111_3_3() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let first = scene.ask("GET", &path, "range: bytes=2-4", WHOLE).await;
+    assert_eq!((first.status, first.text().as_str()), (206, "234"));
+    assert_eq!(scene.app.last(&path).header("range"), None);
+    let second = scene.get(&path, "").await;
+    assert_eq!(
+        (second.text().as_str(), scene.app.count(&path)),
+        ("0123456789", 1)
+    );
+}
+
+#[tokio::test]
+async fn a_part_is_never_taken_for_the_whole_rfc9111_3_3() {
+    let scene = Scene::begins().await;
+    let partial = "status: 206\ncache-control: max-age=3600\netag: \"a\"\ncontent-range: bytes 2-4/10\nbody: 234";
+    for request in ["range: bytes=2-4", ""] {
+        let path = scene.path();
+        let first = scene.ask("GET", &path, request, partial).await;
+        assert_eq!(
+            (first.status, first.text().as_str()),
+            (206, "234"),
+            "{request}"
+        );
+        let second = scene.get(&path, WHOLE).await;
+        assert_eq!(
+            (second.status, second.text().as_str()),
+            (200, "0123456789"),
+            "{request}"
+        );
+        let other = scene.path();
+        scene.ask("GET", &other, request, partial).await;
+        let head = scene.ask("HEAD", &other, "", WHOLE).await;
+        assert_eq!(head.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn digests_of_the_whole_do_not_stand_on_a_part_rfc9530_2() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    scene
+        .get(
+            &path,
+            &format!("{WHOLE}\ncontent-digest: sha-256=:a:\nrepr-digest: sha-256=:b:"),
+        )
+        .await;
+    let whole = scene.get(&path, "").await;
+    assert!(whole.has("content-digest") && whole.has("repr-digest"));
+    let part = scene.ask("GET", &path, "range: bytes=0-1", "").await;
+    assert!(!part.has("content-digest") && part.has("repr-digest"));
+}
