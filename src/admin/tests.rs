@@ -108,15 +108,6 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
     }
 }
 
-/// On loopback, with no token configured.
-fn open() -> Admin {
-    let admin = admin("127.0.0.1:9800");
-    let mut settings = settings();
-    settings.admin.token = None;
-    admin.state.settings.store(Arc::new(settings));
-    admin
-}
-
 /// Asks `target` of `admin`, with `Host: localhost` unless a field says otherwise.
 async fn ask(
     admin: &Admin,
@@ -316,7 +307,7 @@ async fn the_token_is_asked_for_where_strangers_can_reach_the_port() {
 
 #[tokio::test]
 async fn a_bad_purge_is_explained() {
-    let admin = open();
+    let admin = admin("127.0.0.1:9800");
     let json = ("content-type", "application/json");
     for (fields, body, status, code) in [
         (&[][..], "{\"all\":true}", 415, "not-json"),
@@ -350,7 +341,7 @@ async fn a_bad_purge_is_explained() {
 
 #[tokio::test]
 async fn only_the_methods_that_there_are_are_answered() {
-    let admin = open();
+    let admin = admin("127.0.0.1:9800");
     for (method, target, allow) in [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/metrics", "GET, HEAD"),
@@ -372,7 +363,7 @@ async fn only_the_methods_that_there_are_are_answered() {
 
 #[tokio::test]
 async fn a_test_moves_its_clock_and_the_systems_stays() {
-    let mut admin = open();
+    let mut admin = admin("127.0.0.1:9800");
     let fields = [("content-type", "application/json")];
     let body = "{\"advance\":\"5m\"}";
     let (status, _, answer) = ask(&admin, "POST", "/v1/clock", &fields, body).await;

@@ -192,14 +192,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_app_is_found_wherever_it_listens() {
-        let http = |host: &str| UpstreamTarget::Http {
-            host: host.into(),
-            port: 3000,
-        };
-        let at = |ip: IpAddr| reachable(SocketAddr::from((ip, 3000)));
-        assert_eq!(at(Ipv4Addr::UNSPECIFIED.into()), http("127.0.0.1"));
-        assert_eq!(at(Ipv6Addr::UNSPECIFIED.into()), http("::1"));
-        assert_eq!(at(Ipv4Addr::new(10, 0, 0, 7).into()), http("10.0.0.7"));
+    fn larder_is_put_in_front_of_the_demo_wherever_that_listens() {
+        for (listens, host) in [
+            ("127.0.0.1:3000", "127.0.0.1"),
+            ("0.0.0.0:3000", "127.0.0.1"),
+            ("[::]:3000", "::1"),
+            ("192.0.2.7:3000", "192.0.2.7"),
+        ] {
+            let app = UpstreamTarget::Http {
+                host: host.into(),
+                port: 3000,
+            };
+            assert_eq!(reachable(listens.parse().unwrap()), app);
+        }
     }
 }
