@@ -507,7 +507,7 @@ fn key(n: u64) -> Key {
 
 fn quiet_log() -> AccessLog {
     use larder::config::settings::{LogFormat, LogLevel};
-    let log: &'static Log = Box::leak(Box::new(log::init(LogLevel::Error, LogFormat::Json)));
+    let log: &'static Log = Box::leak(Box::new(log::init(LogLevel::Error, LogFormat::Json, false)));
     // Asked only, never written to: the lines would end up between the figures.
     log.access(Duration::from_secs(1))
 }
