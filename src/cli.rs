@@ -15,7 +15,7 @@ use hyper::body::Bytes;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,13 +56,7 @@ impl From<Exit> for ExitCode {
 
 /// A caching reverse proxy beside your app.
 #[derive(Debug, Parser)]
-#[command(
-    name = "larder",
-    version,
-    about,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(name = "larder", version, about, max_term_width = 100)]
 struct Cli {
     /// Colours in what people read; NO_COLOR and CLICOLOR_FORCE are respected
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, global = true)]
@@ -205,6 +199,9 @@ struct Purge {
     /// Every URL that starts so
     #[arg(long, value_name = "PREFIX", group = "what")]
     prefix: Vec<String>,
+    /// Everything that this route stored
+    #[arg(long, value_name = "NAME", group = "what")]
+    route: Vec<String>,
     /// Everything
     #[arg(long, group = "what")]
     all: bool,
@@ -299,6 +296,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 
 fn serve(options: Run, color: When) -> Exit {
     let color = color.decide(std::io::stderr().is_terminal());
+    if let Some(file) = options.url.as_ref().filter(|url| Path::new(url).is_file()) {
+        let why = format!("`{file}` is a file, not the URL of an app: larder run -c {file}");
+        return fail(Exit::Usage, &why);
+    }
     let origin = match &options.url {
         Some(url) => Ok(Origin::url(url, options.ttl.as_deref())),
         None => environment(options.env_file.as_deref())
@@ -391,10 +392,10 @@ fn check(options: &Check, color: When) -> Exit {
         Ok((settings, report)) => {
             let warned = report.count(Severity::Warning) > 0;
             talk(&format!(
-                "{}: {} routes, {} limits, configuration {}",
+                "{}: {}, {}, configuration {}",
                 report.source.name,
-                settings.routes.all().len().saturating_sub(1),
-                settings.limits.all.len(),
+                count(settings.routes.all().len().saturating_sub(1), "route"),
+                count(settings.limits.all.len(), "limit"),
                 settings.hash,
             ));
             (
@@ -419,16 +420,19 @@ fn summary(report: &Report) -> String {
         .into_iter()
         .map(|severity| (severity, report.count(severity)))
         .filter(|(_, count)| *count > 0)
-        .map(|(severity, count)| {
-            let plural = if count == 1 { "" } else { "s" };
-            format!("{count} {}{plural}", severity.as_str())
-        })
+        .map(|(severity, number)| count(number, severity.as_str()))
         .collect();
     if counts.is_empty() {
         "no problems".into()
     } else {
         counts.join(", ")
     }
+}
+
+/// `1 route`, `2 routes`
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn purge(options: &Purge) -> Exit {
@@ -440,6 +444,7 @@ fn purge(options: &Purge) -> Exit {
         "tags": options.tag,
         "urls": options.url,
         "prefixes": options.prefix,
+        "routes": options.route,
         "all": options.all,
         "soft": !options.hard,
     });
@@ -457,13 +462,12 @@ fn purge(options: &Purge) -> Exit {
     match status {
         200..=299 if options.json => say(&format!("{}\n", answer.trim_end())),
         200..=299 => say(&purged(options, &answer)),
-        401 | 403 => {
-            let why = format!(
-                "the token was refused ({}); give one with --token or {TOKEN_VARIABLE}",
-                told(&answer, status)
-            );
+        401 => {
+            let why = format!("the token was refused; give it with --token or {TOKEN_VARIABLE}");
             return fail(Exit::Refused, &why);
         }
+        // The admin port knows itself by other names than `--admin` has.
+        403 => return fail(Exit::Refused, &told(&answer, status)),
         400..=499 => return fail(Exit::Usage, &told(&answer, status)),
         _ => {
             return fail(
@@ -482,6 +486,7 @@ fn purged(options: &Purge, answer: &str) -> String {
         ("tag", &options.tag),
         ("url", &options.url),
         ("prefix", &options.prefix),
+        ("route", &options.route),
     ] {
         what.extend(values.iter().map(|value| format!("{kind} {value}")));
     }
@@ -493,21 +498,28 @@ fn purged(options: &Purge, answer: &str) -> String {
     } else {
         "purged softly"
     };
-    let note = serde_json::from_str::<serde_json::Value>(answer).ok();
-    let note = note
-        .as_ref()
-        .and_then(|answer| answer.get("note")?.as_str());
-    let note = note.map_or(String::new(), |note| format!("; {note}"));
+    let queued = member(answer, "outcome").is_some_and(|outcome| outcome == "queued");
+    let note = match queued {
+        true => "; Redis is away, so the other sidecars hear of it when it is back",
+        false => "",
+    };
     format!("{how}: {}{note}\n", what.join(", "))
 }
 
-/// The `detail` or `title` of a problem (RFC 9457), or the status alone.
+/// The `detail` or `title` of a problem (RFC 9457) and what to do about it, or the status alone.
 fn told(answer: &str, status: u16) -> String {
-    let problem = serde_json::from_str::<serde_json::Value>(answer).ok();
-    let member = |name: &str| problem.as_ref()?.get(name)?.as_str().map(str::to_owned);
-    member("detail")
-        .or_else(|| member("title"))
-        .unwrap_or_else(|| format!("status {status}"))
+    let told = member(answer, "detail").or_else(|| member(answer, "title"));
+    match (told, member(answer, "fix")) {
+        (Some(told), Some(fix)) => format!("{told} {fix}"),
+        (Some(told), None) => told,
+        (None, _) => format!("status {status}"),
+    }
+}
+
+/// A member of a JSON object that is text.
+fn member(object: &str, name: &str) -> Option<String> {
+    let object = serde_json::from_str::<serde_json::Value>(object).ok()?;
+    Some(object.get(name)?.as_str()?.to_owned())
 }
 
 fn healthcheck(options: &Healthcheck) -> Exit {
@@ -754,8 +766,33 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(
             body,
-            serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "all": false, "soft": true})
+            serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "routes": [], "all": false, "soft": true})
         );
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_a_queued_purge_that_it_is_not_everywhere_yet() {
+        let answer = r#"{"detail":"There is no route of this name.","fix":"The routes are: a."}"#;
+        assert_eq!(
+            told(answer, 422),
+            "There is no route of this name. The routes are: a."
+        );
+        assert_eq!(told("no JSON", 502), "status 502");
+        let options = match Cli::try_parse_from(["larder", "purge", "--route", "a"]) {
+            Ok(Cli {
+                verb: Some(Verb::Purge(options)),
+                ..
+            }) => options,
+            other => panic!("{other:?}"),
+        };
+        let purged = |outcome: &str| purged(&options, &format!("{{\"outcome\":\"{outcome}\"}}"));
+        assert_eq!(purged("logged"), "purged softly: route a\n");
+        assert!(purged("queued").starts_with("purged softly: route a; Redis is away"));
+    }
+
+    #[test]
+    fn a_file_in_place_of_a_url_is_wrong_usage() {
+        assert_eq!(exit(&["run", "Cargo.toml"]), Exit::Usage);
     }
 
     #[test]

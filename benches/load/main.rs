@@ -297,13 +297,15 @@ async fn app_requests(app: SocketAddr) -> Result<u64, String> {
 }
 
 /// larder as a child; it ends with this value.
-struct Running(Child);
+/// larder and the file that it watches; both are gone when this is dropped.
+struct Running(Child, std::path::PathBuf);
 
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to end.
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let _ = std::fs::remove_file(&self.1);
     }
 }
 
@@ -341,7 +343,7 @@ async fn start(config: Option<&str>) -> Result<(SocketAddr, SocketAddr, Running)
         .stdout(Stdio::null())
         .spawn()
         .map_err(text)?;
-    let larder = Running(child);
+    let larder = Running(child, file);
     let site = SocketAddr::from(([127, 0, 0, 1], port));
     let started = Instant::now();
     loop {
@@ -357,7 +359,6 @@ async fn start(config: Option<&str>) -> Result<(SocketAddr, SocketAddr, Running)
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let _ = std::fs::remove_file(file);
     Ok((site, app, larder))
 }
 

@@ -59,7 +59,8 @@ impl Admin {
             .iter()
             .map(|purge| (kind(&purge.scope), purge.soft))
             .collect();
-        let scopes = format!("{:?}", purges.iter().map(|p| &p.scope).collect::<Vec<_>>());
+        let scopes: Vec<_> = purges.iter().map(|purge| told(&purge.scope)).collect();
+        let scopes = scopes.join(", ");
         let outcome = self.state.cache.purge(purges, self.state.clock.now()).await;
         let recorder = self.state.metrics.recorder(usize::MAX);
         for (kind, soft) in &kinds {
@@ -211,7 +212,7 @@ where
             StatusCode::BAD_REQUEST,
             "bad-json",
             error.to_string(),
-            "docs: POST /v1/purge takes tags, urls, prefixes (lists), all, soft (true or false).",
+            "POST /v1/purge takes tags, urls, prefixes, routes (lists), all, soft (true or false).",
         )
     })
 }
@@ -276,7 +277,7 @@ fn purges(asked: PurgeRequest, routes: &Routes) -> Result<Vec<Purge>, Problem> {
                 "One request carries 1 to {PURGES_MAX} purges, this one {}.",
                 scopes.len()
             ),
-            "Name tags, urls or prefixes, or say \"all\": true.",
+            "Name tags, urls, prefixes or routes, or say \"all\": true.",
         ));
     }
     Ok(scopes
@@ -309,6 +310,14 @@ const fn kind(scope: &Scope) -> &'static str {
         Scope::Url(_) => "url",
         Scope::Prefix(_) => "prefix",
         Scope::All => "all",
+    }
+}
+
+/// As the log has it: `tag car:42`.
+fn told(scope: &Scope) -> String {
+    match scope {
+        Scope::Tag(it) | Scope::Url(it) | Scope::Prefix(it) => format!("{} {it}", kind(scope)),
+        Scope::All => "all".to_owned(),
     }
 }
 

@@ -82,12 +82,21 @@ fn settings() -> Settings {
     }
 }
 
+/// With a token only where one is required.
 fn admin(address: &str) -> Admin {
+    let mut settings = settings();
+    if address.parse::<SocketAddr>().unwrap().ip().is_loopback() {
+        settings.admin.token = None;
+    }
+    admin_with(address, settings)
+}
+
+fn admin_with(address: &str, settings: Settings) -> Admin {
     let condition = Condition::default();
     condition.listening.store(true, Relaxed);
     Admin {
         state: AdminState {
-            settings: Arc::new(ArcSwap::from_pointee(settings())),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             metrics: Metrics::new(1),
             redis: None,
             cache: Cache::new(0, "test", 0),
@@ -268,6 +277,9 @@ async fn a_foreign_page_or_name_gets_nothing_even_on_loopback() {
 async fn the_token_is_asked_for_where_strangers_can_reach_the_port() {
     let open = admin("127.0.0.1:9800");
     assert_eq!(get(&open, "/v1/stats").await.0, StatusCode::OK);
+    let asked_for = admin_with("127.0.0.1:9800", settings());
+    let (status, _, _) = get(&asked_for, "/v1/stats").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "configured, so asked for");
     let admin = admin("10.0.0.7:9800");
     let status =
         async |fields: &[(&str, &str)]| ask(&admin, "GET", "/v1/stats", fields, "").await.0;

@@ -7,19 +7,24 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Says where everything is. Machines get a log line instead.
-pub(super) fn hello(settings: &Settings) {
-    if std::io::stderr().is_terminal() {
+/// Says where everything is. Machines get a log line instead; the demo is for people, wherever its
+/// output goes.
+pub(super) fn hello(settings: &Settings, demo: bool) {
+    if demo || std::io::stderr().is_terminal() {
         eprint!("{}", greeting(settings));
     }
 }
 
 fn greeting(settings: &Settings) -> String {
-    let routes = settings.routes.all().len() - 1;
+    let count = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    };
     let mut text = format!(
-        "larder {}   {routes} routes · {} limits · config {}\n\n",
+        "larder {}   {} · {} · config {}\n\n",
         env!("CARGO_PKG_VERSION"),
-        settings.limits.all.len(),
+        count(settings.routes.all().len().saturating_sub(1), "route"),
+        count(settings.limits.all.len(), "limit"),
         settings.hash
     );
     let scheme = if settings.listen.tls.is_some() {

@@ -2,6 +2,7 @@
 //! there is something to see before anyone has opened a browser.
 
 use super::{block_on, serve};
+use crate::config::settings::UpstreamTarget;
 use crate::config::{RunOptions, Settings};
 use crate::demo::{self, DemoOptions};
 use crate::telemetry::log::Log;
@@ -12,7 +13,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use std::fmt::Write;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -34,23 +37,38 @@ async fn together(
     settings: Settings,
     log: Arc<Log>,
 ) -> io::Result<()> {
+    if let Some(told) = elsewhere(&settings.upstream.target, app.listen) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, told));
+    }
     let listener = TcpListener::bind(app.listen).await.map_err(|error| {
         let told = format!("the demo app cannot listen on {}: {error}", app.listen);
         io::Error::new(error.kind(), told)
     })?;
     // The app ends with the process.
     tokio::spawn(demo::serve(listener, app, std::future::pending()));
-    let scheme = if settings.listen.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let site = format!("{scheme}://127.0.0.1:{}", settings.listen.address.port());
-    tokio::spawn(tour(site));
-    serve(proxy, settings, log).await
+    // A certificate of one's own would have to be trusted first: behind TLS the first visits are the
+    // reader's.
+    if settings.listen.tls.is_none() {
+        let site = format!("http://localhost:{}", settings.listen.address.port());
+        tokio::spawn(tour(site));
+    }
+    serve(proxy, settings, log, true).await
 }
 
-/// Visits every cached route twice and tells what the second visit gained.
+/// Why a configuration that was found is not for the demo: its app is another one, and should not be
+/// visited by the tour.
+fn elsewhere(target: &UpstreamTarget, app: SocketAddr) -> Option<String> {
+    match target {
+        UpstreamTarget::Http { port, .. } if *port == app.port() => None,
+        _ => Some(format!(
+            "the demo app listens on {app}, but the configuration has another `upstream`: \
+             run the demo in another directory, or give it that address with --listen"
+        )),
+    }
+}
+
+/// Visits every cached route twice and tells what the second visit gained: in one piece, so that
+/// the log does not run through it.
 async fn tour(site: String) {
     let visitor = Visitor {
         client: Client::builder(TokioExecutor::new()).build_http(),
@@ -59,8 +77,8 @@ async fn tour(site: String) {
     if !visitor.waits_for_site().await {
         return;
     }
-    println!(
-        "\n  {:<34}{:>16}{:>16}{:>12}",
+    let mut table = format!(
+        "\n  {:<34}{:>16}{:>16}{:>12}\n",
         "the first visits", "first", "second", "factor"
     );
     let token = visitor.login().await;
@@ -81,14 +99,15 @@ async fn tour(site: String) {
         };
         let shown = path.split('?').next().unwrap_or(path);
         let factor = first.took.as_secs_f64() / second.took.as_secs_f64().max(1e-6);
-        println!(
+        let _ = writeln!(
+            table,
             "  {shown:<34}{:>16}{:>16}{:>11.0}×",
             first.to_string(),
             second.to_string(),
             factor
         );
     }
-    println!("\n  {}   ← open this\n", visitor.site);
+    eprintln!("{table}\n  {}   ← open this\n", visitor.site);
 }
 
 struct Visitor {
@@ -162,5 +181,22 @@ impl Visitor {
         ["token", "access_token"]
             .iter()
             .find_map(|name| Some(body.get(name)?.as_str()?.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_not_put_in_front_of_another_app() {
+        let app = SocketAddr::from(([127, 0, 0, 1], 3000));
+        let http = |port| UpstreamTarget::Http {
+            host: "localhost".into(),
+            port,
+        };
+        assert_eq!(elsewhere(&http(3000), app), None);
+        assert!(elsewhere(&http(4000), app).is_some());
+        assert!(elsewhere(&UpstreamTarget::Unix("/run/app.sock".into()), app).is_some());
     }
 }

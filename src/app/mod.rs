@@ -40,7 +40,7 @@ use worker::Kit;
 
 /// Between two looks at whether the app answers, and at how many sidecars there are.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long the end of the process waits for purges, logs and spans to leave.
+/// How long the end of the process waits for each of writes and purges, logs, and spans to leave.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// `larder run`: serves until told to stop. `settings` are what `options` gave.
@@ -48,7 +48,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Errors: an address cannot be had, or a certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| serve(options, settings, log))
+    block_on(&log, |log| serve(options, settings, log, false))
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
@@ -71,11 +71,16 @@ where
     outcome
 }
 
-async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Result<()> {
+async fn serve(
+    options: RunOptions,
+    settings: Settings,
+    log: Arc<Log>,
+    demo: bool,
+) -> io::Result<()> {
     let began = Instant::now();
     let mut signals = Signals::new()?;
     let (stop_workers, stop) = Stop::new();
-    let house = House::build(settings, &log, stop)?;
+    let house = House::build(settings, log, stop)?;
     let settings = house.kit.settings.clone();
     if server::is_taken(settings.listen.address) {
         let address = settings.listen.address;
@@ -88,13 +93,14 @@ async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Re
         .map(|index| worker::start(index, house.kit.clone()))
         .collect::<io::Result<Vec<_>>>()?;
     house.condition.listening.store(true, Ordering::Relaxed);
-    house.start_background(admin);
-    banner::hello(&settings);
+    let cache = house.start_background(admin);
+    banner::hello(&settings, demo);
     tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
 
     house.until_stopped(options, &mut signals).await?;
 
     house.condition.draining.store(true, Ordering::Relaxed);
+    let settings = house.settings.load_full();
     tracing::info!(delay = ?settings.shutdown.delay, grace = ?settings.shutdown.grace, "stopping");
     tokio::time::sleep(settings.shutdown.delay).await;
     let _ = stop_workers.send(true);
@@ -108,6 +114,8 @@ async fn serve(options: RunOptions, settings: Settings, log: Arc<Log>) -> io::Re
         _ = drained => {}
         () = signals.told_to_stop() => tracing::warn!("told to stop again: what was in flight is cut"),
     }
+    // Purges that came after the workers', by the admin port.
+    cache.flush(FLUSH_TIME).await;
     let otlp = house.otlp;
     let _ = tokio::task::spawn_blocking(move || otlp.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());
@@ -120,11 +128,12 @@ struct House {
     /// The configuration in force, as the admin port sees it.
     settings: Arc<ArcSwap<Settings>>,
     condition: Arc<Condition>,
+    log: Arc<Log>,
     otlp: Otlp,
 }
 
 impl House {
-    fn build(settings: Settings, log: &Log, stop: Stop) -> io::Result<Self> {
+    fn build(settings: Settings, log: Arc<Log>, stop: Stop) -> io::Result<Self> {
         let metrics = Metrics::new(settings.workers.get());
         let tls = settings.listen.tls.as_ref().map(Tls::load).transpose();
         let settings = Arc::new(settings);
@@ -158,6 +167,7 @@ impl House {
             },
             settings: Arc::new(ArcSwap::new(settings)),
             condition,
+            log,
             otlp,
         })
     }
@@ -177,12 +187,12 @@ impl House {
         }
     }
 
-    /// Starts what runs beside the traffic. Its tasks end with the runtime.
-    fn start_background(&self, admin: Option<TcpListener>) {
+    /// Starts what runs beside the traffic. Its tasks end with the runtime. Returns the store as they
+    /// see it.
+    fn start_background(&self, admin: Option<TcpListener>) -> Cache {
         let kit = &self.kit;
-        let index = kit.settings.workers.get();
-        let redis = kit.redis(index);
-        let cache = kit.view(redis.clone());
+        let redis = kit.background_redis();
+        let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
@@ -194,13 +204,14 @@ impl House {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
             redis,
-            cache,
+            cache: cache.clone(),
             clock: kit.shared.clock.clone(),
             condition: self.condition.clone(),
         };
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
+        cache
     }
 
     /// Shows the table of metrics what lives in other rooms.

@@ -81,6 +81,7 @@ fn take_up(house: &House, settings: Settings) {
         kit.upstream.set(settings.upstream.clone());
     }
     reload_certificate(house, &settings);
+    house.log.set_level(settings.log.level);
     kit.shared
         .snapshot
         .store(Arc::new(snapshot(settings.clone(), identity, &kit.metrics)));
@@ -116,7 +117,8 @@ fn needs_restart(started: &Settings, now: &Settings) -> Vec<&'static str> {
             started.cache.namespace != now.cache.namespace,
         ),
         ("admin", started.admin != now.admin),
-        ("log", started.log != now.log),
+        ("log.format", started.log.format != now.log.format),
+        ("log.slow", started.log.slow != now.log.slow),
     ];
     fixed
         .into_iter()

@@ -1,6 +1,7 @@
 //! One worker: a thread with a single-threaded runtime, its own listener, its own connections to
 //! Redis and to the app. Nothing it does on a request's way is shared but memory.
 
+use super::FLUSH_TIME;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::limit::{Limiter, LocalLimits};
@@ -33,54 +34,47 @@ pub(super) struct Kit {
 const TUNNEL_LOOK: Duration = Duration::from_millis(50);
 
 impl Kit {
-    /// The way to Redis of worker `index`, with its share of the pool.
-    pub fn redis(&self, index: usize) -> Option<Redis> {
+    /// The one way to Redis of what runs in the background.
+    pub fn background_redis(&self) -> Option<Redis> {
         let settings = self.settings.redis.as_ref()?;
-        let share = self.share(settings.pool_min, settings.pool_max.get());
+        let index = self.settings.workers.get();
         Some(Redis::start(
             settings,
             &settings.url,
-            share,
+            (1, 1),
             self.metrics.recorder(index),
         ))
     }
 
-    /// The same for limits: a second Redis where the first one may evict.
-    pub fn limits_redis(&self, index: usize, redis: Option<&Redis>) -> Option<Redis> {
-        let settings = self.settings.redis.as_ref()?;
-        match &settings.limits_url {
-            Some(url) => {
-                let share = self.share(settings.pool_min, settings.pool_max.get());
-                Some(Redis::start(
-                    settings,
-                    url,
-                    share,
-                    self.metrics.recorder(index),
-                ))
-            }
-            None => redis.cloned(),
-        }
-    }
-
-    /// The store as one who has this Redis sees it.
-    pub fn view(&self, redis: Option<Redis>) -> Cache {
+    /// The store as the background sees it.
+    pub fn background_cache(&self, redis: Option<Redis>) -> Cache {
         match redis {
-            Some(redis) => self.cache.with_redis(redis),
+            Some(redis) => self.cache.with_redis(redis.clone(), redis),
             None => self.cache.clone(),
         }
     }
 
-    fn share(&self, min: u32, max: u32) -> (u32, u32) {
-        let workers = u32::try_from(self.settings.workers.get()).unwrap_or(u32::MAX);
-        (min.div_ceil(workers), max.div_ceil(workers).max(1))
-    }
-
-    fn proxy(&self, index: usize) -> Proxy {
-        let redis = self.redis(index);
-        let limits_redis = self.limits_redis(index, redis.as_ref());
-        Proxy::new(Rooms {
+    /// Worker `index`'s ways to Redis, with its share of the pool: one that requests wait for, one
+    /// for writes behind, and for limits one to a second Redis where the first may evict.
+    fn proxy(&self, index: usize) -> (Proxy, Cache) {
+        let (mut cache, mut limits_redis) = (self.cache.clone(), None);
+        if let Some(settings) = &self.settings.redis {
+            let workers = u32::try_from(self.settings.workers.get()).unwrap_or(u32::MAX);
+            let least = settings.pool_min.div_ceil(workers);
+            let most = settings.pool_max.get().div_ceil(workers);
+            let way = |url, connections| {
+                Redis::start(settings, url, connections, self.metrics.recorder(index))
+            };
+            let redis = way(&settings.url, (least, most.saturating_sub(1).max(1)));
+            limits_redis = Some(match &settings.limits_url {
+                Some(url) => way(url, (least, most)),
+                None => redis.clone(),
+            });
+            cache = cache.with_redis(redis, way(&settings.url, (1, 1)));
+        }
+        let proxy = Proxy::new(Rooms {
             shared: self.shared.clone(),
-            cache: self.view(redis),
+            cache: cache.clone(),
             limiter: Limiter::new(
                 &self.settings.cache.namespace,
                 limits_redis,
@@ -88,7 +82,8 @@ impl Kit {
             ),
             upstream: self.upstream.for_worker(),
             recorder: self.metrics.recorder(index),
-        })
+        });
+        (proxy, cache)
     }
 }
 
@@ -123,9 +118,9 @@ pub(super) fn start(index: usize, kit: Kit) -> io::Result<JoinHandle<()>> {
 }
 
 async fn serve(index: usize, kit: Kit, listener: tokio::net::TcpListener) {
-    let proxy = kit.proxy(index);
+    let (proxy, cache) = kit.proxy(index);
     let mut stop = kit.stop.clone();
-    let grace = kit.settings.shutdown.grace;
+    let shared = kit.shared.clone();
     let serving = async {
         server::serve(listener, proxy.clone(), kit.tls, kit.connections, kit.stop).await;
         while proxy.tunnels().open() > 0 {
@@ -134,8 +129,15 @@ async fn serve(index: usize, kit: Kit, listener: tokio::net::TcpListener) {
     };
     tokio::select! {
         () = serving => {}
-        () = async { stop.called().await; tokio::time::sleep(grace).await; } => {
+        grace = async {
+            stop.called().await;
+            // As it is configured now, not as it was when this worker began.
+            let grace = shared.snapshot.load().settings.shutdown.grace;
+            tokio::time::sleep(grace).await;
+            grace
+        } => {
             tracing::warn!(?grace, "what was still in flight when the grace ended was cut");
         }
     }
+    cache.flush(FLUSH_TIME).await;
 }

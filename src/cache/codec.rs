@@ -14,6 +14,7 @@
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
 use super::{Entry, Position};
+use crate::semantics::answer::FIELDS_ADDED;
 use crate::semantics::stored::{Lifetime, Validators};
 use crate::semantics::{Key, Sharing, Stored, Timestamp, Vary};
 use bytes::Bytes;
@@ -207,7 +208,8 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     let tags = (0..reader.number16()?)
         .map(|_| reader.text16())
         .collect::<Result<_, _>>()?;
-    let headers = reader.fields()?;
+    let mut headers = reader.fields()?;
+    headers.reserve(FIELDS_ADDED);
     let trailers = reader.fields()?;
     let fields = (0..reader.number16()?)
         .map(|_| {

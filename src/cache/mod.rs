@@ -26,6 +26,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// How far in the future a response may seem to have been received: what reading two clocks over a
+/// network may be wrong by.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(1);
+
 /// A stored response with what the store itself knows of it.
 #[derive(Debug)]
 pub struct Entry {
@@ -135,13 +139,14 @@ impl Cache {
         }
     }
 
-    /// The same store as a worker sees it that has this Redis. Must be called on that worker's
-    /// runtime: writes behind happen there.
+    /// The same store as a worker sees it that has this Redis, by one way for reads (`redis`) and
+    /// one for writes (`behind`). Must be called on that worker's runtime: writes behind happen there.
     #[must_use]
-    pub fn with_redis(&self, redis: Redis) -> Self {
+    pub fn with_redis(&self, redis: Redis, behind: Redis) -> Self {
         let shared = Arc::clone(&self.shared);
         let tier = RedisTier::start(
             redis,
+            behind,
             Arc::clone(&shared.names),
             Arc::clone(&shared.purges),
             Arc::clone(&shared.counters),
@@ -201,8 +206,13 @@ impl Cache {
         self.shared.purges.position()
     }
 
-    /// Keeps an entry: in memory at once, in Redis behind. Never waits for Redis.
+    /// Keeps an entry: in memory at once, in Redis behind. Never waits for Redis. What was purged
+    /// while it was fetched is not kept: it would only displace what was fetched since.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) {
+        let since = Since::Local(entry.position.local);
+        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+            return;
+        }
         let variant = (!entry.stored.vary.is_empty()).then(|| {
             let variant = key.variant(&digestible(&entry.stored.vary));
             self.remember_variant(key, &entry.stored.vary, variant);
@@ -217,7 +227,7 @@ impl Cache {
     }
 
     /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
-    /// it is dropped here only: what must not come back is purged instead ([`Cache::invalidate`]).
+    /// it is dropped here only: what must not come back is purged instead.
     pub async fn remove(&self, key: &Key) {
         let mut variants = Vec::new();
         if let Some(Held::Vary(rule)) = self.shared.memory.get(key) {
@@ -237,20 +247,21 @@ impl Cache {
     pub async fn purge(&self, purges: Vec<Purge>, now: Timestamp) -> PurgeOutcome {
         // The log counts by places and not by moments, so that no clock can undo a purge.
         let _ = now;
-        let redis = self.redis.as_ref().map(RedisTier::redis);
+        let redis = self.redis.as_ref().map(RedisTier::behind);
         self.shared.purges.purge(purges, redis).await
     }
 
-    /// Purges URLs (`host/path?query`) with all their variants (RFC 9111 §4.4).
-    pub async fn invalidate(&self, urls: Vec<String>, now: Timestamp) -> PurgeOutcome {
-        let purges = urls
-            .into_iter()
-            .map(|url| Purge {
-                scope: Scope::Url(url),
-                soft: false,
-            })
-            .collect();
-        self.purge(purges, now).await
+    /// Gives Redis what waits for it: this worker's writes, and the purges that the log has not
+    /// taken. Ends after `bound`, whatever is left; what that is, the log says.
+    pub async fn flush(&self, bound: Duration) {
+        let Some(tier) = &self.redis else { return };
+        let purges = &self.shared.purges;
+        let both = async { tokio::join!(tier.flush(), purges.flush(tier.behind())).1 };
+        match tokio::time::timeout(bound, both).await {
+            Ok(0) => {}
+            Ok(left) => tracing::warn!(purges = left, "the other sidecars were not told of purges"),
+            Err(_) => tracing::warn!(?bound, "Redis did not take in time what waited for it"),
+        }
     }
 
     /// Sidecars of this namespace seen lately, this one included; 1 without Redis.
@@ -339,11 +350,15 @@ impl Cache {
                     if now >= dead_at(&entry.stored) {
                         return Lookup::Absent(Reason::Expired);
                     }
+                    if entry.stored.lifetime.received > now + CLOCKS_APART_MAX {
+                        // Redis's clock has been set back: nobody can tell how old it is.
+                        return Lookup::Absent(Reason::Expired);
+                    }
                     let softly_purged = verdict == Verdict::Soft;
                     entry.position.local = local;
                     let entry = Arc::new(entry);
                     if !softly_purged {
-                        self.keep(variant.unwrap_or(*key), &entry);
+                        self.promote(variant.unwrap_or(*key), &entry);
                     }
                     return Lookup::Found {
                         entry,
@@ -370,6 +385,15 @@ impl Cache {
             checked: AtomicU64::new(entry.position.local),
         };
         self.shared.memory.put(at, Held::Entry(Arc::new(slot)));
+    }
+
+    /// Keeps in memory what came from Redis, unless a fetch has brought something newer meanwhile.
+    fn promote(&self, at: Key, entry: &Arc<Entry>) {
+        let received = entry.stored.lifetime.received;
+        match self.shared.memory.get(&at) {
+            Some(Held::Entry(slot)) if slot.entry.stored.lifetime.received > received => {}
+            _ => self.keep(at, entry),
+        }
     }
 
     fn remember_rule(&self, key: &Key, names: Vec<HeaderName>) -> Arc<VaryRule> {
@@ -512,7 +536,8 @@ mod tests {
     impl Sidecar {
         fn start(server: &Server, memory: u64) -> Self {
             let redis = connect(&server.url());
-            let cache = Cache::new(memory, "test", 1 << 20).with_redis(redis.clone());
+            let cache =
+                Cache::new(memory, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
             let (follower, followed) = (cache.clone(), redis.clone());
             Self {
                 cache,
@@ -632,10 +657,78 @@ mod tests {
         let cache = Cache::new(1 << 20, "test", 1 << 16);
         let mut entry = testing::entry("host/a", b"old");
         entry.position = cache.position();
-        cache.invalidate(vec!["host/a".to_owned()], NOW).await;
-        cache.store(&key(1), Arc::new(entry), NOW);
+        let purge = Purge {
+            scope: Scope::Url("host/a".to_owned()),
+            soft: false,
+        };
+        cache.purge(vec![purge], NOW).await;
+        let mut newer = testing::entry("host/a", b"new");
+        newer.position = cache.position();
+        for entry in [newer, entry] {
+            cache.store(&key(1), Arc::new(entry), NOW);
+        }
         let found = cache.lookup(&key(1), &HeaderMap::new(), NOW).await;
-        assert!(matches!(found, Lookup::Absent(Reason::Purged)));
+        let Lookup::Found { entry, .. } = found else {
+            panic!("{found:?}")
+        };
+        assert_eq!(entry.stored.body, "new");
+    }
+
+    #[tokio::test]
+    async fn what_comes_from_redis_does_not_displace_what_is_newer() {
+        let cache = Cache::new(1 << 20, "test", 1 << 16);
+        let at = |received, body| {
+            let mut entry = testing::entry("host/a", body);
+            entry.stored.lifetime.received = Timestamp::from_millis(received);
+            Arc::new(entry)
+        };
+        cache.store(&key(1), at(2_000, b"newer"), NOW);
+        cache.promote(key(1), &at(1_000, b"older"));
+        let found = cache.lookup(&key(1), &HeaderMap::new(), NOW).await;
+        let Lookup::Found { entry, .. } = found else {
+            panic!("{found:?}")
+        };
+        assert_eq!(entry.stored.body, "newer");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_redis_is_written_before_the_end() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        one.fill(1, &[], b"1");
+        one.cache.flush(Duration::from_secs(1)).await;
+        let name = Names::new("test").of(&key(1), None);
+        assert_eq!(server.cli(&["EXISTS", &name]), "1");
+        server.signal("STOP");
+        assert_eq!(one.purge_tag("a", false).await, PurgeOutcome::Queued);
+        let begun = std::time::Instant::now();
+        one.cache.flush(Duration::from_millis(300)).await;
+        assert!(begun.elapsed() < Duration::from_millis(400));
+    }
+
+    #[tokio::test]
+    async fn writes_that_are_held_back_delay_no_read() {
+        let server = Server::start().await;
+        let redis = connect(&server.url());
+        let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), server.connect());
+        let (follower, followed) = (cache.clone(), redis.clone());
+        let follower = tokio::spawn(async move { follower.follow_purges(&followed).await });
+        until("the log is followed", || cache.status().log_followed).await;
+        let now = Clock::system().now();
+        let mut entry = testing::entry("host/1", b"1");
+        entry.stored.lifetime.received = now;
+        entry.position = cache.position();
+        let entry = Arc::new(entry);
+        cache.store(&key(1), Arc::clone(&entry), now);
+        cache.flush(Duration::from_secs(1)).await;
+        server.cli(&["CLIENT", "PAUSE", "600", "WRITE"]);
+        for _ in 0..20 {
+            cache.store(&key(2), Arc::clone(&entry), now);
+            let found = cache.lookup(&key(1), &HeaderMap::new(), now).await;
+            assert!(matches!(found, Lookup::Found { .. }), "{found:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        follower.abort();
     }
 
     #[tokio::test]

@@ -240,11 +240,27 @@ impl Table {
 
     /// The purge with this local number now has a place in the log.
     pub fn confirm(&mut self, purge: &Purge, local: u64, log: LogId) {
+        if purge.scope == Scope::All && !purge.soft {
+            self.settle_before(local);
+        }
         if self.floor.pending == local {
             self.floor.confirm(local, log);
         }
         if let Some(marks) = self.known(&purge.scope) {
             marks.of(purge.soft).confirm(local, log);
+        }
+    }
+
+    /// A purge of everything is in the log: what was purged before it, and is waiting for a place
+    /// of its own still, needs none any more.
+    fn settle_before(&mut self, local: u64) {
+        let named = [&mut self.tags, &mut self.urls, &mut self.prefixes];
+        let named = named.into_iter().flat_map(HashMap::values_mut);
+        let marks = named.flat_map(|marks| [&mut marks.soft, &mut marks.hard]);
+        for mark in marks.chain([&mut self.all.soft, &mut self.floor]) {
+            if mark.pending < local {
+                mark.pending = 0;
+            }
         }
     }
 
@@ -439,6 +455,20 @@ impl PurgeLog {
         match self.append(redis, &pending).await {
             Ok(()) => PurgeOutcome::Logged,
             Err(_) => PurgeOutcome::Queued,
+        }
+    }
+
+    /// Appends what the log has not taken yet, once: the last thing a process does. Returns how many
+    /// purges it leaves behind that no other sidecar will ever hear of.
+    pub async fn flush(&self, redis: &Redis) -> usize {
+        let unsaid = || -> Vec<_> {
+            let outbox = self.outbox();
+            let unsaid = outbox.iter().filter(|kept| kept.appended.is_none());
+            unsaid.cloned().collect()
+        };
+        match self.append(redis, &unsaid()).await {
+            Ok(()) => 0,
+            Err(_) => unsaid().len(),
         }
     }
 
@@ -945,6 +975,20 @@ mod tests {
         }
         assert_eq!((table.tags.len(), table.floor.local), (1, 0));
         assert!(table.order.len() <= PURGES_MAX);
+    }
+
+    #[test]
+    fn a_purge_of_everything_stands_for_those_that_never_got_a_place() {
+        let mut table = Table::default();
+        table.apply(&tag("a", false), None);
+        let everything = hard(Scope::All);
+        let local = table.apply(&everything, None);
+        table.apply(&tag("b", false), None);
+        table.confirm(&everything, local, (60, 0));
+        let of = |tag, log| verdict(&table, &[tag], "h/", Since::Log(log));
+        assert_eq!(of("a", (59, 0)), Verdict::Hard);
+        assert_eq!(of("a", (60, 0)), Verdict::Valid);
+        assert_eq!(of("b", (60, 0)), Verdict::Hard);
     }
 
     #[tokio::test]

@@ -1,5 +1,8 @@
 //! The Redis tier: one round trip for a hit, writes behind, every key with a life.
 //!
+//! Writes have connections of their own: a large one, or a Redis that holds writes back
+//! (`CLIENT PAUSE`), delays no read.
+//!
 //! An outage is a miss on the way in and nothing on the way out: a write that Redis does not take is
 //! dropped and counted. It never decides whether an entry may be used.
 
@@ -53,6 +56,7 @@ pub enum Found {
 #[derive(Clone, Debug)]
 pub struct RedisTier {
     redis: Redis,
+    behind: Redis,
     names: Arc<Names>,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
@@ -87,10 +91,12 @@ impl Names {
 }
 
 impl RedisTier {
-    /// Begins to take writes on the current runtime.
+    /// Begins to take writes on the current runtime: reads go through `redis`, writes through
+    /// `behind`.
     #[must_use]
     pub fn start(
         redis: Redis,
+        behind: Redis,
         names: Arc<Names>,
         purges: Arc<PurgeLog>,
         counters: Arc<Counters>,
@@ -98,7 +104,7 @@ impl RedisTier {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let writing = Writing {
-            redis: redis.clone(),
+            redis: behind.clone(),
             names: Arc::clone(&names),
             purges,
             counters: Arc::clone(&counters),
@@ -109,6 +115,7 @@ impl RedisTier {
         let writer = tokio::spawn(writing.run(waiting));
         Self {
             redis,
+            behind,
             names,
             counters,
             queue,
@@ -117,10 +124,16 @@ impl RedisTier {
         }
     }
 
-    /// The Redis behind it.
+    /// The way that reads take.
     #[must_use]
     pub fn redis(&self) -> &Redis {
         &self.redis
+    }
+
+    /// The way that writes take.
+    #[must_use]
+    pub fn behind(&self) -> &Redis {
+        &self.behind
     }
 
     /// Reads what lies under `key` or its variant: one round trip.
@@ -132,6 +145,8 @@ impl RedisTier {
     ) -> Result<Found, Outage> {
         let mut get = redis::cmd("GET");
         get.arg(self.names.of(key, variant));
+        // While `now` is now: the wait for the answer is no difference between two clocks.
+        let offset = self.redis.time_offset(now);
         let value = match self.redis.query("get", &get).await {
             Ok(value) => value,
             // Another type lies there: nothing of ours.
@@ -144,7 +159,6 @@ impl RedisTier {
         let Value::BulkString(bytes) = value else {
             return Ok(Found::Nothing);
         };
-        let offset = self.redis.time_offset(now);
         match codec::decode(&Bytes::from(bytes), variant.unwrap_or(key), offset) {
             Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
@@ -164,8 +178,9 @@ impl RedisTier {
             variant,
             entry,
             now,
+            offset: self.redis.time_offset(now),
         };
-        if !self.redis.is_up()
+        if !self.behind.is_up()
             || queued + bytes > QUEUE_BYTES_MAX
             || self.queue.try_send(write).is_err()
         {
@@ -183,7 +198,15 @@ impl RedisTier {
             done,
         };
         if self.queue.try_send(write).is_ok() {
-            let _ = tokio::time::timeout(self.redis.timeout() * 2, wait).await;
+            let _ = tokio::time::timeout(self.behind.patience(), wait).await;
+        }
+    }
+
+    /// Returns when the writes that wait now are done or given up.
+    pub async fn flush(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.queue.send(Write::Flush { done }).await.is_ok() {
+            let _ = wait.await;
         }
     }
 }
@@ -195,10 +218,15 @@ enum Write {
         variant: Option<Key>,
         entry: Arc<Entry>,
         now: Timestamp,
+        /// How far Redis's clock was ahead of ours at `now`.
+        offset: i64,
     },
     Remove {
         key: Key,
         variants: Vec<Key>,
+        done: oneshot::Sender<()>,
+    },
+    Flush {
         done: oneshot::Sender<()>,
     },
 }
@@ -261,6 +289,7 @@ impl Writing {
                 variant,
                 entry,
                 now,
+                offset,
             } => {
                 let body = entry.stored.body.len();
                 self.queued_bytes.fetch_sub(body, Ordering::Relaxed);
@@ -275,7 +304,6 @@ impl Writing {
                     return 0;
                 }
                 *sets += 1;
-                let offset = self.redis.time_offset(now);
                 if let Some(variant) = &variant {
                     let names: Vec<_> = entry.stored.vary.names().cloned().collect();
                     batch
@@ -308,6 +336,10 @@ impl Writing {
                 names.for_each(|name| {
                     del.arg(name);
                 });
+                done.push(sender);
+                0
+            }
+            Write::Flush { done: sender } => {
                 done.push(sender);
                 0
             }

@@ -19,7 +19,7 @@ use crate::secret::Secret;
 use crate::semantics::{Policy, SetCookie, Ttl};
 use http::{Method, StatusCode};
 use std::collections::HashMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ const SHADOW_CHECKS_MAX: usize = 1_000_000;
 const WORKERS_MAX: u32 = 1_024;
 /// Connections to Redis at most.
 const POOL_MAX: u32 = 1_000;
+/// RFC 7518 §3.2: a key of HS256 has at least as many bits as the hash.
+const JWT_SECRET_BYTES_MIN: usize = 32;
 /// The secret that the demo signs its tokens with; `proxy.yaml` falls back to it.
 const DEMO_SECRET: &[u8] = b"demo-secret-demo-secret-demo-secret!!";
 /// Tracking parameters, which never change a page.
@@ -87,6 +89,7 @@ pub(super) fn compile(
         hash: String::new(),
     };
     compiler.alerts(raw.alerts.get());
+    compiler.ports(&settings);
     settings.hash = hash(&settings);
     settings
 }
@@ -244,6 +247,53 @@ impl Compiler<'_> {
             })
         });
         Listen { address, tls }
+    }
+
+    /// One port is for one thing: clients, the app, or the admin port.
+    fn ports(&mut self, settings: &Settings) {
+        let listen = settings.listen.address;
+        let meets = |ip: IpAddr| listen.ip() == ip || listen.ip().is_unspecified();
+        let app = match &settings.upstream.target {
+            UpstreamTarget::Http { host, port } | UpstreamTarget::Https { host, port } => {
+                // Only what surely is this machine: names are not looked up here.
+                let ip = match host.as_str() {
+                    "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+                    host => host.parse().ok().filter(IpAddr::is_loopback),
+                };
+                ip.map(|ip| (ip, *port))
+            }
+            UpstreamTarget::Unix(_) => None,
+        };
+        if app.is_some_and(|(ip, port)| port == listen.port() && meets(ip)) {
+            self.tell(
+                Code::E126,
+                if self.root.find("upstream.url").is_some() {
+                    "upstream.url"
+                } else {
+                    "upstream"
+                },
+                format!(
+                    "the app's port {} is the one that larder listens on",
+                    listen.port()
+                ),
+                "let one of them listen elsewhere: `listen:`, or the variable PORT",
+            );
+        }
+        if let Some(admin) = settings.admin.listen
+            && admin.port() == listen.port()
+            && listen.port() != 0
+            && (meets(admin.ip()) || admin.ip().is_unspecified())
+        {
+            self.tell(
+                Code::E126,
+                "admin.listen",
+                format!(
+                    "the admin port {} is also the one for clients",
+                    admin.port()
+                ),
+                "give `admin.listen` another port",
+            );
+        }
     }
 
     fn workers(&mut self, raw: &Raw) -> NonZeroUsize {
@@ -554,6 +604,16 @@ impl Compiler<'_> {
                     "set your own before anyone else can reach it",
                 );
             }
+            if let Some(JwtSource::Secret(secret)) = &secret
+                && secret.expose().len() < JWT_SECRET_BYTES_MIN
+            {
+                self.tell(
+                    Code::W207,
+                    "identity.jwt.secret",
+                    format!("a secret of less than {JWT_SECRET_BYTES_MIN} bytes can be guessed"),
+                    "make one with `openssl rand -hex 32`",
+                );
+            }
             if secret.is_some() && keys.is_some() {
                 self.tell(
                     Code::E126,
@@ -578,6 +638,21 @@ impl Compiler<'_> {
             };
             keys.or(secret).or_else(unknown)
         });
+        for (index, proxy) in raw
+            .trusted_proxies
+            .get()
+            .into_iter()
+            .flat_map(List::indexed)
+        {
+            if proxy.0.iter().any(|network| network.prefix_len() == 0) {
+                self.tell(
+                    Code::W208,
+                    &format!("identity.trusted_proxies[{index}]"),
+                    "every client is a trusted proxy: each can claim any address",
+                    "name the proxies' networks, or write private",
+                );
+            }
+        }
         IdentitySettings {
             trusted_proxies: raw
                 .trusted_proxies

@@ -43,6 +43,32 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("Admin", &["purge_method"]),
 ];
 
+/// What people are used to from elsewhere, beside our word; too far apart for a spelling mistake.
+const HABITS: &[(&str, &str)] = &[
+    ("origin", "upstream"),
+    ("backend", "upstream"),
+    ("target", "upstream"),
+    ("port", "listen"),
+    ("rate_limit", "limits"),
+    ("ratelimit", "limits"),
+    ("auth", "identity"),
+    ("logging", "log"),
+    ("server", "listen"),
+    ("cache", "ttl"),
+    ("max_age", "ttl"),
+    ("expires", "ttl"),
+    ("rate_limit", "limit"),
+    ("url", "path"),
+    ("match", "path"),
+    ("swr", "stale_while_revalidate"),
+    ("stale", "stale_while_revalidate"),
+    ("sie", "stale_if_error"),
+    ("vary", "key"),
+    ("invalidate", "purge"),
+    ("max_size", "memory"),
+    ("size", "memory"),
+];
+
 /// A field as the file gives it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Given<T> {
@@ -293,7 +319,11 @@ impl<'a, 'de> At<'a, 'de> {
                 "remove it",
             );
         }
-        let fix = match closest(key, keys.iter().copied()) {
+        let habit = HABITS
+            .iter()
+            .find(|(habit, meant)| *habit == key && keys.contains(meant));
+        let meant = habit.map(|(_, meant)| *meant);
+        let fix = match meant.or_else(|| closest(key, keys.iter().copied())) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("known here: {}", keys.join(", ")),
         };

@@ -341,10 +341,14 @@ impl Scalar for Percent {
         };
         let Some(number) = text.strip_suffix('%') else {
             return Err(match text.parse::<f64>() {
-                Ok(_) => Fault::new(
+                Ok(number) => Fault::new(
                     Code::E112,
                     format!("`{text}` has no unit"),
-                    format!("write {text}%"),
+                    // 0.7 may be a fraction or less than one in a hundred.
+                    match number > 0.0 && number < 1.0 {
+                        true => format!("write {}%, or {text}%", (number * 1e4).round() / 1e2),
+                        false => format!("write {text}%"),
+                    },
                 ),
                 Err(_) => bad(),
             });
@@ -836,6 +840,11 @@ impl RedisUrl {
             "redis+unix" | "unix" if rest.trim_start_matches("//").starts_with('/') => {}
             "redis+unix" | "unix" => return Err(bad("write redis+unix:///run/redis.sock")),
             "redis+sentinel" | "redis+cluster" => return Err(later(scheme)),
+            "http" | "https" => {
+                return Err(bad(
+                    "this is a REST address; the same service has one with redis:// or rediss://",
+                ));
+            }
             _ => return Err(bad("write redis://, rediss:// or redis+unix://")),
         }
         Ok(Self(Some(Secret::new(text))))
@@ -881,17 +890,33 @@ impl Scalar for PathPattern {
     const WHAT: &'static str = "a path like /api/cars/{id}";
 
     fn parse(text: &str) -> Result<Self, Fault> {
+        let not_a = |what: &str, fix: String| {
+            Fault::new(Code::E119, format!("`{text}` is not a {what}"), fix)
+        };
+        // What other tools write: regular expressions, Express and Rails, globs.
+        if text.starts_with(['^', '~']) || text.contains(".*") || text.contains('\\') {
+            let fix =
+                "regular expressions are not read: `{name}` is one segment, a final `*` the rest";
+            return Err(not_a("pattern", fix.into()));
+        }
         if !text.starts_with('/') {
-            return Err(Fault::new(
-                Code::E119,
-                format!("`{text}` is not a path"),
-                format!("write /{text}"),
+            return Err(not_a("path", format!("write /{text}")));
+        }
+        let colon = |segment: &&str| segment.len() > 1 && segment.starts_with(':');
+        if let Some(segment) = text.split('/').find(colon) {
+            return Err(not_a(
+                "pattern",
+                format!("write {{{}}} for one segment", &segment[1..]),
+            ));
+        }
+        if let Some(before) = text.strip_suffix("**") {
+            return Err(not_a(
+                "pattern",
+                format!("write {before}*: one star is the whole rest"),
             ));
         }
         let pattern = Pattern::parse(text);
-        pattern
-            .map(Self)
-            .map_err(|why| Fault::new(Code::E119, format!("`{text}` is not a pattern"), why))
+        pattern.map(Self).map_err(|why| not_a("pattern", why))
     }
 
     fn schema() -> Schema {

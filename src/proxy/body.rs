@@ -1,12 +1,12 @@
 //! What leaves for a client: slices of a stored body, the app's stream, or another request's fetch.
 
 use super::coalesce::Reader;
+use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, Recorder, RouteHandle, Source};
 use crate::upstream::ResponseBody;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Body {
 #[derive(Debug)]
 enum Content {
     Stored {
-        slices: VecDeque<Bytes>,
+        slices: Slices,
         trailers: Option<HeaderMap>,
     },
     App {
@@ -50,18 +50,18 @@ impl Body {
     /// No content.
     #[must_use]
     pub fn empty() -> Self {
-        Self::stored(VecDeque::new(), None)
+        Self::stored(Slices::default(), None)
     }
 
     /// One piece.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self::stored(VecDeque::from([bytes.into()]), None)
+        Self::stored(bytes.into(), None)
     }
 
     /// Pieces of a stored body, in order, and its trailers.
     #[must_use]
-    pub fn stored(slices: impl Into<VecDeque<Bytes>>, trailers: Option<HeaderMap>) -> Self {
+    pub fn stored(slices: impl Into<Slices>, trailers: Option<HeaderMap>) -> Self {
         let slices = slices.into();
         Self {
             content: Content::Stored { slices, trailers },
@@ -139,9 +139,7 @@ impl HttpBody for Body {
             Content::Stored {
                 trailers: Some(_), ..
             } => SizeHint::default(),
-            Content::Stored { slices, .. } => {
-                SizeHint::with_exact(slices.iter().map(|slice| slice.len() as u64).sum())
-            }
+            Content::Stored { slices, .. } => SizeHint::with_exact(slices.bytes()),
             Content::App { body, .. } => body.size_hint(),
             Content::Shared(reader) => reader
                 .length()
@@ -153,7 +151,7 @@ impl HttpBody for Body {
 impl Content {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
-            Self::Stored { slices, trailers } => Poll::Ready(match slices.pop_front() {
+            Self::Stored { slices, trailers } => Poll::Ready(match slices.next() {
                 Some(slice) => Some(Ok(Frame::data(slice))),
                 None => trailers
                     .take()

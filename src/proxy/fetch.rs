@@ -339,7 +339,7 @@ impl Proxy {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
-            url: format!("{}{}", visit.authority, target).into(),
+            url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
             request: ask.get(fields, target),
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),

@@ -60,13 +60,13 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     }
     set_forwarded(&mut headers, visit, trusted);
     append_via(&mut headers, visit.version);
-    if let Ok(host) = HeaderValue::from_str(&visit.authority_as_sent) {
+    if let Ok(host) = HeaderValue::from_str(visit.authority_as_sent()) {
         headers.insert(header::HOST, host);
     }
     if let Ok(value) = HeaderValue::from_str(&visit.trace.traceparent()) {
         headers.insert(TRACEPARENT, value);
     }
-    headers.insert(X_REQUEST_ID, visit.request_id.clone());
+    headers.insert(X_REQUEST_ID, visit.request_id());
     headers
 }
 
@@ -81,7 +81,7 @@ fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        match HeaderValue::from_str(&visit.authority_as_sent) {
+        match HeaderValue::from_str(visit.authority_as_sent()) {
             Ok(host) => headers.insert(X_FORWARDED_HOST, host),
             Err(_) => headers.remove(X_FORWARDED_HOST),
         };
@@ -142,6 +142,8 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 /// What of the app's fields a client may see.
 pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
     fields::remove_hop_by_hop(headers);
+    // An app's challenge to a proxy is not for clients, who do not know that there is one.
+    headers.remove(header::PROXY_AUTHENTICATE);
     append_via(headers, version);
 }
 

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
@@ -127,7 +128,8 @@ impl Proxy {
             span: &span,
         };
         let mut limits = None;
-        let reply = match self.serve(&ask, body, upgrade, &mut limits).await {
+        let served = self.serve(&ask, body, upgrade, &mut limits);
+        let reply = match redis_client::as_one(served).await {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
@@ -141,8 +143,13 @@ impl Proxy {
     pub fn refuse(&self, problem: &Problem) -> Response<Body> {
         let shared = &self.0.shared;
         let shape = shared.snapshot.load().settings.errors;
-        self.0.recorder.client_error(problem.code());
+        self.client_error(problem.code());
         problem.answer(shape, shared.clock.now(), "")
+    }
+
+    /// Counts what was refused at the door, or only put up with, by a word of a fixed list.
+    pub fn client_error(&self, reason: &'static str) {
+        self.0.recorder.client_error(reason);
     }
 
     /// Connections handed over so far and still open.
@@ -397,7 +404,7 @@ impl<'a> Ask<'a> {
         let asked = Asked {
             method: &self.visit.method,
             scheme: self.visit.peer.scheme(),
-            authority: &self.visit.authority,
+            authority: &self.visit.authority(),
             target: self.target,
             headers: &self.visit.headers,
             has_body,

@@ -58,9 +58,10 @@ impl Proxy {
         let hard = |scope| Purge { scope, soft: false };
         let mut purges: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
         let visit = ask.visit;
+        let authority = visit.authority();
         let urls = invalidation::invalidated(
             &visit.method,
-            &visit.authority,
+            &authority,
             visit.path_and_query(),
             status,
             reply.response.headers(),
@@ -134,7 +135,7 @@ impl Ask<'_> {
         let routes = &self.visit.snapshot.settings.routes;
         let rule = routes.find(&Method::GET, &target).rule;
         rule.policy.as_ref()?;
-        Some(rule.resource_tag(&self.visit.authority, &target))
+        Some(rule.resource_tag(&self.visit.authority(), &target))
     }
 }
 
@@ -150,7 +151,7 @@ impl Tags {
         let mut tags = Self {
             known: vec![
                 ask.found.rule.own_tag(),
-                (ask.found.rule).resource_tag(&ask.visit.authority, ask.target),
+                (ask.found.rule).resource_tag(&ask.visit.authority(), ask.target),
             ],
             late: Vec::new(),
         };

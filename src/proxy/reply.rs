@@ -9,6 +9,7 @@ use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::fields;
+use crate::semantics::line::{Line, number};
 use crate::semantics::validation::is_conditional;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
@@ -16,7 +17,6 @@ use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
-use std::collections::VecDeque;
 use std::time::Duration;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -170,7 +170,11 @@ impl Reply {
 
     /// Made here.
     pub fn problem(problem: &Problem, visit: &Visit) -> Self {
-        let response = problem.answer(visit.snapshot.settings.errors, visit.now, visit.trace_id());
+        let response = problem.answer(
+            visit.snapshot.settings.errors,
+            visit.now,
+            &visit.trace.trace_id_hex(),
+        );
         let (outcome, reason) = match problem {
             Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
             Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
@@ -225,7 +229,7 @@ impl Reply {
             headers.insert(X_CACHE, HeaderValue::from_static(self.outcome.header()));
             headers.insert(X_RESPONSE_TIME, milliseconds(took));
             if let Some(ttl) = self.ttl {
-                headers.insert(X_CACHE_TTL, HeaderValue::from(ttl.max(0)));
+                headers.insert(X_CACHE_TTL, number(ttl.max(0).unsigned_abs()));
             }
         }
         if visit.debug {
@@ -240,8 +244,8 @@ impl Reply {
         if ask.found.rule.policy.is_none() {
             forbid_storing(headers);
         }
-        headers.insert(forward::X_REQUEST_ID, visit.request_id.clone());
-        headers.insert(X_TRACE_ID, visit.trace_id.clone());
+        headers.insert(forward::X_REQUEST_ID, visit.request_id());
+        headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
         self.tell(rooms, ask, limits, took);
         self.response.map(|body| {
             body.metered(
@@ -287,7 +291,7 @@ impl Reply {
             limit: limits
                 .and_then(|decision| decision.refusals().next())
                 .map(|state| state.name.clone()),
-            trace_id: visit.trace_id().into(),
+            trace_id: visit.trace.trace_id_hex().into(),
             client: ask.caller.ip(),
             ttl: self.ttl,
             note: self.note.take(),
@@ -301,15 +305,19 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
         .then(|| stored.trailers.clone());
     let has_trailers = trailers.is_some();
-    let mut response = Response::new(Body::stored(VecDeque::from(answer.body), trailers));
+    // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
+    // trailers come behind chunks only.
+    let length = answer
+        .content_length
+        .filter(|_| answer.body.is_empty() && !has_trailers);
+    let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     response.headers_mut().append(VIA, forward::via());
-    // Trailers come behind chunks only.
-    if let Some(length) = answer.content_length.filter(|_| !has_trailers) {
+    if let Some(length) = length {
         response
             .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            .insert(CONTENT_LENGTH, number(length));
     }
     response
 }
@@ -330,6 +338,11 @@ fn forbid_storing(headers: &mut HeaderMap) {
 
 /// `0.2ms`
 fn milliseconds(duration: Duration) -> HeaderValue {
-    let text = format!("{:.1}ms", duration.as_secs_f64() * 1_000.0);
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("0ms"))
+    let tenths = u64::try_from((duration.as_micros() + 50) / 100).unwrap_or(u64::MAX);
+    let mut line = Line::<24>::new();
+    line.push_number(tenths / 10);
+    line.push(".");
+    line.push_number(tenths % 10);
+    line.push("ms");
+    line.value()
 }

@@ -41,6 +41,8 @@ pub enum Problem {
     App(UpstreamError),
     /// App: the same, and what is stored must not be used without its word.
     Unconfirmed(UpstreamError),
+    /// larder: a fault of ours; it ended this request and nothing else.
+    Internal,
 }
 
 impl Problem {
@@ -68,6 +70,7 @@ impl Problem {
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => {
                     StatusCode::GATEWAY_TIMEOUT
@@ -97,6 +100,7 @@ impl Problem {
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
+            Self::Internal => "INTERNAL_ERROR",
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
                 UpstreamError::Overloaded => "UPSTREAM_OVERLOADED",
@@ -124,6 +128,7 @@ impl Problem {
                 "The proxy received its own request: its upstream leads back to itself.".into()
             }
             Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
+            Self::Internal => "The proxy failed at this request.".into(),
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout => "The app did not answer in time.",
                 UpstreamError::ConnectTimeout => "The app did not accept a connection in time.",
@@ -155,6 +160,7 @@ impl Problem {
         matches!(
             self,
             Self::BadRequest(_)
+                | Self::MethodNotAllowed
                 | Self::UnknownCoding
                 | Self::ExpectationFailed
                 | Self::HeadTooLarge

@@ -7,6 +7,7 @@ use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -41,17 +42,10 @@ pub struct Visit {
     pub(super) peer: Peer,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) trace: TraceContext,
-    /// The trace's id, 32 hexadecimal digits.
-    pub(super) trace_id: HeaderValue,
-    pub(super) request_id: HeaderValue,
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) version: Version,
     pub(super) headers: HeaderMap,
-    /// Host as the client wrote it.
-    pub(super) authority_as_sent: String,
-    /// Host in normal form; empty where an HTTP/1.0 client named none.
-    pub(super) authority: String,
     /// The request brought the debug token.
     pub(super) debug: bool,
 }
@@ -64,20 +58,6 @@ impl Visit {
         peer: Peer,
         now: Timestamp,
     ) -> Self {
-        let authority_as_sent = parts
-            .uri
-            .authority()
-            .map(ToString::to_string)
-            .or_else(|| {
-                parts
-                    .headers
-                    .get(HOST)
-                    .and_then(|host| host.to_str().ok())
-                    .map(ToOwned::to_owned)
-            })
-            .unwrap_or_default();
-        let trace_id = HeaderValue::from_str(&format!("{:032x}", trace.trace_id))
-            .unwrap_or_else(|_| HeaderValue::from_static("0"));
         let debug = match (
             &snapshot.settings.headers.debug_token,
             parts.headers.get(super::forward::LARDER_DEBUG),
@@ -89,13 +69,7 @@ impl Visit {
             began: Instant::now(),
             now,
             peer,
-            request_id: request_id(&parts.headers, &trace_id),
             trace,
-            trace_id,
-            authority: normal_authority(&authority_as_sent, peer.scheme())
-                .map(Cow::into_owned)
-                .unwrap_or_default(),
-            authority_as_sent,
             method: parts.method,
             uri: parts.uri,
             version: parts.version,
@@ -105,9 +79,30 @@ impl Visit {
         }
     }
 
-    /// The trace's id as text.
-    pub(super) fn trace_id(&self) -> &str {
-        self.trace_id.to_str().unwrap_or_default()
+    /// Host as the client wrote it; empty where an HTTP/1.0 client named none.
+    pub(super) fn authority_as_sent(&self) -> &str {
+        let host = || self.headers.get(HOST)?.to_str().ok();
+        (self.uri.authority().map(Authority::as_str))
+            .or_else(host)
+            .unwrap_or_default()
+    }
+
+    /// Host in normal form.
+    pub(super) fn authority(&self) -> Cow<'_, str> {
+        normal_authority(self.authority_as_sent(), self.peer.scheme()).unwrap_or_default()
+    }
+
+    /// The request's id: the client's where nothing in it can hurt a log, else the trace's.
+    pub(super) fn request_id(&self) -> HeaderValue {
+        let harmless = |value: &&HeaderValue| {
+            let bytes = value.as_bytes();
+            (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
+                && (bytes.iter()).all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+        };
+        let own = self.headers.get(super::forward::X_REQUEST_ID);
+        own.filter(harmless)
+            .cloned()
+            .unwrap_or_else(|| self.trace.trace_id_field())
     }
 
     /// How far this request's own cache directives reach.
@@ -125,15 +120,4 @@ impl Visit {
             .path_and_query()
             .map_or("/", http::uri::PathAndQuery::as_str)
     }
-}
-
-/// The client's id where nothing in it can hurt a log, else the trace's.
-fn request_id(headers: &HeaderMap, trace_id: &HeaderValue) -> HeaderValue {
-    let harmless = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
-            && (bytes.iter()).all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
-    };
-    let own = headers.get(super::forward::X_REQUEST_ID).filter(harmless);
-    own.unwrap_or(trace_id).clone()
 }

@@ -88,7 +88,7 @@ impl Outage {
             Self::Connection | Self::Denied | Self::NotReady => Weight::Hard,
             Self::Timeout => Weight::Soft,
             Self::ReadOnly | Self::Full | Self::Protocol => Weight::Answered,
-            Self::Open | Self::Stalled | Self::Saturated => Weight::None,
+            Self::Open | Self::Spent | Self::Stalled | Self::Saturated => Weight::None,
         }
     }
 
@@ -377,7 +377,12 @@ mod tests {
     #[test]
     fn saturation_and_data_errors_never_open_it() {
         let mut breaker = breaker();
-        for outage in [Outage::Saturated, Outage::Protocol, Outage::Full] {
+        for outage in [
+            Outage::Saturated,
+            Outage::Spent,
+            Outage::Protocol,
+            Outage::Full,
+        ] {
             for n in 0..100 {
                 assert_eq!(breaker.failed(outage, ms(n)), State::Closed);
             }

@@ -125,8 +125,10 @@ impl Shared {
 
     /// A command failed.
     pub fn failed(&self, outage: Outage) {
-        let state = self.breaker().failed(outage, self.epoch.elapsed());
-        self.follow(state, outage, "commands failed");
+        let now = self.epoch.elapsed();
+        self.step(outage, "commands failed", |breaker| {
+            breaker.failed(outage, now);
+        });
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -134,13 +136,24 @@ impl Shared {
     }
 
     fn open(&self, outage: Outage, why: &str) {
-        self.breaker().open();
-        self.follow(State::Open, outage, why);
+        self.step(outage, why, |breaker| {
+            breaker.open();
+        });
     }
 
-    /// Publishes the breaker's state, and says so where it changed.
-    fn follow(&self, state: State, outage: Outage, why: &str) {
-        let before = State::from_number(self.state.swap(state as u8, Ordering::Relaxed));
+    /// Moves the breaker and publishes its state; counts it and says so where it changed.
+    fn step(&self, outage: Outage, why: &str, step: impl FnOnce(&mut Breaker)) {
+        let (before, state) = {
+            let mut breaker = self.breaker();
+            step(&mut breaker);
+            let state = breaker.state();
+            // Under the lock, so that the last to move it is the last to publish.
+            (self.state.swap(state as u8, Ordering::Relaxed), state)
+        };
+        let before = State::from_number(before);
+        if before != state {
+            self.recorder.breaker(state.word());
+        }
         match (before, state) {
             (State::Closed, State::Open | State::HalfOpen) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
@@ -225,11 +238,17 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
             shared.changed.notified().await;
             continue;
         }
+        // Listened to before the turn is taken, so that an opening in between is not missed.
+        let opened = turnstile.opened.notified();
         let turn = turnstile.turn();
         if none && turn > Instant::now() && shared.state() == State::Closed {
             shared.open(Outage::Connection, "no connection left");
         }
-        turnstile.wait(turn).await;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(turn) => {}
+            () = opened => {}
+        }
         match pool.dedicated_connection().await {
             Ok(link) => {
                 turnstile.open();
@@ -243,8 +262,9 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
             Err(refused) => {
                 shared.refused(&refused);
                 if none {
-                    let state = shared.breaker().probe_failed(refused.outage);
-                    shared.follow(state, refused.outage, &refused.text);
+                    shared.step(refused.outage, &refused.text, |breaker| {
+                        breaker.probe_failed(refused.outage);
+                    });
                 }
                 if matches!(refused.outage, Outage::Denied | Outage::Protocol) {
                     // Somebody has to change something first; asking twice a second would only
@@ -293,13 +313,13 @@ async fn probe(shared: &Shared) -> Infallible {
         match outcome {
             // Without a link there is nothing to probe; connecting is the probe then.
             None => {}
-            Some(Ok(())) => {
-                let state = shared.breaker().probe_succeeded();
-                shared.follow(state, Outage::Open, "");
-            }
+            Some(Ok(())) => shared.step(Outage::Open, "", |breaker| {
+                breaker.probe_succeeded();
+            }),
             Some(Err(outage)) => {
-                let state = shared.breaker().probe_failed(outage);
-                shared.follow(state, outage, "a probe was not answered well");
+                shared.step(outage, "a probe was not answered well", |breaker| {
+                    breaker.probe_failed(outage);
+                });
             }
         }
     }
@@ -481,14 +501,6 @@ impl Turnstile {
         let turn = (*next).max(Instant::now());
         *next = turn + CONNECT_SPACING + CONNECT_JITTER.mul_f64(fastrand::f64());
         turn
-    }
-
-    async fn wait(&self, turn: Instant) {
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(turn) => {}
-            () = self.opened.notified() => {}
-        }
     }
 
     fn open(&self) {

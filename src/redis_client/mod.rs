@@ -7,12 +7,14 @@ pub mod breaker;
 mod keeper;
 mod link;
 mod outage;
+mod patience;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use breaker::State;
 pub use link::{Address, Topology};
 pub use outage::{error_reply, refusal};
+pub use patience::as_one;
 
 use crate::config::settings;
 use crate::secret::Secret;
@@ -38,6 +40,8 @@ pub enum Outage {
     Connection,
     /// No answer within `redis.timeout`.
     Timeout,
+    /// The request has waited for Redis as long as it may (see [`as_one`]); says nothing about Redis.
+    Spent,
     /// Commands wait and nothing comes back.
     Stalled,
     /// Too many commands wait on the connections already; says nothing about Redis.
@@ -56,10 +60,11 @@ pub enum Outage {
 
 impl Outage {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Open,
         Self::Connection,
         Self::Timeout,
+        Self::Spent,
         Self::Stalled,
         Self::Saturated,
         Self::Denied,
@@ -76,6 +81,7 @@ impl Outage {
             Self::Open => "open",
             Self::Connection => "connection",
             Self::Timeout => "timeout",
+            Self::Spent => "spent",
             Self::Stalled => "stalled",
             Self::Saturated => "saturated",
             Self::Denied => "denied",
@@ -201,10 +207,11 @@ impl Redis {
         self.shared.state() == State::Closed
     }
 
-    /// The deadline of one command.
+    /// How long the caller may still wait for Redis: the deadline of one command, less what its
+    /// request has waited already.
     #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.shared.timeout
+    pub fn patience(&self) -> Duration {
+        patience::left(self.shared.timeout)
     }
 
     /// How many milliseconds Redis's clock is ahead of ours (negative: behind), where `now` is ours.
@@ -237,7 +244,7 @@ impl Redis {
         }
     }
 
-    /// Breaker, link, deadline; then what came of it goes to the breaker and the metrics.
+    /// Breaker, patience, link, deadline; then what came of it goes to the breaker and the metrics.
     async fn ask<T, F>(
         &self,
         operation: &'static str,
@@ -250,12 +257,17 @@ impl Redis {
         if shared.state() != State::Closed {
             return Err(Outage::Open);
         }
+        let patience = patience::left(shared.timeout);
+        if patience.is_zero() {
+            return Err(Outage::Spent);
+        }
         let place = self.enter()?;
         let link = place.link();
         let answers = link.answers();
         let begun = Instant::now();
-        let outcome = tokio::time::timeout(shared.timeout, send(Arc::clone(link))).await;
+        let outcome = tokio::time::timeout(patience, send(Arc::clone(link))).await;
         let took = begun.elapsed();
+        patience::spend(took);
         let outage = match outcome {
             Ok(Ok(value)) => {
                 shared.answered(took);
@@ -264,6 +276,7 @@ impl Redis {
             }
             Ok(Err(_)) if link.fate() == Fate::Stalled => Outage::Stalled,
             Ok(Err(error)) => outage::of_error(&error),
+            Err(_) if patience < shared.timeout => Outage::Spent,
             Err(_) => {
                 // Nobody was answered all the while: ask in the background whether it is there.
                 if link.answers() == answers {
@@ -411,6 +424,18 @@ mod tests {
         let took = up(&redis).await;
         assert!(took < Duration::from_millis(1_200), "{took:?}");
         assert_eq!(get(&redis).await, Ok(Value::Nil));
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_a_hung_redis_once_whatever_it_asks() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        server.signal("STOP");
+        let begun = Instant::now();
+        let answers = as_one(async { (get(&redis).await, get(&redis).await) }).await;
+        assert_eq!(answers, (Err(Outage::Timeout), Err(Outage::Spent)));
+        assert!(begun.elapsed() < Duration::from_millis(150));
     }
 
     #[tokio::test]

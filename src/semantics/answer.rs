@@ -4,9 +4,10 @@
 //! Never decides whether the response may be used: that is [`super::reuse`]'s.
 
 use super::fields::{single, split_quoted, trim};
+use super::line::number;
 use super::range::{Part, Ranges, content_range, multipart, ranges, slice, unsatisfied_range};
 use super::stored::EtagKind;
-use super::{Stored, Timestamp};
+use super::{Slices, Stored, Timestamp};
 use bytes::Bytes;
 use http::header::{
     AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE, CONTENT_TYPE, ETAG,
@@ -21,6 +22,10 @@ pub(super) const OF_THE_CONTENT: [HeaderName; 3] = [
     HeaderName::from_static("digest"),
 ];
 
+/// Fields that are added to a stored head on its way to a client, by [`answer`] and by the proxy:
+/// what is stored leaves room for so many, so that adding them rebuilds no table.
+pub const FIELDS_ADDED: usize = 8;
+
 /// A response made from the store. The content is slices of the stored body, never copied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -29,7 +34,7 @@ pub struct Answer {
     /// The stored fields as this answer sends them, with `Age`; without Content-Length.
     pub headers: HeaderMap,
     /// Content in order; empty for HEAD, 304 and 416.
-    pub body: Vec<Bytes>,
+    pub body: Slices,
     /// What Content-Length says: for HEAD the length a GET would have had.
     pub content_length: Option<u64>,
 }
@@ -39,7 +44,7 @@ pub struct Answer {
 pub fn answer(method: &Method, request: &HeaderMap, stored: &Stored, now: Timestamp) -> Answer {
     let mut headers = stored.headers.clone();
     // RFC 9111 §4: on every reuse, in place of any that was received.
-    headers.insert(AGE, HeaderValue::from(stored.lifetime.age(now).as_secs()));
+    headers.insert(AGE, number(stored.lifetime.age(now).as_secs()));
     // RFC 9110 §13.2.1: preconditions are about what would otherwise succeed.
     if stored.status.is_success() && is_not_modified(request, stored) {
         return not_modified(headers);
@@ -70,13 +75,13 @@ fn whole(method: &Method, headers: HeaderMap, stored: &Stored) -> Answer {
         stored.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
-    let empty = *method == Method::HEAD || bodiless || stored.body.is_empty();
+    let empty = *method == Method::HEAD || bodiless;
     Answer {
         status: stored.status,
         headers,
         body: match empty {
-            true => Vec::new(),
-            false => vec![stored.body.clone()],
+            true => Slices::default(),
+            false => stored.body.clone().into(),
         },
         content_length: (!bodiless).then_some(stored.body.len() as u64),
     }
@@ -148,7 +153,7 @@ fn not_modified(mut headers: HeaderMap) -> Answer {
     Answer {
         status: StatusCode::NOT_MODIFIED,
         headers,
-        body: Vec::new(),
+        body: Slices::default(),
         content_length: None,
     }
 }
@@ -167,7 +172,7 @@ fn unsatisfiable(mut headers: HeaderMap, stored: &Stored) -> Answer {
     Answer {
         status: StatusCode::RANGE_NOT_SATISFIABLE,
         headers,
-        body: Vec::new(),
+        body: Slices::default(),
         content_length: Some(0),
     }
 }
@@ -193,7 +198,7 @@ fn part_of(
     Answer {
         status: StatusCode::PARTIAL_CONTENT,
         headers,
-        body: vec![slice(&stored.body, &within)],
+        body: slice(&stored.body, &within).into(),
         content_length: Some(asked.end - asked.start),
     }
 }
@@ -211,7 +216,7 @@ fn partial(
     let body = match parts {
         [part] => {
             insert(&mut headers, CONTENT_RANGE, content_range(part, length));
-            vec![slice(&stored.body, part)]
+            slice(&stored.body, part).into()
         }
         _ => {
             let kind = stored.headers.get(CONTENT_TYPE);
@@ -221,10 +226,11 @@ fn partial(
                 CONTENT_TYPE,
                 format!("multipart/byteranges; boundary={boundary}"),
             );
-            body
+            body.into()
         }
     };
-    let sent = body.iter().map(|chunk| chunk.len() as u64).sum();
+    let body: Slices = body;
+    let sent = body.bytes();
     Answer {
         status: StatusCode::PARTIAL_CONTENT,
         headers,
@@ -274,7 +280,7 @@ mod tests {
     }
 
     fn text(answer: &Answer) -> String {
-        String::from_utf8(answer.body.concat()).unwrap()
+        String::from_utf8(answer.body.clone().collect::<Vec<_>>().concat()).unwrap()
     }
 
     #[test]
@@ -371,7 +377,7 @@ mod tests {
         ] {
             assert!(!answer.headers.contains_key(gone), "{gone}");
         }
-        assert_eq!((answer.body.len(), answer.content_length), (0, None));
+        assert_eq!((answer.body.bytes(), answer.content_length), (0, None));
     }
 
     #[test]
@@ -393,7 +399,7 @@ mod tests {
         assert_eq!(
             (
                 answer.status.as_u16(),
-                answer.body.len(),
+                answer.body.bytes(),
                 answer.content_length
             ),
             (200, 0, Some(10))

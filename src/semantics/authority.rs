@@ -12,7 +12,7 @@ pub const HOST_BYTES_MAX: usize = 255;
 #[must_use]
 pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
     let (host, port) = split(authority)?;
-    let port = match port {
+    let number = match port {
         None | Some("") => None,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             Some(digits.parse::<u16>().ok()?)
@@ -23,16 +23,23 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
         "https" => 443,
         _ => 80,
     };
-    let port = port.filter(|port| *port != default);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.is_empty() || host.len() > HOST_BYTES_MAX {
+    let number = number.filter(|number| *number != default);
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.is_empty() || name.len() > HOST_BYTES_MAX {
         return None;
     }
-    let lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
-    match port {
-        None if lower => Some(Cow::Borrowed(host)),
-        None => Some(Cow::Owned(host.to_ascii_lowercase())),
-        Some(port) => Some(Cow::Owned(format!("{}:{port}", host.to_ascii_lowercase()))),
+    let lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    match (number, port) {
+        (None, _) if lower => Some(Cow::Borrowed(name)),
+        // As it is sent nearly always: there is nothing to be written anew.
+        (Some(_), Some(digits)) if lower && name == host && !digits.starts_with('0') => {
+            Some(Cow::Borrowed(authority))
+        }
+        (None, _) => Some(Cow::Owned(name.to_ascii_lowercase())),
+        (Some(number), _) => Some(Cow::Owned(format!(
+            "{}:{number}",
+            name.to_ascii_lowercase()
+        ))),
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Writes down what others decided; never touches what caches before us wrote.
 
+use super::line::Line;
 use super::{Outcome, Reason};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use std::fmt::Write;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// The longest member there can be.
+const MEMBER_BYTES_MAX: usize = 112;
+/// What a structured integer can hold (RFC 9651 §3.3.1).
+const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 /// What became of a request, as `Cache-Status` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,39 +57,33 @@ impl CacheStatus {
     /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for a refusal.
     #[must_use]
     pub fn value(&self) -> Option<HeaderValue> {
-        // The longest there can be, so that it is written without growing.
-        let mut text = String::with_capacity(112);
-        text.push_str("larder");
+        let mut member = Line::<MEMBER_BYTES_MAX>::new();
+        member.push("larder");
         match self.forward() {
             None if self.outcome == Outcome::Refused => return None,
-            None => text.push_str("; hit"),
+            None => member.push("; hit"),
             Some(why) => {
-                text.push_str("; fwd=");
-                text.push_str(why);
+                member.push("; fwd=");
+                member.push(why);
                 if let Some(status) = self.fwd_status {
-                    text.push_str("; fwd-status=");
-                    text.push_str(status.as_str());
+                    member.push("; fwd-status=");
+                    member.push(status.as_str());
                 }
                 if self.stored {
-                    text.push_str("; stored");
+                    member.push("; stored");
                 }
                 if self.collapsed {
-                    text.push_str("; collapsed");
+                    member.push("; collapsed");
                 }
             }
         }
-        // Writing to a String cannot fail.
         if let Some(ttl) = self.ttl {
-            // What a structured integer can hold (RFC 9651 §3.3.1).
-            let _ = write!(
-                text,
-                "; ttl={}",
-                ttl.clamp(-999_999_999_999_999, 999_999_999_999_999)
-            );
+            member.push(if ttl < 0 { "; ttl=-" } else { "; ttl=" });
+            member.push_number(ttl.unsigned_abs().min(INTEGER_MAX));
         }
-        text.push_str("; detail=");
-        text.push_str(self.reason.word());
-        HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+        member.push("; detail=");
+        member.push(self.reason.word());
+        Some(member.value())
     }
 
     /// The `fwd` token (RFC 9211 §2.2); `None` when the request was not forwarded for this answer.

@@ -1,5 +1,6 @@
 //! May this response be stored (RFC 9111 §3), and for how long may it be used (§4.2)?
 
+use super::answer::FIELDS_ADDED;
 use super::directives::{DELTA_SECONDS_MAX, Delta, Directives, RequestDirectives};
 use super::fields::{has_credentials, has_telling_cookie, remove_unstorable};
 use super::freshness::{date, guessed, initial_age, is_heuristically_cacheable, stated};
@@ -408,6 +409,7 @@ fn stored_fields(exchange: &Exchange<'_>, policy: &Policy, heeded: &Directives) 
     if date(&headers).is_none() {
         headers.insert(DATE, exchange.received.http_date());
     }
+    headers.reserve(FIELDS_ADDED);
     headers
 }
 

@@ -3,37 +3,44 @@
 //! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
 //! handed between threads.
 
+mod heads;
+mod stream;
 mod strict;
 pub mod tls;
 
-use crate::proxy::{Body, Peer, Proxy};
-use http::{Request, Response};
+use crate::proxy::{Body, Peer, Problem, Proxy};
+use heads::Watch;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
+use stream::{ClientStream, IDLE_TIME};
 use tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-/// A whole request head, and the pause between two requests on one connection.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Pause between two looks at whether an HTTP/2 client is still there.
+const PING_TIME: Duration = Duration::from_secs(30);
 /// A TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// Connections of all workers.
 const CONNECTIONS_MAX: usize = 20_000;
-/// Header fields of one request.
-const FIELDS_MAX: usize = 100;
-/// Read buffer of one HTTP/1 connection, in bytes; also the longest head that is read at all.
+/// Read buffer of one HTTP/1 connection, in bytes; also the longest head that is read at all. (The
+/// bound on header fields is hyper's own 100: setting it, even to that, takes its table off the stack.)
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -41,6 +48,10 @@ const STREAMS_MAX: u32 = 128;
 const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 /// Streams reset by a client before they were accepted (rapid reset, CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 20;
+/// Streams that a client made us reset by its own errors (MadeYouReset, CVE-2025-8671).
+const PROVOKED_RESETS_MAX: usize = 100;
+/// What one HTTP/2 stream may hold for a client that reads slowly, in bytes.
+const SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// How long accepting rests when the process is out of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(20);
 /// Connections that the kernel keeps for us until we accept them.
@@ -209,22 +220,26 @@ async fn exchange<S>(stream: S, peer: Peer, proxy: Proxy, mut stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let watch = Arc::new(Watch::default());
+    let stream = ClientStream::new(stream, watch.clone());
+    let door = proxy.clone();
     let service = service_fn(move |request| {
-        let proxy = proxy.clone();
-        async move { Ok::<_, Infallible>(answer(&proxy, request, peer).await) }
+        let (proxy, watch) = (door.clone(), watch.clone());
+        async move { Ok::<_, Infallible>(answer(&proxy, request, peer, &watch).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_headers(FIELDS_MAX)
+        .header_read_timeout(IDLE_TIME)
         .max_buf_size(BUFFER_BYTES_MAX);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .keep_alive_interval(HEAD_TIME);
+        .max_local_error_reset_streams(PROVOKED_RESETS_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .keep_alive_interval(PING_TIME);
     let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -234,13 +249,82 @@ where
         }
     };
     if let Err(error) = ended {
+        if let Some(reason) = clients_fault(error.as_ref()) {
+            proxy.client_error(reason);
+        }
         tracing::debug!(address = %peer.address, %error, "a connection ended badly");
     }
 }
 
-async fn answer(proxy: &Proxy, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
-    match strict::check(&mut request) {
-        Ok(()) => proxy.handle(request, peer).await,
-        Err(problem) => proxy.refuse(&problem),
+async fn answer(
+    proxy: &Proxy,
+    mut request: Request<Incoming>,
+    peer: Peer,
+    watch: &Watch,
+) -> Response<Body> {
+    let judged = watch.judge().and_then(|()| strict::check(&mut request));
+    if watch.take_bare_lf() {
+        proxy.client_error("BARE_LF");
     }
+    if let Err(problem) = judged {
+        watch.refuse();
+        return proxy.refuse(&problem);
+    }
+    let handled = unless_it_panics(handle(proxy, request, peer)).await;
+    let response = handled.unwrap_or_else(|| {
+        tracing::error!(address = %peer.address, "a request ended in a panic");
+        proxy.refuse(&Problem::Internal)
+    });
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        watch.becomes_tunnel();
+    }
+    response
+}
+
+async fn handle(proxy: &Proxy, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    #[cfg(debug_assertions)]
+    panic_if_asked(&request);
+    proxy.handle(request, peer).await
+}
+
+/// For tests of what a panic leaves behind; does not exist in what ships.
+#[cfg(debug_assertions)]
+fn panic_if_asked(request: &Request<Incoming>) {
+    let asked = request.headers().contains_key("larder-test-panic");
+    assert!(
+        !(asked && std::env::var_os("LARDER_TEST_CLOCK").is_some()),
+        "a test asked for a panic"
+    );
+}
+
+/// What the future gives; `None` where it panics. The panic ends with it: one request, not the
+/// connection, and not the others.
+async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
+}
+
+/// Why a connection ended, where that was its client's fault and no answer of ours says so.
+fn clients_fault(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            if error.is_parse_too_large() {
+                return Some("HEADERS_TOO_LARGE");
+            }
+            if error.is_parse() {
+                return Some("BAD_REQUEST");
+            }
+        }
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return Some("TIMEOUT");
+        }
+        next = error.source();
+    }
+    None
 }

@@ -6,7 +6,9 @@
 use crate::proxy::Problem;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::fields;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, Method, Request, Version};
 
 /// All header fields of a request, in bytes.
@@ -40,16 +42,30 @@ const ALIASES: [&str; 8] = [
     "x_request_id",
 ];
 
-/// Checks a request; takes out aliases of fields that we set.
+/// Checks a request; takes out aliases of fields that we set, and an Upgrade to HTTP/2 in clear text:
+/// behind such a tunnel nothing would be checked any more (RFC 9113 §3.1 has withdrawn it).
 pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
     target(request)?;
     host(request)?;
-    framing(request.headers())?;
+    framing(request.headers_mut())?;
     connection(request.headers())?;
-    for alias in ALIASES {
-        request.headers_mut().remove(alias);
+    let headers = request.headers_mut();
+    remove_aliases(headers);
+    if !may_switch(headers) {
+        headers.remove(UPGRADE);
+        headers.remove("http2-settings");
     }
     Ok(())
+}
+
+/// Whether the client may ask for another protocol; otherwise its Upgrade is passed over (RFC 9110
+/// §7.8). With content in between nobody knows where the new protocol begins.
+fn may_switch(headers: &HeaderMap) -> bool {
+    let has_content = headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length.as_bytes() != b"0");
+    !has_content && !fields::list(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"h2c"))
 }
 
 fn target<B>(request: &Request<B>) -> Result<(), Problem> {
@@ -65,7 +81,7 @@ fn target<B>(request: &Request<B>) -> Result<(), Problem> {
     }
     match uri.path() {
         "*" if request.method() == Method::OPTIONS => Ok(()),
-        path if path.starts_with('/') || path.is_empty() => Ok(()),
+        path if path.starts_with('/') => Ok(()),
         _ => Err(Problem::BadRequest("the target is no path")),
     }
 }
@@ -105,24 +121,20 @@ fn host<B>(request: &Request<B>) -> Result<(), Problem> {
     }
 }
 
-fn framing(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut codings = fields::list(headers, &TRANSFER_ENCODING);
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
-            if headers.contains_key(CONTENT_LENGTH) {
-                return Err(Problem::BadRequest("it has a length and is chunked"));
-            }
-        }
-        (Some(coding), Some(next))
-            if coding.eq_ignore_ascii_case(b"chunked") && next.eq_ignore_ascii_case(b"chunked") =>
-        {
-            return Err(Problem::BadRequest("it is chunked twice"));
-        }
-        _ => return Err(Problem::UnknownCoding),
-    }
+/// One end, said in one way; `005` becomes `5`.
+fn framing(headers: &mut HeaderMap) -> Result<(), Problem> {
+    coding(headers)?;
     if fields::list(headers, &CONTENT_LENGTH).nth(1).is_some() {
         return Err(Problem::BadRequest("it has several lengths"));
+    }
+    if let Some(length) = headers.get(CONTENT_LENGTH) {
+        let digits = length.as_bytes().iter().all(u8::is_ascii_digit);
+        let number: Option<u64> = length.to_str().ok().and_then(|text| text.parse().ok());
+        let number = number.filter(|_| digits);
+        let number = number.ok_or(Problem::BadRequest("its length is no number"))?;
+        if length.as_bytes().starts_with(b"0") && length.len() > 1 {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(number));
+        }
     }
     if headers
         .get(EXPECT)
@@ -131,6 +143,25 @@ fn framing(headers: &HeaderMap) -> Result<(), Problem> {
         return Err(Problem::ExpectationFailed);
     }
     Ok(())
+}
+
+fn coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = fields::list(headers, &TRANSFER_ENCODING);
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if is_chunked(coding) => {
+            // hyper takes the length away; `Heads` has seen it. This is for whoever calls without it.
+            if headers.contains_key(CONTENT_LENGTH) {
+                return Err(Problem::BadRequest("it has a length and is chunked"));
+            }
+            Ok(())
+        }
+        (Some(coding), Some(next)) if is_chunked(coding) && is_chunked(next) => {
+            Err(Problem::BadRequest("it is chunked twice"))
+        }
+        _ => Err(Problem::UnknownCoding),
+    }
 }
 
 fn connection(headers: &HeaderMap) -> Result<(), Problem> {
@@ -150,6 +181,15 @@ fn connection(headers: &HeaderMap) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+fn remove_aliases(headers: &mut HeaderMap) {
+    // Hardly any request has such a field, and eight look-ups by name cost more than one look at all.
+    if headers.keys().any(|name| name.as_str().contains('_')) {
+        for alias in ALIASES {
+            headers.remove(alias);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -250,6 +290,7 @@ mod tests {
         assert_eq!(judge("CONNECT", "a:443", &[("host", "a")]), 405);
         assert_eq!(judge("TRACE", "/", &[("host", "a")]), 405);
         assert_eq!(judge("GET", "*", &[("host", "a")]), 400);
+        assert_eq!(judge("GET", "a", &[("host", "a")]), 400);
         assert_eq!(
             judge("GET", "/", &[("host", "a"), ("expect", "200-ok")]),
             417
@@ -261,6 +302,47 @@ mod tests {
             judge("GET", "/", &[("host", "a"), ("x-large", &large)]),
             431
         );
+    }
+
+    #[test]
+    fn lengths_leave_in_one_spelling() {
+        let request = Request::post("/")
+            .header("host", "a")
+            .header("content-length", "005");
+        let mut request = request.body(()).unwrap();
+        check(&mut request).unwrap();
+        assert_eq!(request.headers()[CONTENT_LENGTH], "5");
+        assert_eq!(
+            judge("POST", "/", &[("host", "a"), ("content-length", "+5")]),
+            400
+        );
+    }
+
+    #[test]
+    fn nobody_gets_http_2_behind_our_back() {
+        for token in ["h2c", "websocket, H2C"] {
+            let request = Request::get("/")
+                .header("host", "a")
+                .header("upgrade", token)
+                .header("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA");
+            let mut request = request.body(()).unwrap();
+            check(&mut request).unwrap();
+            assert!(!request.headers().contains_key(UPGRADE), "{token}");
+            assert!(!request.headers().contains_key("http2-settings"));
+        }
+    }
+
+    #[test]
+    fn a_request_with_content_switches_to_nothing() {
+        for (length, switches) in [("5", false), ("0", true)] {
+            let request = Request::get("/")
+                .header("host", "a")
+                .header("content-length", length)
+                .header("upgrade", "websocket");
+            let mut request = request.body(()).unwrap();
+            check(&mut request).unwrap();
+            assert_eq!(request.headers().contains_key(UPGRADE), switches);
+        }
     }
 
     #[test]

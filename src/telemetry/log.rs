@@ -299,7 +299,8 @@ fn start(
         events
             .compact()
             .with_target(false)
-            .with_ansi(style.colour.0)
+            // Colours are for the requests: asked for here without its `ansi` feature, `fmt` panics.
+            .with_ansi(false)
             .with_filter(filter)
             .boxed()
     };
@@ -581,6 +582,20 @@ mod tests {
         assert_eq!(lines[1]["http.route"], "/api/fleet");
         assert_eq!(lines[1]["cache"], "hit");
         assert_eq!(lines[1]["reason"], "redis");
+    }
+
+    #[test]
+    fn a_terminal_with_colours_has_events_too() {
+        let page = Page::default();
+        let style = Style {
+            colour: Colour(true),
+            ..LIVE
+        };
+        let (log, events) = log(style, page.clone());
+        tracing::subscriber::with_default(events, || tracing::warn!("the app does not answer"));
+        assert!(log.flush(Duration::from_secs(5)));
+        let text = page.text();
+        assert!(text.contains("WARN the app does not answer"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Without OTLP a [`Span`] is an empty option and nothing here allocates. `tracestate` is the
 //! proxy's to pass on untouched.
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
     TraceId, TraceState, Tracer,
@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Bytes of a path or other text in a span; longer ones are cut.
 const TEXT_BYTES_MAX: usize = 1_024;
 
@@ -68,7 +69,20 @@ impl TraceContext {
     /// The trace id as 32 hexadecimal digits, for logs and error bodies.
     #[must_use]
     pub fn trace_id_hex(&self) -> String {
-        format!("{:032x}", self.trace_id)
+        self.trace_id_digits().map(char::from).iter().collect()
+    }
+
+    /// The same as a field's value: every answer carries it.
+    #[must_use]
+    pub fn trace_id_field(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.trace_id_digits())
+            .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    fn trace_id_digits(&self) -> [u8; 32] {
+        let digit =
+            |at: usize| b"0123456789abcdef"[(self.trace_id >> (124 - 4 * at)) as usize & 15];
+        std::array::from_fn(digit)
     }
 }
 
@@ -300,7 +314,7 @@ struct Traceparent {
 impl Traceparent {
     /// Exactly one field is taken; two are as good as none.
     fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let mut fields = headers.get_all("traceparent").iter();
+        let mut fields = headers.get_all(TRACEPARENT).iter();
         let field = fields.next()?;
         if fields.next().is_some() {
             return None;

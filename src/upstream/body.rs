@@ -7,9 +7,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What a client sends along to the app.
 #[derive(Debug)]
@@ -21,23 +23,61 @@ pub struct RequestBody {
 
 /// How far a request's body has come.
 #[derive(Clone, Debug)]
-pub struct Finished(Arc<AtomicU8>);
+pub struct Finished(Arc<Progress>);
+
+#[derive(Debug)]
+struct Progress {
+    state: AtomicU8,
+    began: Instant,
+    /// When the last piece was sent on, in milliseconds since it began.
+    moved_millis: AtomicU64,
+    /// The app would take more, and the client has yet to send it.
+    starved: AtomicBool,
+}
 
 const UNDER_WAY: u8 = 0;
 const WHOLE: u8 = 1;
 const BROKEN: u8 = 2;
 
 impl Finished {
+    fn new(state: u8) -> Self {
+        Self(Arc::new(Progress {
+            state: AtomicU8::new(state),
+            began: Instant::now(),
+            moved_millis: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
+        }))
+    }
+
     /// The body was sent to its end.
     #[must_use]
     pub fn whole(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WHOLE
+        self.0.state.load(Ordering::Acquire) == WHOLE
     }
 
     /// The client broke it off.
     #[must_use]
     pub fn broken(&self) -> bool {
-        self.0.load(Ordering::Acquire) == BROKEN
+        self.0.state.load(Ordering::Acquire) == BROKEN
+    }
+
+    /// It is the client that lets the app wait for more.
+    pub(super) fn starved(&self) -> bool {
+        !self.whole() && self.0.starved.load(Ordering::Relaxed)
+    }
+
+    /// When the app last took a piece of it, or when it began.
+    pub(super) fn moved(&self) -> Instant {
+        self.0.began + Duration::from_millis(self.0.moved_millis.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, state: u8) {
+        self.0.state.store(state, Ordering::Release);
+    }
+
+    fn moves(&self) {
+        let millis = u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.moved_millis.store(millis, Ordering::Relaxed);
     }
 }
 
@@ -75,7 +115,7 @@ impl RequestBody {
     pub fn empty() -> Self {
         Self {
             incoming: None,
-            finished: Finished(Arc::new(AtomicU8::new(WHOLE))),
+            finished: Finished::new(WHOLE),
             copy: None,
         }
     }
@@ -88,7 +128,7 @@ impl RequestBody {
         }
         Self {
             incoming: Some(incoming),
-            finished: Finished(Arc::new(AtomicU8::new(UNDER_WAY))),
+            finished: Finished::new(UNDER_WAY),
             copy: None,
         }
     }
@@ -128,20 +168,24 @@ impl Body for RequestBody {
         let Some(incoming) = this.incoming.as_mut() else {
             return Poll::Ready(None);
         };
-        let polled = std::task::ready!(Pin::new(&mut *incoming).poll_frame(context));
+        let polled = Pin::new(&mut *incoming).poll_frame(context);
+        let starved = polled.is_pending();
+        this.finished.0.starved.store(starved, Ordering::Relaxed);
+        let polled = std::task::ready!(polled);
+        this.finished.moves();
         match &polled {
             Some(Ok(frame)) => {
                 if let (Some(copy), Some(chunk)) = (&this.copy, frame.data_ref()) {
                     copy.add(chunk);
                 }
                 if incoming.is_end_stream() {
-                    this.finished.0.store(WHOLE, Ordering::Release);
+                    this.finished.set(WHOLE);
                 }
             }
-            Some(Err(_)) => this.finished.0.store(BROKEN, Ordering::Release),
-            None => this.finished.0.store(WHOLE, Ordering::Release),
+            Some(Err(_)) => this.finished.set(BROKEN),
+            None => this.finished.set(WHOLE),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -223,7 +267,7 @@ impl Body for ResponseBody {
             }
             None => self.end(),
         }
-        Poll::Ready(polled.map(|frame| frame.map(|frame| allowed_trailers(frame))))
+        Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {

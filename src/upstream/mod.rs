@@ -14,17 +14,23 @@ pub use gate::Gate;
 use crate::config::settings;
 use arc_swap::ArcSwap;
 use connect::{Connection, TlsConfig};
-use http::header::UPGRADE;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Idle connections kept to the app by one worker.
 const IDLE_MAX: usize = 256;
 /// An idle connection is not used again after this, unless the app names a shorter time.
 const IDLE_TIME: Duration = Duration::from_secs(30);
+/// Interim answers (1xx) before the answer itself.
+const INTERIM_MAX: u32 = 16;
 /// A connection that its last answer has not left by then is not waited for.
 const READY_WAIT: Duration = Duration::from_millis(20);
 
@@ -153,6 +159,7 @@ impl Upstream {
         &self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
+        frame(&mut request);
         let address = self.address.load_full();
         let permit = self.gate.enter(address.settings.timeout).await?;
         let repeatable = request.method().is_idempotent() && request.body().is_none();
@@ -181,19 +188,25 @@ impl Upstream {
         &self,
         address: &Arc<Address>,
         mut sender: SendRequest<RequestBody>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let method = request.method().clone();
         let asked_upgrade = request.headers().contains_key(UPGRADE);
         let sent = request.body().finished();
-        let answer = tokio::time::timeout(address.settings.timeout, sender.send_request(request));
-        let response = match answer.await {
-            Err(_) => return Err(UpstreamError::Timeout),
-            Ok(Err(error)) if sent.broken() => {
+        let flood = Flood::watch(&mut request);
+        let answer = tokio::select! {
+            biased;
+            answer = head_in_time(sender.send_request(request), &sent, address.settings.timeout) => answer,
+            () = flood.came() => return Err(UpstreamError::Protocol("interim")),
+        };
+        let response = match answer {
+            None if sent.starved() => return Err(UpstreamError::ClientBody),
+            None => return Err(UpstreamError::Timeout),
+            Some(Err(error)) if sent.broken() => {
                 tracing::debug!(%error, "a client's body broke off");
                 return Err(UpstreamError::ClientBody);
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::debug!(%error, "the app gave no response head");
                 return Err(if error.is_parse() {
                     UpstreamError::Protocol("head")
@@ -201,7 +214,7 @@ impl Upstream {
                     UpstreamError::Reset
                 });
             }
-            Ok(Ok(response)) => response,
+            Some(Ok(response)) => response,
         };
         let (mut head, body) = response.into_parts();
         let framing = check::head(&method, asked_upgrade, &mut head)?;
@@ -215,6 +228,25 @@ impl Upstream {
     }
 }
 
+/// The fields that say where a request ends are made here, from the body that will be sent: never
+/// passed on, so that they cannot promise something else (RFC 9112 §6).
+fn frame(request: &mut Request<RequestBody>) {
+    let length = request.body().size_hint().exact();
+    let headers = request.headers_mut();
+    headers.remove(TRANSFER_ENCODING);
+    match length {
+        Some(0) if !headers.contains_key(CONTENT_LENGTH) => {}
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            // Without it hyper would drop the body of a GET.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+}
+
 async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, UpstreamError> {
     let timeout = address.settings.connect_timeout;
     let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
@@ -224,6 +256,46 @@ async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Upstream
     // The connection's own task ends when the app closes it or when its sender is dropped.
     tokio::spawn(driver);
     Ok(sender)
+}
+
+/// Waits for a response head. An upload that moves is not waited for: the time begins anew with each
+/// piece that the app takes.
+async fn head_in_time<T>(
+    answer: impl Future<Output = T>,
+    sent: &Finished,
+    timeout: Duration,
+) -> Option<T> {
+    let mut answer = pin!(answer);
+    let mut until = tokio::time::Instant::now() + timeout;
+    loop {
+        match tokio::time::timeout_at(until, answer.as_mut()).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if sent.moved() + timeout > until => until = sent.moved() + timeout,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Counts interim answers, which hyper passes over without a bound.
+#[derive(Clone, Debug, Default)]
+struct Flood(Arc<(AtomicU32, Notify)>);
+
+impl Flood {
+    fn watch(request: &mut Request<RequestBody>) -> Self {
+        let flood = Self::default();
+        let counter = flood.clone();
+        hyper::ext::on_informational(request, move |_| {
+            let (count, too_many) = &*counter.0;
+            if count.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
+                too_many.notify_one();
+            }
+        });
+        flood
+    }
+
+    async fn came(&self) {
+        self.0.1.notified().await;
+    }
 }
 
 /// The same request once more; only called for requests without a body.
@@ -309,5 +381,34 @@ impl Home {
             address: self.address,
             until,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_promises_no_other_body_than_is_sent() {
+        let framed = |name: &str, value: &str| {
+            let request = Request::post("/").header(name, value);
+            let mut request = request.body(RequestBody::empty()).unwrap();
+            frame(&mut request);
+            let length = request.headers().get(CONTENT_LENGTH).cloned();
+            (length, request.headers().contains_key(TRANSFER_ENCODING))
+        };
+        let nothing = Some(HeaderValue::from_static("0"));
+        assert_eq!(framed("content-length", "5"), (nothing, false));
+        assert_eq!(framed("transfer-encoding", "chunked"), (None, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_says_nothing_has_its_time_and_no_more() {
+        let began = tokio::time::Instant::now();
+        let sent = RequestBody::empty().finished();
+        let never = std::future::pending::<()>();
+        let timeout = Duration::from_secs(3);
+        assert!(head_in_time(never, &sent, timeout).await.is_none());
+        assert_eq!(began.elapsed(), timeout);
     }
 }

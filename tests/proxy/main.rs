@@ -12,6 +12,7 @@ mod browser;
 mod caching;
 mod cli;
 mod deploy;
+mod framing;
 mod limits;
 mod purging;
 mod redis_away;

@@ -104,3 +104,23 @@ async fn reloads_under_load_lose_nothing() {
         client.unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_grace_and_the_log_level_are_those_of_the_file_as_it_is_now() {
+    let never = Gate::closed();
+    let app = App::says(move |_| Answer::ok("x").behind(&never)).await;
+    let mut larder = larder(&app)
+        .yaml("shutdown: { delay: 0s, grace: 5m }\nlog: { level: error }")
+        .start_unready()
+        .await;
+    let client = larder.client();
+    let asked = tokio::spawn(async move { client.try_send("GET", "/", &[], "").await });
+    eventually("it is asked", async || (app.total() == 1).then_some(())).await;
+    larder.configure("level: error", "level: info");
+    larder.configure("grace: 5m", "grace: 1s");
+    larder.signal("HUP");
+    larder.says("the configuration was reloaded").await;
+    larder.signal("TERM");
+    larder.exit().await;
+    let _ = asked.await.unwrap();
+}

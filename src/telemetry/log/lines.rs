@@ -49,12 +49,15 @@ pub(super) fn json(record: &AccessRecord, at: Timestamp) -> String {
         "http.response.status_code": record.status.as_u16(),
         "client.address": record.client.to_string(),
         "route": *record.route,
-        "http.route": *record.http_route,
         "cache": record.outcome.word(),
         "reason": record.reason.word(),
         "duration_ms": millis(record.duration),
         "trace_id": record.trace_id,
     });
+    // OTel: not set where no route is known.
+    if !record.http_route.is_empty() {
+        line["http.route"] = (*record.http_route).into();
+    }
     if let Some(limit) = &record.limit {
         line["limit"] = cut(limit, TEXT_BYTES_MAX).into();
     }

@@ -1,0 +1,88 @@
+//! Short field values of our own making, written on the stack: one allocation, exactly as long as
+//! the value.
+
+use http::HeaderValue;
+
+/// At most `N` bytes of text on their way into a field.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Line<N> {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            length: 0,
+        }
+    }
+
+    /// Adds `text`; leaves it out where it does not fit.
+    pub fn push(&mut self, text: &str) {
+        let end = self.length + text.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(text.as_bytes());
+            self.length = end;
+        }
+    }
+
+    /// Adds `number` in decimal digits.
+    pub fn push_number(&mut self, mut number: u64) {
+        let mut digits = [b'0'; 20];
+        let mut from = digits.len() - 1;
+        loop {
+            digits[from] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+            from -= 1;
+        }
+        self.push(std::str::from_utf8(&digits[from..]).unwrap_or_default());
+    }
+
+    /// The value; an empty one where what was pushed cannot stand in a field.
+    #[must_use]
+    pub fn value(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.bytes[..self.length])
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+impl<const N: usize> Default for Line<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A number as a field's value.
+#[must_use]
+pub fn number(number: u64) -> HeaderValue {
+    let mut line = Line::<20>::new();
+    line.push_number(number);
+    line.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_everybody_writes_them() {
+        for given in [0, 7, 10, 600, 1_000_000, u64::MAX] {
+            assert_eq!(number(given), given.to_string());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out() {
+        let mut line = Line::<4>::new();
+        line.push("abc");
+        line.push("de");
+        line.push("f");
+        assert_eq!(line.value(), "abcf");
+    }
+}

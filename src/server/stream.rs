@@ -1,0 +1,307 @@
+//! A client's connection with its patience: how long a head, a body and a reader may take, and how
+//! it is closed. Shows what it reads to [`Heads`] on the way.
+//!
+//! Timers exist only while something is late; a request that comes in one piece sets none.
+
+use super::heads::{Awaited, Heads, Watch};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// From a connection's beginning to its first byte, and between two requests.
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
+/// From the first byte of a head to its last.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// A body has to bring [`BODY_BYTES_MIN`] in every second one of these.
+const BODY_TIME: Duration = Duration::from_secs(15);
+/// What is asked of a body in its time, in bytes: less than the slowest of phones sends.
+const BODY_BYTES_MIN: usize = 1024;
+/// A reader that takes nothing for so long has gone.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+/// How long what a refused client still sends is read and thrown away, lest the reset that an unread
+/// byte causes should overtake the answer (RFC 9112 §9.6).
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// And how much of it, in bytes.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// A client's stream.
+#[derive(Debug)]
+pub(super) struct ClientStream<S> {
+    inner: S,
+    watch: Arc<Watch>,
+    heads: Heads,
+    reading: Option<Wait>,
+    writing: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Linger>,
+}
+
+/// A wait for more of something.
+#[derive(Debug)]
+struct Wait {
+    awaited: Awaited,
+    sleep: Pin<Box<Sleep>>,
+    /// Bytes that came since the timer was set.
+    bytes: usize,
+    /// It brought too little already once.
+    warned: bool,
+}
+
+#[derive(Debug)]
+struct Linger {
+    sleep: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl<S> ClientStream<S> {
+    pub(super) fn new(inner: S, watch: Arc<Watch>) -> Self {
+        Self {
+            inner,
+            watch,
+            heads: Heads::new(),
+            reading: None,
+            writing: None,
+            lingering: None,
+        }
+    }
+
+    fn has_read(&mut self, bytes: &[u8]) {
+        self.heads.read(bytes, &self.watch);
+        if let Some(wait) = &mut self.reading {
+            wait.bytes += bytes.len();
+            if wait.awaited != self.heads.awaited() {
+                self.reading = None;
+            }
+        }
+    }
+
+    /// Whether the client has let us wait too long.
+    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+        let awaited = self.heads.awaited();
+        let limit = match awaited {
+            Awaited::Anything => IDLE_TIME,
+            Awaited::RestOfHead => HEAD_TIME,
+            Awaited::Body => BODY_TIME,
+            // Between requests hyper has a timer of its own; it alone knows when an answer has ended.
+            Awaited::NextHead | Awaited::Unknown => return false,
+        };
+        let wait = self.reading.get_or_insert_with(|| Wait {
+            awaited,
+            sleep: Box::pin(tokio::time::sleep(limit)),
+            bytes: 0,
+            warned: false,
+        });
+        while wait.sleep.as_mut().poll(context).is_ready() {
+            // The app may have made a body wait: then the first look back says nothing.
+            let slow = wait.bytes < BODY_BYTES_MIN;
+            if awaited != Awaited::Body || (slow && wait.warned) {
+                return true;
+            }
+            (wait.bytes, wait.warned) = (0, slow);
+            wait.sleep.as_mut().reset(Instant::now() + limit);
+        }
+        false
+    }
+
+    fn written<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.writing = None;
+            return polled;
+        }
+        let sleep = self
+            .writing
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
+        sleep
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(late("the client takes nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.inner).poll_read(context, buffer) {
+            Poll::Ready(Ok(())) => this.has_read(&buffer.filled()[before..]),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending if this.is_late(context) => {
+                // Who never began has done no wrong.
+                return Poll::Ready(match this.heads.awaited() {
+                    Awaited::Anything => Ok(()),
+                    _ => Err(late("the client sends too slowly")),
+                });
+            }
+            Poll::Pending => return Poll::Pending,
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.written(context, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.written(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(context);
+        self.written(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(context))?;
+            let sends_on = matches!(this.heads.awaited(), Awaited::RestOfHead | Awaited::Body);
+            if !sends_on && !this.watch.has_refused() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.lingering.get_or_insert_with(|| Linger {
+            sleep: Box::pin(tokio::time::sleep(LINGER_TIME)),
+            bytes: 0,
+        });
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut this.inner).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    linger.bytes += buffer.filled().len();
+                    if linger.bytes > LINGER_BYTES_MAX {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.sleep.as_mut().poll(context).map(Ok),
+            }
+        }
+    }
+}
+
+fn late(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    fn pair() -> (ClientStream<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        (ClientStream::new(ours, Arc::default()), theirs)
+    }
+
+    /// Reads to the end, or until the client was too slow.
+    async fn fate(mut stream: ClientStream<DuplexStream>) -> (io::ErrorKind, Duration) {
+        let began = Instant::now();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).await;
+        let kind = end.map_or_else(|error| error.kind(), |_| io::ErrorKind::UnexpectedEof);
+        (kind, began.elapsed())
+    }
+
+    /// Sends `bytes` again and again, with pauses.
+    fn trickle(mut client: DuplexStream, first: &'static str, bytes: &'static str, pause: u64) {
+        tokio::spawn(async move {
+            let _ = client.write_all(first.as_bytes()).await;
+            loop {
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                if client.write_all(bytes.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_ten_seconds_however_often_a_byte_comes() {
+        let (stream, client) = pair();
+        trickle(client, "GET / HTTP/1.1\r\n", "x", 1);
+        assert_eq!(fate(stream).await, (io::ErrorKind::TimedOut, HEAD_TIME));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_has_as_long_as_an_idle_one() {
+        let (stream, _client) = pair();
+        assert_eq!(
+            fate(stream).await,
+            (io::ErrorKind::UnexpectedEof, IDLE_TIME)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_to_move() {
+        const HEAD: &str = "POST / HTTP/1.1\r\nContent-Length: 4000\r\n\r\n";
+        let (stream, client) = pair();
+        trickle(client, HEAD, "x", 1);
+        let (kind, after) = fate(stream).await;
+        assert_eq!((kind, after), (io::ErrorKind::TimedOut, BODY_TIME * 2));
+        let (mut stream, client) = pair();
+        trickle(
+            client,
+            HEAD,
+            "0123456789012345678901234567890123456789012345678901234567890123456789",
+            1,
+        );
+        let mut bytes = vec![0; HEAD.len() + 4000];
+        assert!(
+            stream.read_exact(&mut bytes).await.is_ok(),
+            "slow, and fast enough"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up() {
+        let (mut stream, _client) = pair();
+        let began = Instant::now();
+        let error = stream.write_all(&[0; 65]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), began.elapsed()),
+            (io::ErrorKind::TimedOut, WRITE_TIME)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_refused_client_still_sends_is_thrown_away_for_a_while() {
+        let (mut stream, client) = pair();
+        stream.watch.refuse();
+        trickle(client, "", "x", 1);
+        let began = Instant::now();
+        assert!(stream.shutdown().await.is_ok());
+        assert_eq!(began.elapsed(), LINGER_TIME);
+        let (mut stream, _client) = pair();
+        let began = Instant::now();
+        assert!(stream.shutdown().await.is_ok());
+        assert_eq!(began.elapsed(), Duration::ZERO, "others are closed at once");
+    }
+}
