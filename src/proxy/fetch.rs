@@ -8,6 +8,7 @@ use crate::cache::Entry;
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
+use crate::semantics::groups;
 use crate::semantics::reuse::{ClientRefresh, is_failure};
 use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
@@ -708,6 +709,9 @@ impl Job {
             return Some((Arc::new(stale.with(merged)), false));
         };
         let mut entry = stale.with(stored);
+        if response.headers().contains_key(groups::CACHE_GROUPS) {
+            entry.tags = self.tags.of(&entry.stored);
+        }
         entry.position = self.lead.fill().position();
         let entry = Arc::new(entry);
         cache.store(&key, entry.clone(), self.now());
@@ -733,7 +737,7 @@ impl Job {
 
     fn entry(&self, stored: Stored, app_time: Duration) -> Entry {
         Entry {
-            tags: self.tags.of(&stored.body),
+            tags: self.tags.of(&stored),
             stored,
             url: self.url.clone(),
             position: self.lead.fill().position(),

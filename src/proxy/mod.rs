@@ -25,6 +25,7 @@ use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
+use crate::semantics::invalidation;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
@@ -302,7 +303,7 @@ impl Proxy {
         let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
         let response = self.ask_app(ask, request).await?;
         let reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        if ask.visit.method.is_safe() {
+        if invalidation::is_safe(&ask.visit.method) {
             return Ok(reply);
         }
         self.purge_after(ask, wanted, reply).await

@@ -7,9 +7,8 @@ use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
 use crate::route::{Placeholder, Rule, Target, Template};
-use crate::semantics::invalidation;
+use crate::semantics::{Stored, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
-use bytes::Bytes;
 use http::Method;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
@@ -68,6 +67,8 @@ impl Proxy {
         );
         let resources = urls.iter().filter_map(|url| ask.resource_tag(url));
         purges.extend(resources.map(Scope::Tag).map(hard));
+        let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
+        purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
         if purges.is_empty() {
             return Ok(reply);
         }
@@ -142,6 +143,7 @@ impl Ask<'_> {
 /// The tags of a response that is on its way in: most are known from the request, some only from its body.
 #[derive(Debug)]
 pub(super) struct Tags {
+    authority: String,
     known: Vec<String>,
     late: Vec<(Template, Vec<(Placeholder, String)>)>,
 }
@@ -149,6 +151,7 @@ pub(super) struct Tags {
 impl Tags {
     pub(super) fn new(ask: &Ask<'_>) -> Self {
         let mut tags = Self {
+            authority: ask.visit.authority().into_owned(),
             known: vec![
                 ask.found.rule.own_tag(),
                 (ask.found.rule).resource_tag(&ask.visit.authority(), ask.target),
@@ -175,7 +178,8 @@ impl Tags {
     }
 
     /// All tags, now that the body is there: sorted, each once, bounded.
-    pub(super) fn of(&self, body: &Bytes) -> Box<[Box<str>]> {
+    pub(super) fn of(&self, stored: &Stored) -> Box<[Box<str>]> {
+        let body = &stored.body;
         let mut tags = self.known.clone();
         if !self.late.is_empty() && body.len() <= JSON_BYTES_MAX {
             let json: Option<Value> = serde_json::from_slice(body).ok();
@@ -193,6 +197,10 @@ impl Tags {
         tags.sort_unstable();
         tags.dedup();
         tags.truncate(TAGS_MAX);
+        // Those of the app's groups have bounds of their own (RFC 9875).
+        tags.extend(groups::joined(&self.authority, &stored.headers));
+        tags.sort_unstable();
+        tags.dedup();
         tags.into_iter().map(String::into_boxed_str).collect()
     }
 }

@@ -43,7 +43,8 @@ pub fn invalidated(
 }
 
 /// Methods that ask for nothing to be changed (RFC 9110 §9.2.1, RFC 10008, and WebDAV's registered ones).
-fn is_safe(method: &Method) -> bool {
+#[must_use]
+pub fn is_safe(method: &Method) -> bool {
     matches!(
         method.as_str(),
         "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH" | "PRI"

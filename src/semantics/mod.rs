@@ -1,4 +1,4 @@
-//! HTTP caching as pure decisions: RFC 9110, 9111, 5861, 8246, 9211, 9213.
+//! HTTP caching as pure decisions: RFC 9110, 9111, 5861, 8246, 9211, 9213, 9875.
 //!
 //! Header fields and a [`Timestamp`] go in, a verdict with its [`Reason`] comes out. This room knows
 //! no socket, no clock, no YAML and no Redis, and writes no log.
@@ -9,6 +9,7 @@ pub mod cache_status;
 pub mod directives;
 pub mod fields;
 pub mod freshness;
+pub mod groups;
 pub mod invalidation;
 pub mod key;
 pub mod line;

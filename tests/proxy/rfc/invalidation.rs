@@ -145,3 +145,71 @@ async fn a_get_on_its_way_during_an_unsafe_request_is_not_kept_rfc9111_4_4() {
     scene.client.get("/x").await;
     assert_eq!(scene.app.count("/x"), 3);
 }
+
+#[tokio::test]
+async fn an_app_ends_a_group_of_answers_rfc9875_3() {
+    let scene = Scene::begins().await;
+    let (one, both, other, bare) = (scene.path(), scene.path(), scene.path(), scene.path());
+    let join = async |path: &str, groups: &str| {
+        scene.get(path, &format!("{FRESH}\n{groups}")).await;
+    };
+    let fill = async || {
+        join(&one, "cache-groups: \"cars\";x=y").await;
+        join(&both, "cache-groups: \"bikes\"\ncache-groups: \"cars\"").await;
+        join(&other, "cache-groups: \"Cars\"").await;
+        join(&bare, "x: y").await;
+        [&one, &both, &other, &bare].map(|path| scene.app.count(path))
+    };
+    let ends = "cache-group-invalidation: \"cars\", \"nothing\"";
+    assert_eq!(fill().await, [1, 1, 1, 1]);
+    scene.ask("GET", "/safe", "", ends).await;
+    scene
+        .ask("POST", "/broken", "", "cache-group-invalidation: cars")
+        .await;
+    let elsewhere = [("Host", "other.test"), ("Says", ends)];
+    scene
+        .client
+        .send("POST", "/elsewhere", &elsewhere, "")
+        .await;
+    assert_eq!(fill().await, [1, 1, 1, 1]);
+    let answer = scene.ask("POST", "/elsewhere", "", ends).await;
+    assert!(answer.has("cache-group-invalidation"));
+    assert_eq!(fill().await, [2, 2, 1, 1]);
+    // That \"bikes\" lost one of its own does not end it.
+    scene
+        .ask(
+            "DELETE",
+            "/elsewhere",
+            "",
+            "cache-group-invalidation: \"bikes\"",
+        )
+        .await;
+    assert_eq!(fill().await, [2, 3, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_304_may_put_an_answer_into_a_group_rfc9875_2() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    scene
+        .get(&path, "cache-control: max-age=10\netag: \"a\"")
+        .await;
+    scene.advance("11s").await;
+    scene
+        .get(
+            &path,
+            &format!("status: 304\netag: \"a\"\n{FRESH}\ncache-groups: \"late\""),
+        )
+        .await;
+    assert_eq!(scene.get(&path, "").await.cache(), "HIT");
+    scene
+        .ask(
+            "POST",
+            "/elsewhere",
+            "",
+            "cache-group-invalidation: \"late\"",
+        )
+        .await;
+    scene.get(&path, FRESH).await;
+    assert_eq!(scene.app.count(&path), 3);
+}
