@@ -34,7 +34,9 @@ impl Ways {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let statuses: Vec<_> = made.iter().map(Redis::status).collect();
         let any = |state: &&State| statuses.iter().any(|one| one.breaker == state.word());
-        let worst = [State::Open, State::HalfOpen].into_iter().find(|state| any(&state));
+        let worst = [State::Open, State::HalfOpen]
+            .into_iter()
+            .find(|state| any(&state));
         RedisGauges {
             up: made.len() == self.expected && statuses.iter().all(|one| one.connected),
             breaker: worst.unwrap_or(State::Closed).word(),

@@ -536,7 +536,8 @@ mod tests {
     impl Sidecar {
         fn start(server: &Server, memory: u64) -> Self {
             let redis = connect(&server.url());
-            let cache = Cache::new(memory, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
+            let cache =
+                Cache::new(memory, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
             let (follower, followed) = (cache.clone(), redis.clone());
             Self {
                 cache,

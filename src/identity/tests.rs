@@ -406,7 +406,9 @@ fn a_credentials_digest_depends_on_the_secret_and_on_nothing_else_of_a_configura
             ..IdentitySettings::default()
         });
         let peer = "192.0.2.1:1".parse().unwrap();
-        identity.caller(peer, &headers, Timestamp::default()).token()
+        identity
+            .caller(peer, &headers, Timestamp::default())
+            .token()
     };
     assert!(digest(None, 64).is_some());
     assert_eq!(digest(Some("a"), 64), digest(Some("a"), 56));

@@ -487,7 +487,10 @@ mod tests {
             .collect();
         assert_eq!(left, [4, 3, 2, 1, 0]);
         let refused = limits.fall_back(&[counter], at(1_000))[0];
-        assert_eq!((refused.refused, refused.reset), (true, Duration::from_secs(59)));
+        assert_eq!(
+            (refused.refused, refused.reset),
+            (true, Duration::from_secs(59))
+        );
         assert!(limits.fall_back(&[counter], at(59_999))[0].refused);
         assert!(!limits.fall_back(&[counter], at(60_000))[0].refused);
     }
@@ -500,7 +503,10 @@ mod tests {
         assert_eq!((0..20).filter(|_| ask()).count(), 10);
         limits.own().windows.clear();
         let refused = limits.fall_back(&[counter], at(0))[0];
-        assert_eq!((refused.refused, refused.reset), (true, Duration::from_secs(6)));
+        assert_eq!(
+            (refused.refused, refused.reset),
+            (true, Duration::from_secs(6))
+        );
     }
 
     #[test]
@@ -533,7 +539,10 @@ mod tests {
         assert_eq!(fits.count(), 2);
         // A Redis that comes back empty is not asked before its moment.
         let full = limits.known_full(&[counter], at(31_000)).unwrap();
-        assert_eq!((full[0].refused, full[0].reset), (true, Duration::from_secs(29)));
+        assert_eq!(
+            (full[0].refused, full[0].reset),
+            (true, Duration::from_secs(29))
+        );
         assert_eq!(limits.known_full(&[counter], at(60_000)), None);
     }
 
