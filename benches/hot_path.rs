@@ -282,7 +282,7 @@ fn telling(criterion: &mut Criterion) {
             let active = recorder.active();
             recorder.request(&route, black_box(&finished));
             recorder.saved(&route, Duration::from_millis(400));
-            recorder.bytes(&route, Source::Memory, 1_024);
+            active.bytes(&route, Source::Memory, 1_024);
             drop(active);
         });
     });
@@ -411,7 +411,8 @@ const fn peer() -> Peer {
 
 /// So many routes, of which the last one fits [`PATH`]; `extra` is said of that one.
 fn config_with(routes: usize, extra: &str) -> String {
-    let others = (1..routes).map(|n| format!("  - {{ path: /api/other-{n}/{{id}}, ttl: 30s }}\n"));
+    let others =
+        (1..routes).map(|n| format!("  - {{ path: \"/api/other-{n}/{{id}}\", ttl: 30s }}\n"));
     let extra = match extra {
         "" => String::new(),
         extra => format!(", {extra}"),
@@ -506,7 +507,7 @@ fn key(n: u64) -> Key {
 
 fn quiet_log() -> AccessLog {
     use larder::config::settings::{LogFormat, LogLevel};
-    let log: &'static Log = Box::leak(Box::new(log::init(LogLevel::Error, LogFormat::Json)));
+    let log: &'static Log = Box::leak(Box::new(log::init(LogLevel::Error, LogFormat::Json, false)));
     // Asked only, never written to: the lines would end up between the figures.
     log.access(Duration::from_secs(1))
 }

@@ -295,6 +295,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn serve(options: Run, color: When) -> Exit {
+    let log_color = color.decide(std::io::stdout().is_terminal());
     let color = color.decide(std::io::stderr().is_terminal());
     if let Some(file) = options.url.as_ref().filter(|url| Path::new(url).is_file()) {
         let why = format!("`{file}` is a file, not the URL of an app: larder run -c {file}");
@@ -311,6 +312,7 @@ fn serve(options: Run, color: When) -> Exit {
         app: None,
         watch: options.watch,
         color,
+        log_color,
     });
     match options {
         Ok(options) => start(options, app::run),
@@ -370,6 +372,7 @@ fn demo(options: &Demo, color: When) -> Exit {
         app: None,
         watch: true,
         color: color.decide(std::io::stderr().is_terminal()),
+        log_color: color.decide(std::io::stdout().is_terminal()),
     };
     start(proxy, |proxy, settings| app::run_demo(app, proxy, settings))
 }

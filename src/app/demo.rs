@@ -28,7 +28,9 @@ const START_TIME: Duration = Duration::from_secs(10);
 /// Errors: those of [`super::run`], and the app's address cannot be had.
 pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| together(app, proxy, settings, log))
+    block_on(&log, proxy.log_color, |log| {
+        together(app, proxy, settings, log)
+    })
 }
 
 async fn together(

@@ -48,15 +48,21 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Errors: an address cannot be had, or a certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| serve(options, settings, log, false))
+    block_on(&log, options.log_color, |log| {
+        serve(options, settings, log, false)
+    })
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
-fn block_on<F>(settings: &settings::Log, main: impl FnOnce(Arc<Log>) -> F) -> io::Result<()>
+fn block_on<F>(
+    settings: &settings::Log,
+    color: bool,
+    main: impl FnOnce(Arc<Log>) -> F,
+) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>>,
 {
-    let log = telemetry::log::init(settings.level, settings.format);
+    let log = telemetry::log::init(settings.level, settings.format, color);
     // An error only says that somebody has chosen it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let log = Arc::new(log);

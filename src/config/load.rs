@@ -34,6 +34,8 @@ pub struct RunOptions {
     pub watch: bool,
     /// Whether what people read on the terminal may be coloured.
     pub color: bool,
+    /// Whether pretty log lines, on standard output, are coloured.
+    pub log_color: bool,
 }
 
 impl RunOptions {

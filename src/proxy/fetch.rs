@@ -19,6 +19,7 @@ use http::header::{AUTHORIZATION, COOKIE, RANGE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -65,8 +66,8 @@ enum Led {
 }
 
 impl Proxy {
-    /// Fetches `key`, or takes part in a fetch of it. `stale` is what could be validated, `why` is
-    /// why the store did not answer.
+    /// Fetches `key`, or takes part in a fetch of it. `stale` is what could be validated or, where it
+    /// is only a part, completed; `why` is why the store did not answer.
     pub(super) async fn fetch(
         &self,
         ask: &Ask<'_>,
@@ -134,7 +135,11 @@ impl Proxy {
         // The fetch outlives its client: others may wait for it, and the store wants it.
         tokio::spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
         match told.await {
-            Ok(Led::Streaming { stored, fill, .. }) if ask.visit.headers.contains_key(RANGE) => {
+            // What came as a part goes out as the part it is.
+            Ok(Led::Streaming { stored, fill, .. })
+                if ask.visit.headers.contains_key(RANGE)
+                    && stored.status != StatusCode::PARTIAL_CONTENT =>
+            {
                 match fill.whole().await {
                     Some(body) => Ok(Reply::whole(
                         ask,
@@ -242,12 +247,12 @@ impl Proxy {
             Some(stale) if self.may_stand_in(ask, &stale) => {
                 Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
             }
-            Some(_) => Err(problem.unconfirmed()),
-            None => Err(problem),
+            Some(stale) if stale.stored.suffices(&ask.visit.headers) => Err(problem.unconfirmed()),
+            _ => Err(problem),
         }
     }
 
-    fn may_stand_in(&self, ask: &Ask<'_>, stale: &Entry) -> bool {
+    pub(super) fn may_stand_in(&self, ask: &Ask<'_>, stale: &Entry) -> bool {
         let visit = ask.visit;
         semantics::usable_on_error(
             &visit.headers,
@@ -291,6 +296,9 @@ impl Proxy {
     fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
+        let held = stale;
+        let suffices = |held: &&Arc<Entry>| held.stored.suffices(&visit.headers);
+        let stale = held.as_ref().filter(suffices).cloned();
         let mut fields = forward::request_fields(ask, true);
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
@@ -313,10 +321,18 @@ impl Proxy {
                 validation::make_unconditional(&mut fields);
             }
         }
-        let unconditional = stale.as_ref().map(|_| fields.clone());
+        let unconditional = held.as_ref().map(|_| fields.clone());
         let conditional = stale
             .as_ref()
             .is_some_and(|stale| validation::make_conditional(&mut fields, &stale.stored));
+        let part = held.as_ref().filter(|_| stale.is_none() && !judged);
+        let rest = part.and_then(|part| {
+            let missing = validation::ask_for_rest(&mut fields, &part.stored)?;
+            Some(Rest {
+                missing,
+                part: part.clone(),
+            })
+        });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
         Job {
@@ -326,9 +342,10 @@ impl Proxy {
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
             request: ask.get(fields, target),
-            unconditional: unconditional.filter(|_| conditional),
+            unconditional: unconditional.filter(|_| conditional || rest.is_some()),
             client,
-            held: stale.clone(),
+            held,
+            rest,
             stale: stale.filter(|_| conditional),
             judged,
             span: ask.span.child("fetch"),
@@ -383,12 +400,31 @@ struct Job {
     held: Option<Arc<Entry>>,
     /// What is held, if the request asks whether it still holds.
     stale: Option<Arc<Entry>>,
+    /// The request asks for what is missing of what is held.
+    rest: Option<Rest>,
     /// The client's own conditions go to the app.
     judged: bool,
     span: crate::telemetry::Span,
     lead: Lead,
     manner: Manner,
     refresh: ClientRefresh,
+}
+
+/// What is asked for of a whole of which a part is stored.
+struct Rest {
+    missing: Range<u64>,
+    part: Arc<Entry>,
+}
+
+impl Rest {
+    /// What is stored of it, in front of or behind what is asked for.
+    fn around(&self) -> (Bytes, Bytes) {
+        let body = self.part.stored.body.clone();
+        match self.missing.start {
+            0 => (Bytes::new(), body),
+            _ => (body, Bytes::new()),
+        }
+    }
 }
 
 impl Job {
@@ -419,18 +455,25 @@ impl Job {
                     Err(error) => say(tell, Led::Failed(error)),
                 };
             }
-            // A 304 about something else, or to a plain GET: ask once more, without conditions.
-            let fields = self.unconditional.take();
+            // A 304 about something else, or to a plain GET.
             requested = self.now();
-            outcome = match fields {
-                Some(fields) => {
-                    let mut again = Request::new(RequestBody::empty());
-                    *again.uri_mut() = target;
-                    *again.headers_mut() = fields;
-                    self.proxy.timed(&handle, again).await
+            outcome = self.ask_again(&handle, &target).await;
+        } else if let Ok(response) = &mut outcome
+            && self.rest.is_some()
+        {
+            match response.status() {
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                    if let Some(headers) = self.whole_head(response, requested) {
+                        *response.status_mut() = StatusCode::OK;
+                        *response.headers_mut() = headers;
+                    } else {
+                        self.rest = None;
+                        requested = self.now();
+                        outcome = self.ask_again(&handle, &target).await;
+                    }
                 }
-                None => Err(UpstreamError::Protocol("unasked-304")),
-            };
+                _ => self.rest = None,
+            }
         }
         match outcome {
             Err(error) => {
@@ -442,6 +485,38 @@ impl Job {
                     .await
             }
         }
+    }
+
+    /// Asks once more, without conditions and ranges of ours.
+    async fn ask_again(
+        &mut self,
+        handle: &crate::telemetry::RouteHandle,
+        target: &http::Uri,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
+        let fields = self.unconditional.take();
+        let fields = fields.ok_or(UpstreamError::Protocol("unasked-304"))?;
+        let mut again = Request::new(RequestBody::empty());
+        *again.uri_mut() = target.clone();
+        *again.headers_mut() = fields;
+        self.proxy.timed(handle, again).await
+    }
+
+    /// The head of the whole, if `response` is just what is missing of it and it may be stored.
+    fn whole_head(
+        &self,
+        response: &Response<ResponseBody>,
+        requested: Timestamp,
+    ) -> Option<HeaderMap> {
+        let part = &self.rest.as_ref()?.part.stored;
+        let headers = validation::completed(part, response.headers())?;
+        let exchange = Exchange {
+            status: StatusCode::OK,
+            response: &headers,
+            ..self.exchange(response, requested)
+        };
+        semantics::storable(&exchange, self.policy()?).ok()?;
+        let fits = part.part()?.length <= self.snapshot.settings.cache.max_body;
+        (fits && response.body().is_delimited()).then_some(headers)
     }
 
     /// Decides whether `response` is stored, and stores it.
@@ -465,7 +540,13 @@ impl Job {
         };
         let (head, body) = response.into_parts();
         let fill = self.lead.fill().clone();
-        let reader = fill.stream(stored.clone(), HttpBody::size_hint(&body).exact());
+        let (before, after) = self.rest.as_ref().map(Rest::around).unwrap_or_default();
+        let around = (before.len() + after.len()) as u64;
+        let length = HttpBody::size_hint(&body).exact();
+        let reader = fill.stream(stored.clone(), length.map(|length| length + around));
+        if !before.is_empty() {
+            fill.push(before);
+        }
         say(
             tell,
             Led::Streaming {
@@ -476,7 +557,7 @@ impl Job {
                 judged: self.judged,
             },
         );
-        match self.read_in(&fill, body).await {
+        match self.read_in(&fill, body, &stored, after).await {
             Ok(Arrived {
                 body,
                 trailers,
@@ -517,13 +598,24 @@ impl Job {
     }
 
     /// Reads the body into the fill. The error is why it cannot be stored; the fill is then ended.
-    async fn read_in(&self, fill: &Fill, mut body: ResponseBody) -> Result<Arrived, Reason> {
+    async fn read_in(
+        &self,
+        fill: &Fill,
+        mut body: ResponseBody,
+        head: &Stored,
+        after: Bytes,
+    ) -> Result<Arrived, Reason> {
         let bytes_max = self.snapshot.settings.cache.max_body;
         let patience = self.snapshot.settings.upstream.timeout;
         let (mut bytes, mut trailers) = (0_u64, HeaderMap::new());
-        loop {
+        // Of parts the head says how many bytes they are; what is not so many is not what it says.
+        let announced = match (&self.rest, head.part()) {
+            (Some(rest), _) => Some(rest.missing.end - rest.missing.start),
+            (None, part) => part.map(|part| part.range.end - part.range.start),
+        };
+        let last = loop {
             let frame = match tokio::time::timeout(patience, body.frame()).await {
-                Ok(None) => break,
+                Ok(None) => break (!after.is_empty()).then_some(after),
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) | Err(_) => {
                     fill.break_off();
@@ -533,12 +625,8 @@ impl Job {
             match frame.into_data() {
                 Ok(chunk) => {
                     bytes += chunk.len() as u64;
-                    if body.is_end_stream() && bytes <= bytes_max {
-                        return Ok(Arrived {
-                            body: fill.body_with(&chunk),
-                            trailers,
-                            last: Some(chunk),
-                        });
+                    if body.is_end_stream() && bytes <= bytes_max && after.is_empty() {
+                        break Some(chunk);
                     }
                     fill.push(chunk);
                 }
@@ -547,15 +635,26 @@ impl Job {
             if bytes > bytes_max && !fill.drained(WINDOW_BYTES).await {
                 return Err(Reason::TooLarge); // nobody reads any more, and it cannot be stored
             }
-        }
+        };
         if bytes > bytes_max {
             fill.finish(trailers);
             return Err(Reason::TooLarge);
         }
+        if announced.is_some_and(|announced| announced != bytes) {
+            match (&self.rest, last) {
+                (None, last) => {
+                    // The app's word goes to the client as it is; nobody else has to hear it.
+                    last.into_iter().for_each(|last| fill.push(last));
+                    fill.finish(trailers);
+                }
+                (Some(_), _) => fill.break_off(),
+            }
+            return Err(Reason::Incomplete);
+        }
         Ok(Arrived {
-            body: fill.body_with(&Bytes::new()),
+            body: fill.body_with(last.as_ref().unwrap_or(&Bytes::new())),
             trailers,
-            last: None,
+            last,
         })
     }
 
@@ -571,6 +670,13 @@ impl Job {
         // What may stand in for a failure is not to be replaced by it (RFC 5861 §4).
         if is_failure(response.status()) && self.held.as_ref().is_some_and(stands_in) {
             return Err(Reason::Status);
+        }
+        // Nor is a whole to be replaced by a part of it.
+        let is_whole = |held: &Arc<Entry>| held.stored.status != StatusCode::PARTIAL_CONTENT;
+        if response.status() == StatusCode::PARTIAL_CONTENT
+            && self.held.as_ref().is_some_and(is_whole)
+        {
+            return Err(Reason::Range);
         }
         let stored = semantics::storable(&self.exchange(response, requested), policy)?;
         let length = HttpBody::size_hint(response.body()).lower();

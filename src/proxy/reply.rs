@@ -247,14 +247,8 @@ impl Reply {
         headers.insert(forward::X_REQUEST_ID, visit.request_id());
         headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
         self.tell(rooms, ask, limits, took);
-        self.response.map(|body| {
-            body.metered(
-                rooms.recorder.clone(),
-                ask.handle().clone(),
-                self.source,
-                active,
-            )
-        })
+        self.response
+            .map(|body| body.metered(ask.handle().clone(), self.source, active))
     }
 
     fn tell(&mut self, rooms: &Rooms, ask: &Ask<'_>, limits: Option<&Decision>, took: Duration) {
@@ -307,7 +301,9 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let has_trailers = trailers.is_some();
     // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
     // trailers come behind chunks only.
-    let length = answer.content_length.filter(|_| answer.body.is_empty() && !has_trailers);
+    let length = answer
+        .content_length
+        .filter(|_| answer.body.is_empty() && !has_trailers);
     let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;

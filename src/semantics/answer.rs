@@ -5,7 +5,7 @@
 
 use super::fields::{single, split_quoted, trim};
 use super::line::number;
-use super::range::{Ranges, content_range, multipart, ranges, slice, unsatisfied_range};
+use super::range::{Part, Ranges, content_range, multipart, ranges, slice, unsatisfied_range};
 use super::stored::EtagKind;
 use super::{Slices, Stored, Timestamp};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 /// Fields that are about the very bytes of the content, and so not about a part of it (RFC 9530 §2).
-const OF_THE_CONTENT: [HeaderName; 3] = [
+pub(super) const OF_THE_CONTENT: [HeaderName; 3] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
@@ -48,6 +48,13 @@ pub fn answer(method: &Method, request: &HeaderMap, stored: &Stored, now: Timest
     // RFC 9110 §13.2.1: preconditions are about what would otherwise succeed.
     if stored.status.is_success() && is_not_modified(request, stored) {
         return not_modified(headers);
+    }
+    if let Some(part) = stored.part() {
+        return match request.get(RANGE).and_then(|asked| part.serves(asked)) {
+            Some(asked) => part_of(headers, stored, &part, &asked),
+            // Nobody reuses a part for more than it has; should it be done, it stays a part.
+            None => whole(method, headers, stored),
+        };
     }
     if *method == Method::GET
         && stored.status == StatusCode::OK
@@ -120,7 +127,7 @@ pub(super) fn opaque(etag: &[u8]) -> &[u8] {
 }
 
 /// RFC 9110 §13.1.5: without If-Range, or with one that names just what is stored, strongly compared.
-fn range_applies(request: &HeaderMap, stored: &Stored) -> bool {
+pub(super) fn range_applies(request: &HeaderMap, stored: &Stored) -> bool {
     let Some(condition) = request.get(IF_RANGE) else {
         return true;
     };
@@ -167,6 +174,32 @@ fn unsatisfiable(mut headers: HeaderMap, stored: &Stored) -> Answer {
         headers,
         body: Slices::default(),
         content_length: Some(0),
+    }
+}
+
+/// A part of a stored part.
+fn part_of(
+    mut headers: HeaderMap,
+    stored: &Stored,
+    part: &Part,
+    asked: &std::ops::Range<u64>,
+) -> Answer {
+    if *asked != part.range {
+        for name in OF_THE_CONTENT {
+            headers.remove(name);
+        }
+    }
+    insert(
+        &mut headers,
+        CONTENT_RANGE,
+        content_range(asked, part.length),
+    );
+    let within = asked.start - part.range.start..asked.end - part.range.start;
+    Answer {
+        status: StatusCode::PARTIAL_CONTENT,
+        headers,
+        body: slice(&stored.body, &within).into(),
+        content_length: Some(asked.end - asked.start),
     }
 }
 

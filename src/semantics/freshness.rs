@@ -133,7 +133,7 @@ pub(super) fn guessed(response: &HeaderMap, received: Timestamp) -> Option<Durat
 pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
     )
 }
 

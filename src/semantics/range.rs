@@ -2,9 +2,10 @@
 //!
 //! Never looks at preconditions, and never copies content.
 
-use super::fields::trim;
+use super::fields::{single, trim};
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::CONTENT_RANGE;
+use http::{HeaderMap, HeaderValue};
 use std::ops::Range;
 
 /// The most ranges of one request that are obeyed; more, and the whole body is the answer.
@@ -58,6 +59,61 @@ pub fn ranges(value: &HeaderValue, length: u64) -> Ranges {
         (0, _) => Ranges::Whole,
         (_, true) => Ranges::Unsatisfiable,
         (_, false) => Ranges::Parts(parts),
+    }
+}
+
+/// What a response with 206 and a single part holds: bytes `range` of `length` (RFC 9110 §14.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From the first byte to behind the last; not empty.
+    pub range: Range<u64>,
+    /// Bytes of the whole.
+    pub length: u64,
+}
+
+impl Part {
+    /// Reads Content-Range; `None` where there is none, several, one of another unit, or one that does
+    /// not say how long the whole is.
+    #[must_use]
+    pub fn of(response: &HeaderMap) -> Option<Self> {
+        let value = trim(single(response, &CONTENT_RANGE)?.as_bytes());
+        let (unit, rest) = value.split_at_checked(6)?;
+        if !unit.eq_ignore_ascii_case(b"bytes ") {
+            return None;
+        }
+        let slash = rest.iter().position(|byte| *byte == b'/')?;
+        let length = number(&rest[slash + 1..])?;
+        let Spec::From(first, last) = parse(trim(&rest[..slash]))? else {
+            return None;
+        };
+        (last < length).then(|| Self {
+            range: first..last + 1,
+            length,
+        })
+    }
+
+    /// What a Range field asks of the whole, if it is one range and this part has all of it.
+    #[must_use]
+    pub fn serves(&self, value: &HeaderValue) -> Option<Range<u64>> {
+        match ranges(value, self.length) {
+            Ranges::Parts(parts) => match parts.as_slice() {
+                [one] if self.range.start <= one.start && one.end <= self.range.end => {
+                    Some(one.clone())
+                }
+                _ => None,
+            },
+            Ranges::Whole | Ranges::Unsatisfiable => None,
+        }
+    }
+
+    /// What is missing of the whole, where that is one range.
+    #[must_use]
+    pub fn missing(&self) -> Option<Range<u64>> {
+        match (self.range.start, self.range.end) {
+            (0, end) if end < self.length => Some(end..self.length),
+            (start, end) if start > 0 && end == self.length => Some(0..start),
+            _ => None,
+        }
     }
 }
 
@@ -188,7 +244,7 @@ fn boundary(body: &[u8], seed: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::testing::any_value;
+    use crate::semantics::testing::{any_value, headers};
     use proptest::prelude::*;
 
     fn asked(text: &str, length: u64) -> Ranges {
@@ -246,6 +302,41 @@ mod tests {
             asked(&format!("bytes={}", "0-0,".repeat(10_000)), 10),
             Ranges::Whole
         );
+    }
+
+    #[test]
+    fn a_part_knows_what_it_has_and_what_is_missing_rfc9110_14_4() {
+        let of = |text: &str| Part::of(&headers(&format!("content-range: {text}")));
+        let end = of("bytes 4-9/10").unwrap();
+        let serves = |asked: &str| end.serves(&HeaderValue::from_str(asked).unwrap());
+        assert_eq!(serves("bytes=-6"), Some(4..10));
+        assert_eq!(serves("bytes=5-6"), Some(5..7));
+        for not in [
+            "bytes=-7",
+            "bytes=3-5",
+            "bytes=4-5,7-8",
+            "bytes=x",
+            "bytes=10-",
+        ] {
+            assert_eq!(serves(not), None, "{not}");
+        }
+        assert_eq!(end.missing(), Some(0..4));
+        assert_eq!(of("bytes 0-3/10").unwrap().missing(), Some(4..10));
+        assert_eq!(of("bytes 1-3/10").unwrap().missing(), None);
+        assert_eq!(of("bytes 0-9/10").unwrap().missing(), None);
+        for bad in [
+            "",
+            "bytes 4-9/*",
+            "bytes */10",
+            "bytes 4-10/10",
+            "bytes 5-4/10",
+            "items 4-9/10",
+            "bytes -4/10",
+            "bytes 4-9",
+            "bytes 4-18446744073709551615/18446744073709551615",
+        ] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -108,6 +108,9 @@ fn asked(request: &HeaderMap, client: ClientRefresh) -> RequestDirectives {
 
 /// Why `stored` is not for the client that sent `request`, if so.
 fn withheld(request: &HeaderMap, stored: &Stored, policy: &Policy) -> Option<Reason> {
+    if !stored.suffices(request) {
+        return Some(Reason::Range);
+    }
     if stored.sharing != Sharing::Route {
         return None;
     }

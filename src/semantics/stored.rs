@@ -1,8 +1,10 @@
 //! A stored response: everything a later reuse needs, parsed once when it was stored.
 
+use super::answer::range_applies;
+use super::range::Part;
 use super::{Timestamp, Vary};
 use bytes::Bytes;
-use http::header::{DATE, ETAG, LAST_MODIFIED};
+use http::header::{DATE, ETAG, LAST_MODIFIED, RANGE};
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 
@@ -38,6 +40,24 @@ pub const VALIDATION_KEEP_MIN: Duration = Duration::from_secs(10 * 60);
 pub const STALE_KEEP: Duration = Duration::from_secs(60);
 
 impl Stored {
+    /// What of the whole this is, where it is only a part of it (206).
+    #[must_use]
+    pub fn part(&self) -> Option<Part> {
+        (self.status == StatusCode::PARTIAL_CONTENT)
+            .then(|| Part::of(&self.headers))
+            .flatten()
+    }
+
+    /// Whether there is enough of it for `request`: always, but for parts.
+    #[must_use]
+    pub fn suffices(&self, request: &HeaderMap) -> bool {
+        self.status != StatusCode::PARTIAL_CONTENT
+            || self.part().is_some_and(|part| {
+                let asked = request.get(RANGE).and_then(|asked| part.serves(asked));
+                asked.is_some() && range_applies(request, self)
+            })
+    }
+
     /// How long from `now` a store has to keep it: as long as it is useful as it is, and a while
     /// longer where it can be validated (as long again as it was fresh, within bounds). Never zero
     /// for what [`super::storable`] allowed.

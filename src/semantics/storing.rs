@@ -4,6 +4,7 @@ use super::answer::FIELDS_ADDED;
 use super::directives::{DELTA_SECONDS_MAX, Delta, Directives, RequestDirectives};
 use super::fields::{has_credentials, has_telling_cookie, remove_unstorable};
 use super::freshness::{date, guessed, initial_age, is_heuristically_cacheable, stated};
+use super::range::Part;
 use super::reuse::ClientRefresh;
 use super::stored::Lifetime;
 use super::{Reason, Sharing, Stored, Timestamp, Validators, Vary};
@@ -224,8 +225,13 @@ enum Word {
 fn refuse_status(exchange: &Exchange<'_>) -> Result<(), Reason> {
     let asked = |names: &[HeaderName]| names.iter().any(|name| exchange.request.contains_key(name));
     match exchange.status.as_u16() {
-        // 206 is a part, 304 is about something stored.
-        ..200 | 206 | 304 => Err(Reason::Status),
+        // A part is stored as one, and only as what was asked for (RFC 9111 §3.3).
+        206 => match (Part::of(exchange.response), exchange.request.get(RANGE)) {
+            (Some(part), Some(asked)) if part.serves(asked).is_some() => Ok(()),
+            _ => Err(Reason::Range),
+        },
+        // 304 is about something stored.
+        ..200 | 304 => Err(Reason::Status),
         412 if asked(&[
             IF_MATCH,
             IF_UNMODIFIED_SINCE,
@@ -472,10 +478,27 @@ mod tests {
             let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
             assert!(stored.is_ok(), "{status}");
         }
-        for status in [100, 103, 206, 304] {
+        for status in [100, 103, 304] {
             let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
             assert_eq!(stored.err(), Some(Reason::Status), "{status}");
         }
+    }
+
+    #[test]
+    fn a_part_is_stored_only_for_who_asked_for_it_rfc9111_3_3() {
+        let says = "cache-control: max-age=60\ncontent-range: bytes 4-9/10";
+        let status = |request| store_status(206, request, says, &Policy::default()).err();
+        assert_eq!(status("range: bytes=4-"), None);
+        assert_eq!(status("range: bytes=-3"), None);
+        assert_eq!(status("range: bytes=0-"), Some(Reason::Range));
+        assert_eq!(status(""), Some(Reason::Range));
+        let bare = store_status(
+            206,
+            "range: bytes=4-",
+            "cache-control: max-age=60",
+            &Policy::default(),
+        );
+        assert_eq!(bare.err(), Some(Reason::Range));
     }
 
     #[test]

@@ -3,15 +3,17 @@
 //!
 //! Never judges the client's own preconditions: that is [`super::answer`]'s.
 
-use super::answer::opaque;
+use super::answer::{OF_THE_CONTENT, opaque};
 use super::fields::{remove_unstorable, trim};
+use super::range::Part;
 use super::stored::EtagKind;
 use super::{Exchange, Policy, Stored, storable};
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     IF_RANGE, LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use std::ops::Range;
 
 /// What an answer to HEAD says of the stored answer to GET (RFC 9111 §4.3.5).
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +70,51 @@ pub fn make_unconditional(request: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.remove(name);
     }
+}
+
+/// Makes `request` ask for what is missing of `stored`, a part, under its strong validator (RFC 9111
+/// §3.4). `None`, and `request` as it was, where the two could not be put together.
+#[must_use]
+pub fn ask_for_rest(request: &mut HeaderMap, stored: &Stored) -> Option<Range<u64>> {
+    let missing = stored.part()?.missing()?;
+    let etag = (stored.validators.etag == EtagKind::Strong)
+        .then(|| stored.headers.get(ETAG))
+        .flatten()?;
+    let asked = format!("bytes={}-{}", missing.start, missing.end - 1);
+    make_unconditional(request);
+    request.insert(RANGE, HeaderValue::from_str(&asked).ok()?);
+    request.insert(IF_RANGE, etag.clone());
+    Some(missing)
+}
+
+/// The head of the whole that `stored`, a part, and the answer to [`ask_for_rest`] make (RFC 9111
+/// §3.4): 200, with the new fields over the stored ones. `None` where they are not parts of one
+/// representation.
+#[must_use]
+pub fn completed(stored: &Stored, response: &HeaderMap) -> Option<HeaderMap> {
+    let (have, got) = (stored.part()?, Part::of(response)?);
+    let fits = have.missing() == Some(got.range) && have.length == got.length;
+    let same = stored.validators.etag == EtagKind::Strong
+        && response.get(ETAG).map(|etag| trim(etag.as_bytes()))
+            == stored.headers.get(ETAG).map(|etag| trim(etag.as_bytes()));
+    if !fits || !same {
+        return None;
+    }
+    let mut headers = stored.headers.clone();
+    let mut update = response.clone();
+    update.remove(CONTENT_LENGTH);
+    for name in update.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &update {
+        headers.append(name, value.clone());
+    }
+    headers.remove(CONTENT_RANGE);
+    // What was said of the parts is not said of the whole (RFC 9530 §2).
+    for name in OF_THE_CONTENT {
+        headers.remove(name);
+    }
+    Some(headers)
 }
 
 /// Whether a 304 to our conditional request is about `stored` (RFC 9111 §4.3.4).

@@ -52,7 +52,9 @@ pub(super) struct Watch {
 impl Watch {
     /// To be called once for each request, in their order.
     pub(super) fn judge(&self) -> Result<(), Problem> {
-        let place = self.served.fetch_add(1, Ordering::Relaxed) + 1;
+        // One task serves a connection's HTTP/1 requests: nobody counts at the same time.
+        let place = self.served.load(Ordering::Relaxed) + 1;
+        self.served.store(place, Ordering::Relaxed);
         let faulty = self.faulty.load(Ordering::Relaxed);
         if faulty == 0 || place < faulty >> FAULT_BITS {
             return Ok(());
@@ -186,43 +188,38 @@ impl Heads {
             // An empty line before a request line is skipped (RFC 9112 §2.2).
             let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
             let bytes = &bytes[start.unwrap_or(bytes.len())..];
-            match head_end(bytes, 0) {
-                Some(end) => {
-                    self.judge(&bytes[..end], watch);
-                    &bytes[end..]
-                }
-                None => {
-                    self.partial.extend_from_slice(bytes);
-                    &[]
-                }
+            let Some(facts) = facts(bytes) else {
+                self.partial.extend_from_slice(bytes);
+                return &[];
+            };
+            self.judge(&facts, watch);
+            return &bytes[facts.end..];
+        }
+        let known = self.partial.len();
+        self.partial.extend_from_slice(bytes);
+        // Its end may have begun with the last bytes of the piece before.
+        let whole = has_empty_line(&self.partial[known.saturating_sub(3)..]);
+        match whole.then(|| facts(&self.partial)).flatten() {
+            Some(facts) => {
+                self.partial = Vec::new();
+                self.judge(&facts, watch);
+                &bytes[facts.end.saturating_sub(known)..]
             }
-        } else {
-            let known = self.partial.len();
-            self.partial.extend_from_slice(bytes);
-            // Its end may have begun with the last bytes of the piece before.
-            match head_end(&self.partial, known.saturating_sub(3)) {
-                Some(end) => {
-                    let head = std::mem::take(&mut self.partial);
-                    self.judge(&head[..end], watch);
-                    &bytes[end.saturating_sub(known)..]
+            None => {
+                if self.partial.len() > PARTIAL_BYTES_MAX {
+                    self.fault(Fault::Lost, watch);
                 }
-                None => {
-                    if self.partial.len() > PARTIAL_BYTES_MAX {
-                        self.fault(Fault::Lost, watch);
-                    }
-                    &[]
-                }
+                &[]
             }
         }
     }
 
-    fn judge(&mut self, head: &[u8], watch: &Watch) {
-        if self.seen == 0 && head.starts_with(PREFACE_LINE) {
+    fn judge(&mut self, facts: &Facts, watch: &Watch) {
+        if self.seen == 0 && facts.preface {
             self.at = At::Blind;
             return;
         }
         self.seen += 1;
-        let facts = facts(head);
         if facts.bare_lf {
             watch.bare_lf.store(true, Ordering::Relaxed);
         }
@@ -315,17 +312,12 @@ fn skip(bytes: &[u8], length: u64) -> (&[u8], u64) {
     (&bytes[here..], length - here as u64)
 }
 
-/// Where the head ends, its empty line included; looked for from `from` on.
-fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
-    memchr_iter(b'\n', &bytes[from..]).find_map(|at| match &bytes[from + at + 1..] {
-        [b'\n', ..] => Some(from + at + 2),
-        [b'\r', b'\n', ..] => Some(from + at + 3),
-        _ => None,
-    })
-}
-
+/// What matters in one head.
 #[derive(Debug, Default)]
 struct Facts {
+    /// Where it ends, its empty line included.
+    end: usize,
+    preface: bool,
     fragment: bool,
     coded: bool,
     lengths: u32,
@@ -333,33 +325,43 @@ struct Facts {
     bare_lf: bool,
 }
 
-fn facts(head: &[u8]) -> Facts {
+/// The head that `bytes` begin with; `None` where it has no end yet. One pass over its line ends.
+fn facts(bytes: &[u8]) -> Option<Facts> {
     let mut facts = Facts::default();
     let mut start = 0;
-    for end in memchr_iter(b'\n', head) {
-        let line = &head[start..end];
+    for end in memchr_iter(b'\n', bytes) {
+        let line = &bytes[start..end];
         facts.bare_lf |= line.last() != Some(&b'\r');
-        if start == 0 {
-            // A method may have a `#`, a target not (RFC 9112 §3.2).
-            facts.fragment =
-                memchr(b' ', line).is_some_and(|space| memchr(b'#', &line[space..]).is_some());
-        } else {
-            match line.first() {
-                Some(b'c' | b'C') => {
-                    if let Some(value) = field(line, b"content-length") {
-                        facts.lengths += 1;
-                        facts.length = number(value);
-                    }
-                }
-                Some(b't' | b'T') if field(line, b"transfer-encoding").is_some() => {
-                    facts.coded = true;
-                }
-                _ => {}
+        match line.first() {
+            None | Some(b'\r') => {
+                facts.end = end + 1;
+                return Some(facts);
             }
+            _ if start == 0 => {
+                // A method may have a `#`, a target not (RFC 9112 §3.2).
+                facts.fragment = memchr(b'#', line).is_some()
+                    && memchr(b' ', line).is_some_and(|space| line[space..].contains(&b'#'));
+                facts.preface = line.starts_with(PREFACE_LINE);
+            }
+            Some(b'c' | b'C') => {
+                if let Some(value) = field(line, b"content-length") {
+                    facts.lengths += 1;
+                    facts.length = number(value);
+                }
+            }
+            Some(b't' | b'T') => facts.coded |= field(line, b"transfer-encoding").is_some(),
+            Some(_) => {}
         }
         start = end + 1;
     }
-    facts
+    None
+}
+
+fn has_empty_line(bytes: &[u8]) -> bool {
+    memchr_iter(b'\n', bytes).any(|at| {
+        let rest = &bytes[at + 1..];
+        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+    })
 }
 
 /// The value, if the line is this field.

@@ -176,3 +176,166 @@ async fn digests_of_the_whole_do_not_stand_on_a_part_rfc9530_2() {
     let part = scene.ask("GET", &path, "range: bytes=0-1", "").await;
     assert!(!part.has("content-digest") && part.has("repr-digest"));
 }
+
+/// The second half, as an app says it that knows of ranges.
+const HALF: &str = "status: 206\ncache-control: max-age=3600\netag: \"a\"\ncontent-range: bytes 5-9/10\nx-half: 2\nbody: 56789";
+
+#[tokio::test]
+async fn a_part_answers_for_itself_rfc9111_3_3() {
+    let scene = Scene::begins().await;
+    for (asked, content, content_range) in [
+        ("bytes=-5", "56789", "bytes 5-9/10"),
+        ("bytes=5-9", "56789", "bytes 5-9/10"),
+        ("bytes=5-", "56789", "bytes 5-9/10"),
+        ("bytes=6-8", "678", "bytes 6-8/10"),
+        ("bytes=-1", "9", "bytes 9-9/10"),
+    ] {
+        let path = scene.path();
+        let first = scene.ask("GET", &path, "range: bytes=-5", HALF).await;
+        assert_eq!((first.status, first.text().as_str()), (206, "56789"));
+        assert_eq!(first.header("content-range"), "bytes 5-9/10");
+        let part = scene
+            .ask("GET", &path, &format!("range: {asked}"), WHOLE)
+            .await;
+        assert_eq!(
+            (part.status, part.text().as_str()),
+            (206, content),
+            "{asked}"
+        );
+        assert_eq!(part.header("content-range"), content_range);
+        assert_eq!(
+            (part.header("x-half").as_str(), part.header("age").as_str()),
+            ("2", "0")
+        );
+        assert_eq!(scene.app.count(&path), 1, "{asked}");
+    }
+    for asked in [
+        "range: bytes=0-1",
+        "range: bytes=4-5",
+        "range: bytes=5-6,8-9",
+        "",
+        "range: bytes=5-6\nif-range: \"b\"",
+    ] {
+        let path = scene.path();
+        scene.ask("GET", &path, "range: bytes=-5", HALF).await;
+        let other = scene.ask("GET", &path, asked, WHOLE).await;
+        assert_ne!(other.text(), "56789", "{asked}");
+        assert_eq!(scene.app.count(&path), 2, "{asked}");
+    }
+    let stale = scene.path();
+    scene.ask("GET", &stale, "range: bytes=-5", HALF).await;
+    scene.advance("3601s").await;
+    scene.ask("GET", &stale, "range: bytes=-5", HALF).await;
+    assert_eq!(scene.app.count(&stale), 2);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_asked_for_and_put_together_rfc9111_3_4() {
+    let scene = Scene::begins().await;
+    let first_half = "status: 206\ncache-control: max-age=3600\netag: \"a\"\ncontent-range: bytes 0-4/10\nx-half: 1\nbody: 01234";
+    for (have, rest, asked) in [
+        (HALF, first_half, "bytes=0-4"),
+        (first_half, HALF, "bytes=5-9"),
+    ] {
+        let path = scene.path();
+        let range = if have == HALF {
+            "range: bytes=5-"
+        } else {
+            "range: bytes=0-4"
+        };
+        scene.ask("GET", &path, range, have).await;
+        let whole = scene.get(&path, rest).await;
+        let seen = scene.app.last(&path);
+        assert_eq!(
+            (seen.header("range"), seen.header("if-range")),
+            (Some(asked), Some("\"a\""))
+        );
+        assert_eq!((whole.status, whole.text().as_str()), (200, "0123456789"));
+        assert!(!whole.has("content-range"));
+        let again = scene.get(&path, "").await;
+        assert_eq!(
+            (again.status, again.text().as_str(), scene.app.count(&path)),
+            (200, "0123456789", 2)
+        );
+        assert_eq!(again.header("content-length"), "10");
+        let part = scene.ask("GET", &path, "range: bytes=3-6", "").await;
+        assert_eq!((part.text().as_str(), scene.app.count(&path)), ("3456", 2));
+    }
+}
+
+#[tokio::test]
+async fn parts_of_different_representations_are_never_mixed_rfc9111_3_4() {
+    let scene = Scene::begins().await;
+    for other in [
+        "status: 206\netag: \"b\"\ncontent-range: bytes 0-4/10\nbody: abcde",
+        "status: 206\ncontent-range: bytes 0-4/10\nbody: abcde",
+        "status: 206\netag: \"a\"\ncontent-range: bytes 0-3/10\nbody: abcd",
+        "status: 206\netag: \"a\"\ncontent-range: bytes 0-4/11\nbody: abcde",
+        "status: 416\ncontent-range: bytes */4",
+        "etag: \"b\"\nbody: all new",
+    ] {
+        let path = scene.path();
+        scene.ask("GET", &path, "range: bytes=-5", HALF).await;
+        let other_says = scene.dated(other).replace('\n', "|");
+        scene.app.now_says(move |seen| {
+            let mut seen = seen.clone();
+            if seen.header("range").is_some() {
+                seen.headers.push(("says".into(), other_says.clone()));
+            }
+            said(&seen, 0)
+        });
+        // Our question is answered with something else; the plain one with what is new.
+        let whole = scene.client.get(&path).await;
+        assert_eq!(whole.status, 200, "{other}");
+        assert!(!whole.text().contains("56789"), "{other}: {}", whole.text());
+    }
+    // A weak validator does not tell parts apart.
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    scene
+        .ask(
+            "GET",
+            &path,
+            "range: bytes=-5",
+            &HALF.replace("\"a\"", "W/\"a\""),
+        )
+        .await;
+    scene.get(&path, WHOLE).await;
+    assert_eq!(scene.app.last(&path).header("range"), None);
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_what_it_says_is_not_kept_rfc9111_3_3() {
+    let scene = Scene::begins().await;
+    for broken in [
+        HALF.replace("body: 56789", "body: 567"),
+        HALF.replace("bytes 5-9/10", "bytes 5-9/*"),
+        HALF.replace("bytes 5-9/10", "bytes 5-10/10"),
+        HALF.replace("bytes 5-9/10", "bytes 0-4/10"),
+        HALF.replace("content-range: bytes 5-9/10\n", ""),
+        HALF.replace("max-age=3600", "no-store"),
+    ] {
+        let path = scene.path();
+        let says = broken.replace('\n', "|");
+        let fields = [("Range", "bytes=-5"), ("Says", says.as_str())];
+        let _ = scene
+            .larder
+            .client()
+            .try_send("GET", &path, &fields, "")
+            .await;
+        scene.ask("GET", &path, "range: bytes=-5", HALF).await;
+        assert_eq!(scene.app.count(&path), 2, "{broken}");
+    }
+    // What is held whole is not given up for a part.
+    let path = scene.path();
+    scene.get(&path, WHOLE).await;
+    scene
+        .ask(
+            "GET",
+            &path,
+            "range: bytes=-5\ncache-control: no-cache",
+            HALF,
+        )
+        .await;
+    assert_eq!(scene.get(&path, "").await.text(), "0123456789");
+}
