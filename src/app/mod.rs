@@ -23,7 +23,7 @@ use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Down, Upstream};
 use arc_swap::ArcSwap;
 use reload::Reloader;
 use std::future::Future;
@@ -274,11 +274,14 @@ impl House {
 /// What nobody waits for but everybody wants to know: is the app up, and how many sidecars are we?
 async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
     loop {
-        let up = kit.upstream.is_up().await;
+        let probed = kit.upstream.probe().await;
+        let up = probed.is_ok();
         if condition.app_up.swap(up, Ordering::Relaxed) != up {
-            match up {
-                true => tracing::info!("the app answers again"),
-                false => tracing::warn!("the app does not answer"),
+            match probed {
+                Ok(()) => tracing::info!("the app answers again"),
+                Err(Down { kind, cause }) => {
+                    tracing::warn!("error.type" = kind, cause, "the app does not answer");
+                }
             }
         }
         let replicas = NonZeroU32::new(cache.replicas()).unwrap_or(NonZeroU32::MIN);
