@@ -23,7 +23,7 @@ use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Down, Upstream};
 use arc_swap::ArcSwap;
 use reload::Reloader;
 use std::future::Future;
@@ -45,7 +45,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// `larder run`: serves until told to stop. `settings` are what `options` gave.
 ///
-/// Errors: an address cannot be had, or a certificate cannot be read.
+/// Errors: an address cannot be had, or (`InvalidData`, as a configuration that cannot be used) a
+/// certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
     block_on(&log, options.log_color, |log| {
@@ -167,7 +168,8 @@ impl House {
                 shared,
                 local_limits: Arc::new(LocalLimits::new()),
                 metrics,
-                tls: tls.map_err(io::Error::other)?,
+                // Its kind makes it a fault of the configuration, not of the network.
+                tls: tls.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
                 ways: Kit::ways(settings.workers.get()),
                 connections: Connections::default(),
                 stop,
@@ -274,11 +276,14 @@ impl House {
 /// What nobody waits for but everybody wants to know: is the app up, and how many sidecars are we?
 async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
     loop {
-        let up = kit.upstream.is_up().await;
+        let probed = kit.upstream.probe().await;
+        let up = probed.is_ok();
         if condition.app_up.swap(up, Ordering::Relaxed) != up {
-            match up {
-                true => tracing::info!("the app answers again"),
-                false => tracing::warn!("the app does not answer"),
+            match probed {
+                Ok(()) => tracing::info!("the app answers again"),
+                Err(Down { kind, cause }) => {
+                    tracing::warn!("error.type" = kind, cause, "the app does not answer");
+                }
             }
         }
         let replicas = NonZeroU32::new(cache.replicas()).unwrap_or(NonZeroU32::MIN);

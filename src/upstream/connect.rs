@@ -1,5 +1,6 @@
 //! One new connection to the app: TCP, TLS or a Unix socket.
 
+use super::cause::Failure;
 use super::{RequestBody, UpstreamError};
 use crate::config::settings::UpstreamTarget;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -60,44 +61,42 @@ impl TlsConfig {
 pub(super) async fn connect(
     target: &UpstreamTarget,
     tls: Option<&TlsConfig>,
-) -> Result<Connection, UpstreamError> {
+) -> Result<Connection, Failure> {
     match target {
         UpstreamTarget::Http { host, port } => greet(tcp(host, *port).await?).await,
         UpstreamTarget::Https { host, port } => {
-            let tls = tls.ok_or(UpstreamError::Tls)?;
+            let tls = tls.ok_or_else(|| {
+                let cause = format!("`{host}` is not a name that a certificate could have");
+                Failure::new(UpstreamError::Tls, cause)
+            })?;
             let stream = tcp(host, *port).await?;
-            let stream = tls
-                .connector
-                .connect(tls.name.clone(), stream)
-                .await
-                .map_err(|error| {
-                    tracing::debug!(%error, "the app's TLS greeting failed");
-                    UpstreamError::Tls
-                })?;
-            greet(stream).await
+            let greeting = tls.connector.connect(tls.name.clone(), stream);
+            greet(greeting.await.map_err(|error| Failure::tls(&error, host))?).await
         }
         UpstreamTarget::Unix(path) => {
-            greet(
-                UnixStream::connect(path)
-                    .await
-                    .map_err(|_| UpstreamError::Connect)?,
-            )
-            .await
+            let stream = UnixStream::connect(path).await;
+            let path = path.display();
+            greet(stream.map_err(|error| Failure::connect(&error, &format!("unix:{path}")))?).await
         }
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, UpstreamError> {
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| {
-        tracing::debug!(%error, "the app cannot be reached");
-        UpstreamError::Connect
-    })?;
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
+    let addresses: Vec<_> = match tokio::net::lookup_host((host, port)).await {
+        Ok(found) => found.collect(),
+        Err(error) => {
+            let cause = format!("the name `{host}` is not found: {error}");
+            return Err(Failure::new(UpstreamError::Connect, cause));
+        }
+    };
+    let stream = TcpStream::connect(&addresses[..]).await;
+    let stream = stream.map_err(|error| Failure::connect(&error, &format!("{host}:{port}")))?;
     // Heads and small bodies must not wait for an acknowledgement (Nagle).
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-async fn greet<S>(stream: S) -> Result<Connection, UpstreamError>
+async fn greet<S>(stream: S) -> Result<Connection, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -106,7 +105,7 @@ where
         .max_header_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| UpstreamError::Connect)?;
+        .map_err(|error| Failure::new(UpstreamError::Connect, error.to_string()))?;
     let driver = Box::pin(async move {
         // How a connection ends is told to the exchange that was on it.
         let _ = connection.with_upgrades().await;

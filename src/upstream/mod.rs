@@ -4,6 +4,7 @@
 //! [`UpstreamError`]s, turned into answers elsewhere.
 
 mod body;
+mod cause;
 mod check;
 mod connect;
 mod gate;
@@ -13,6 +14,7 @@ pub use gate::Gate;
 
 use crate::config::settings;
 use arc_swap::ArcSwap;
+use cause::{Failure, News};
 use connect::{Connection, TlsConfig};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Request, Response};
@@ -77,12 +79,29 @@ impl UpstreamError {
     }
 }
 
+/// Why the app does not count as up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Down {
+    /// [`UpstreamError::word`], or `health` where it answers that it is not well.
+    pub kind: &'static str,
+    /// What went wrong, for people; never a secret.
+    pub cause: String,
+}
+
+impl From<Failure> for Down {
+    fn from(Failure { error, cause }: Failure) -> Self {
+        let kind = error.word();
+        Self { kind, cause }
+    }
+}
+
 /// One worker's way to the app.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     address: Arc<ArcSwap<Address>>,
     pool: Arc<Pool>,
     gate: Gate,
+    news: Arc<News>,
 }
 
 /// Where the app is, and how long to wait for it; exchanged as a whole when the configuration changes.
@@ -107,6 +126,7 @@ impl Upstream {
             gate: Gate::new(settings.max_in_flight),
             address: Arc::new(ArcSwap::from_pointee(Address::new(settings))),
             pool: Arc::default(),
+            news: Arc::default(),
         }
     }
 
@@ -125,24 +145,32 @@ impl Upstream {
         self.address.store(Arc::new(Address::new(settings)));
     }
 
-    /// Whether the app answers: its health path with anything below 500, or a connection at all.
-    pub async fn is_up(&self) -> bool {
+    /// Whether the app answers: its health path with anything below 500, or a connection at all; and
+    /// if not, why.
+    pub async fn probe(&self) -> Result<(), Down> {
         let address = self.address.load_full();
-        let Ok(sender) = connect(&address).await else {
-            return false;
-        };
+        let sender = connect(&address).await?;
         let Some(path) = &address.settings.health else {
-            return true;
+            return Ok(());
         };
-        let Ok(request) = Request::get(path.as_str())
+        let request = Request::get(path.as_str())
             .header(http::header::HOST, "localhost")
             .header(http::header::USER_AGENT, "larder-health")
             .body(RequestBody::empty())
-        else {
-            return false;
-        };
-        let answer = self.exchange(&address, sender, request).await;
-        answer.is_ok_and(|response| !response.status().is_server_error())
+            .map_err(|_| Failure::from(UpstreamError::Protocol("health-path")))?;
+        match self.exchange(&address, sender, request).await?.status() {
+            status if status.is_server_error() => Err(Down {
+                kind: "health",
+                cause: format!("{path} answers {}", status.as_u16()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says in the log that the app failed in a way that only the caller could see; bounded like
+    /// what is said of every other failure.
+    pub fn tell(&self, error: UpstreamError) {
+        self.news.failed(&error.into());
     }
 
     /// The bound on requests that the app has at a time, and how many it has now.
@@ -173,13 +201,18 @@ impl Upstream {
             };
             let again = (reused && repeatable).then(|| copy(&request));
             match self.exchange(&address, sender, request).await {
-                Err(UpstreamError::Reset) => match again {
+                Err(failure) if failure.error == UpstreamError::Reset => match again {
                     Some(copy) => request = copy,
-                    None => break Err(UpstreamError::Reset),
+                    None => break Err(failure),
                 },
                 outcome => break outcome,
             }
         };
+        match &outcome {
+            Ok(_) => self.news.answered(),
+            Err(failure) => self.news.failed(failure),
+        }
+        let outcome = outcome.map_err(|failure| failure.error);
         permit.done(outcome.as_ref().err().copied());
         outcome
     }
@@ -189,7 +222,7 @@ impl Upstream {
         address: &Arc<Address>,
         mut sender: SendRequest<RequestBody>,
         mut request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, UpstreamError> {
+    ) -> Result<Response<ResponseBody>, Failure> {
         let method = request.method().clone();
         let asked_upgrade = request.headers().contains_key(UPGRADE);
         let sent = request.body().finished();
@@ -197,22 +230,25 @@ impl Upstream {
         let answer = tokio::select! {
             biased;
             answer = head_in_time(sender.send_request(request), &sent, address.settings.timeout) => answer,
-            () = flood.came() => return Err(UpstreamError::Protocol("interim")),
+            () = flood.came() => return Err(UpstreamError::Protocol("interim").into()),
         };
         let response = match answer {
-            None if sent.starved() => return Err(UpstreamError::ClientBody),
-            None => return Err(UpstreamError::Timeout),
+            None if sent.starved() => return Err(UpstreamError::ClientBody.into()),
+            None => {
+                let cause = format!("no response head within {:?}", address.settings.timeout);
+                return Err(Failure::new(UpstreamError::Timeout, cause));
+            }
             Some(Err(error)) if sent.broken() => {
                 tracing::debug!(%error, "a client's body broke off");
-                return Err(UpstreamError::ClientBody);
+                return Err(UpstreamError::ClientBody.into());
+            }
+            Some(Err(error)) if error.is_parse() => {
+                let cause = format!("its answer breaks HTTP: {error}");
+                return Err(Failure::new(UpstreamError::Protocol("head"), cause));
             }
             Some(Err(error)) => {
-                tracing::debug!(%error, "the app gave no response head");
-                return Err(if error.is_parse() {
-                    UpstreamError::Protocol("head")
-                } else {
-                    UpstreamError::Reset
-                });
+                let cause = format!("it closed the connection before an answer: {error}");
+                return Err(Failure::new(UpstreamError::Reset, cause));
             }
             Some(Ok(response)) => response,
         };
@@ -247,12 +283,15 @@ fn frame(request: &mut Request<RequestBody>) {
     }
 }
 
-async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, UpstreamError> {
+async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Failure> {
     let timeout = address.settings.connect_timeout;
     let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
     let Connection { sender, driver } = tokio::time::timeout(timeout, connecting)
         .await
-        .map_err(|_| UpstreamError::ConnectTimeout)??;
+        .map_err(|_| {
+            let cause = format!("no connection within {timeout:?}");
+            Failure::new(UpstreamError::ConnectTimeout, cause)
+        })??;
     // The connection's own task ends when the app closes it or when its sender is dropped.
     tokio::spawn(driver);
     Ok(sender)

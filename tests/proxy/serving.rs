@@ -427,3 +427,20 @@ async fn connections_to_the_app_are_kept_and_reused() {
         network.accepted()
     );
 }
+
+#[tokio::test]
+async fn why_the_app_gives_no_answer_is_told_once() {
+    let app = App::says(|_| Answer::ok("x")).await;
+    let larder = larder(&app).start().await;
+    app.down().await;
+    for _ in 0..5 {
+        assert_eq!(larder.get("/").await.status, 502);
+    }
+    larder.says("the app gave no usable answer").await;
+    let log = larder.log();
+    let told = |line: &&str| line.contains("the app gave no usable answer");
+    let lines: Vec<_> = log.lines().filter(told).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains("refused the connection"), "{log}");
+    assert!(lines[0].contains("\"error.type\":\"connect\""), "{log}");
+}
