@@ -88,21 +88,37 @@ async fn every_tier_admits_exactly_its_number() {
 async fn the_limit_holds_over_two_larders_and_many_clients_at_once() {
     let app = shop().await;
     let redis = RedisServer::start().await;
+    // A busy machine is no outage: Redis has all the time it needs to be exact.
+    let patient = format!("{{ url: \"{}\", timeout: 5s }}", redis.url());
     let larders = [
-        larder(&app).redis(&redis).yaml(LIMITS).start().await,
-        larder(&app).redis(&redis).yaml(LIMITS).start().await,
+        larder(&app)
+            .redis_block(&patient)
+            .yaml(LIMITS)
+            .start()
+            .await,
+        larder(&app)
+            .redis_block(&patient)
+            .yaml(LIMITS)
+            .start()
+            .await,
     ];
     let mut clients = tokio::task::JoinSet::new();
     for larder in &larders {
         larder.redis_is(true).await;
-        for _ in 0..50 {
+        for _ in 0..7 {
             let client = larder.client();
-            clients.spawn(async move { client.get("/api/x").await.status });
+            clients.spawn(async move {
+                let mut admitted = 0;
+                for _ in 0..8 {
+                    admitted += usize::from(client.get("/api/x").await.status == 200);
+                }
+                admitted
+            });
         }
     }
     let mut admitted = 0;
-    while let Some(status) = clients.join_next().await {
-        admitted += usize::from(status.unwrap() == 200);
+    while let Some(one) = clients.join_next().await {
+        admitted += one.unwrap();
     }
     assert_eq!((admitted, app.count("/api/x")), (60, 60));
 }
