@@ -295,6 +295,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn serve(options: Run, color: When) -> Exit {
+    let log_color = color.decide(std::io::stdout().is_terminal());
     let color = color.decide(std::io::stderr().is_terminal());
     if let Some(file) = options.url.as_ref().filter(|url| Path::new(url).is_file()) {
         let why = format!("`{file}` is a file, not the URL of an app: larder run -c {file}");
@@ -308,8 +309,10 @@ fn serve(options: Run, color: When) -> Exit {
     let options = origin.map(|origin| RunOptions {
         origin,
         env_file: options.env_file,
+        app: None,
         watch: options.watch,
         color,
+        log_color,
     });
     match options {
         Ok(options) => start(options, app::run),
@@ -366,8 +369,10 @@ fn demo(options: &Demo, color: When) -> Exit {
     let proxy = RunOptions {
         origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
         env_file: None,
+        app: None,
         watch: true,
         color: color.decide(std::io::stderr().is_terminal()),
+        log_color: color.decide(std::io::stdout().is_terminal()),
     };
     start(proxy, |proxy, settings| app::run_demo(app, proxy, settings))
 }

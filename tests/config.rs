@@ -2,6 +2,7 @@
 //! the files that would rot if nothing read them.
 //!
 //! `UPDATE=1 cargo test --test config` writes the expected messages anew; read the difference.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use larder::config::{self, Environment, Format, Report, Settings, Severity, Source};
 use proptest::prelude::*;

@@ -169,8 +169,7 @@ impl Admin {
             Some(redis) => self.redis_facts.get(redis, &settings.cache.namespace).await,
             None => Facts::default(),
         };
-        let redis = state.redis.as_ref().map(Redis::status);
-        let connected = redis.as_ref().is_some_and(|status| status.connected);
+        let connected = gauges.redis.as_ref().is_some_and(|redis| redis.up);
         let app_up = state.condition.app_up.load(Relaxed);
         let (status, word) = match (app_up, state.redis.is_none() || connected) {
             (true, true) => (StatusCode::OK, "healthy"),
@@ -192,7 +191,7 @@ impl Admin {
                 "uptime": facts.uptime,
                 "usedMemory": facts.used_memory,
                 "totalKeys": facts.total_keys,
-                "address": redis.as_ref().map(|status| &status.address),
+                "address": state.redis.as_ref().map(|redis| redis.status().address),
             },
             "sessionCache": {
                 "metrics": {
@@ -221,7 +220,7 @@ impl Admin {
                 "localFallback": gauges.limit_local_fallback,
             },
             "breaker": {
-                "state": redis.as_ref().map(|status| status.breaker),
+                "state": gauges.redis.as_ref().map(|redis| redis.breaker),
             },
             "app": {
                 "reachable": app_up,

@@ -65,8 +65,8 @@ fn target(target: &UpstreamTarget) -> String {
     }
 }
 
-/// A URL without user and password.
-fn address(url: &str) -> String {
+/// A URL without user, password and query.
+pub(super) fn address(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = host.split('?').next().unwrap_or(host);

@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::fmt::Write;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -28,22 +28,24 @@ const START_TIME: Duration = Duration::from_secs(10);
 /// Errors: those of [`super::run`], and the app's address cannot be had.
 pub fn run(app: DemoOptions, proxy: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| together(app, proxy, settings, log))
+    block_on(&log, proxy.log_color, |log| {
+        together(app, proxy, settings, log)
+    })
 }
 
 async fn together(
     app: DemoOptions,
-    proxy: RunOptions,
-    settings: Settings,
+    mut proxy: RunOptions,
+    mut settings: Settings,
     log: Arc<Log>,
 ) -> io::Result<()> {
-    if let Some(told) = elsewhere(&settings.upstream.target, app.listen) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, told));
-    }
     let listener = TcpListener::bind(app.listen).await.map_err(|error| {
         let told = format!("the demo app cannot listen on {}: {error}", app.listen);
         io::Error::new(error.kind(), told)
     })?;
+    // Wherever the app listens, that is where larder finds it, also after a reload.
+    settings.upstream.target = reachable(listener.local_addr()?);
+    proxy.app = Some(settings.upstream.target.clone());
     // The app ends with the process.
     tokio::spawn(demo::serve(listener, app, std::future::pending()));
     // A certificate of one's own would have to be trusted first: behind TLS the first visits are the
@@ -55,15 +57,16 @@ async fn together(
     serve(proxy, settings, log, true).await
 }
 
-/// Why a configuration that was found is not for the demo: its app is another one, and should not be
-/// visited by the tour.
-fn elsewhere(target: &UpstreamTarget, app: SocketAddr) -> Option<String> {
-    match target {
-        UpstreamTarget::Http { port, .. } if *port == app.port() => None,
-        _ => Some(format!(
-            "the demo app listens on {app}, but the configuration has another `upstream`: \
-             run the demo in another directory, or give it that address with --listen"
-        )),
+/// How this host reaches what listens on `address`.
+fn reachable(address: SocketAddr) -> UpstreamTarget {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    UpstreamTarget::Http {
+        host: ip.to_string(),
+        port: address.port(),
     }
 }
 
@@ -189,14 +192,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_demo_is_not_put_in_front_of_another_app() {
-        let app = SocketAddr::from(([127, 0, 0, 1], 3000));
-        let http = |port| UpstreamTarget::Http {
-            host: "localhost".into(),
-            port,
-        };
-        assert_eq!(elsewhere(&http(3000), app), None);
-        assert!(elsewhere(&http(4000), app).is_some());
-        assert!(elsewhere(&UpstreamTarget::Unix("/run/app.sock".into()), app).is_some());
+    fn larder_is_put_in_front_of_the_demo_wherever_that_listens() {
+        for (listens, host) in [
+            ("127.0.0.1:3000", "127.0.0.1"),
+            ("0.0.0.0:3000", "127.0.0.1"),
+            ("[::]:3000", "::1"),
+            ("192.0.2.7:3000", "192.0.2.7"),
+        ] {
+            let app = UpstreamTarget::Http {
+                host: host.into(),
+                port: 3000,
+            };
+            assert_eq!(reachable(listens.parse().unwrap()), app);
+        }
     }
 }

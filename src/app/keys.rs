@@ -36,7 +36,8 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         let is_new = !held
             .as_ref()
             .is_some_and(|held| Arc::ptr_eq(held, &identity));
-        let wanted = identity.take_unknown_key() && now >= earliest;
+        // Asked last: a wish that comes too early is kept until its time.
+        let wanted = now >= earliest && identity.take_unknown_key();
         if is_new || now >= due || wanted {
             let outcome = match identity.source() {
                 Some(JwtSource::JwksUrl(url)) => fetch(url).await,
@@ -70,7 +71,8 @@ async fn read(path: &Path) -> Result<Option<Bytes>, String> {
 }
 
 async fn fetch(url: &str) -> Result<Option<Bytes>, String> {
-    let told = |error: &dyn std::fmt::Display| format!("{url}: {error}");
+    let shown = super::banner::address(url);
+    let told = |error: &dyn std::fmt::Display| format!("{shown}: {error}");
     let uri: Uri = url.parse().map_err(|error| told(&error))?;
     let connector = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())

@@ -7,6 +7,7 @@ mod banner;
 mod demo;
 mod keys;
 mod reload;
+mod ways;
 mod worker;
 
 pub use demo::run as run_demo;
@@ -18,10 +19,8 @@ use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
 use crate::limit::LocalLimits;
 use crate::proxy::{Coalescer, Shared, Tunnels};
-use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::RedisGauges;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
 use crate::upstream::Upstream;
@@ -36,6 +35,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use ways::Ways;
 use worker::Kit;
 
 /// Between two looks at whether the app answers, and at how many sidecars there are.
@@ -48,15 +48,21 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Errors: an address cannot be had, or a certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
-    block_on(&log, |log| serve(options, settings, log, false))
+    block_on(&log, options.log_color, |log| {
+        serve(options, settings, log, false)
+    })
 }
 
 /// Runs `main` on the background's runtime, with logs and TLS in place around it.
-fn block_on<F>(settings: &settings::Log, main: impl FnOnce(Arc<Log>) -> F) -> io::Result<()>
+fn block_on<F>(
+    settings: &settings::Log,
+    color: bool,
+    main: impl FnOnce(Arc<Log>) -> F,
+) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>>,
 {
-    let log = telemetry::log::init(settings.level, settings.format);
+    let log = telemetry::log::init(settings.level, settings.format, color);
     // An error only says that somebody has chosen it already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let log = Arc::new(log);
@@ -162,6 +168,7 @@ impl House {
                 local_limits: Arc::new(LocalLimits::new()),
                 metrics,
                 tls: tls.map_err(io::Error::other)?,
+                ways: Kit::ways(settings.workers.get()),
                 connections: Connections::default(),
                 stop,
             },
@@ -199,7 +206,7 @@ impl House {
             let cache = cache.clone();
             tokio::spawn(async move { cache.follow_purges(&redis).await });
         }
-        self.watch(redis.clone());
+        self.watch();
         let state = AdminState {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
@@ -215,7 +222,7 @@ impl House {
     }
 
     /// Shows the table of metrics what lives in other rooms.
-    fn watch(&self, redis: Option<Redis>) {
+    fn watch(&self) {
         let kit = &self.kit;
         kit.metrics.config_loaded(Ok(()), kit.shared.clock.now());
         let (cache, limits, condition) = (
@@ -224,22 +231,15 @@ impl House {
             self.condition.clone(),
         );
         let memory = kit.settings.cache.memory;
+        let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
         kit.metrics.watch(move |gauges| {
             let status = cache.status();
             gauges.memory_bytes = Some(status.bytes);
             gauges.memory_limit_bytes = Some(memory);
             gauges.memory_objects = Some(status.entries as u64);
             gauges.memory_evictions = vec![("size", status.evicted)];
-            gauges.limit_local_fallback = redis.as_ref().map(|_| limits.redis_away());
-            gauges.redis = redis.as_ref().map(|redis| {
-                let status = redis.status();
-                RedisGauges {
-                    up: status.connected,
-                    breaker: status.breaker,
-                    connections: status.connections,
-                    connections_max: status.connections_max,
-                }
-            });
+            gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
+            gauges.redis = ways.as_ref().map(Ways::gauges);
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
             gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
         });

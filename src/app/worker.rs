@@ -2,6 +2,7 @@
 //! Redis and to the app. Nothing it does on a request's way is shared but memory.
 
 use super::FLUSH_TIME;
+use super::ways::Ways;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::limit::{Limiter, LocalLimits};
@@ -26,6 +27,7 @@ pub(super) struct Kit {
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
     pub tls: Option<Tls>,
+    pub ways: Ways,
     pub connections: Connections,
     pub stop: Stop,
 }
@@ -34,16 +36,18 @@ pub(super) struct Kit {
 const TUNNEL_LOOK: Duration = Duration::from_millis(50);
 
 impl Kit {
+    /// Ways to Redis that `workers` and the background have.
+    pub fn ways(workers: usize) -> Ways {
+        Ways::new(workers * 2 + 1)
+    }
+
     /// The one way to Redis of what runs in the background.
     pub fn background_redis(&self) -> Option<Redis> {
         let settings = self.settings.redis.as_ref()?;
-        let index = self.settings.workers.get();
-        Some(Redis::start(
-            settings,
-            &settings.url,
-            (1, 1),
-            self.metrics.recorder(index),
-        ))
+        let recorder = self.metrics.recorder(self.settings.workers.get());
+        let redis = Redis::start(settings, &settings.url, (1, 1), recorder);
+        self.ways.add(&redis);
+        Some(redis)
     }
 
     /// The store as the background sees it.
@@ -70,7 +74,10 @@ impl Kit {
                 Some(url) => way(url, (least, most)),
                 None => redis.clone(),
             });
-            cache = cache.with_redis(redis, way(&settings.url, (1, 1)));
+            let behind = way(&settings.url, (1, 1));
+            self.ways.add(&redis);
+            self.ways.add(&behind);
+            cache = cache.with_redis(redis, behind);
         }
         let proxy = Proxy::new(Rooms {
             shared: self.shared.clone(),

@@ -2,7 +2,7 @@
 
 use super::env::Environment;
 use super::problem::{Code, Fault, Report};
-use super::settings::Settings;
+use super::settings::{Settings, UpstreamTarget};
 use super::tree::{FILE_BYTES_MAX, Source};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,17 +28,25 @@ pub struct RunOptions {
     pub origin: Origin,
     /// Read again at each reload, like the configuration.
     pub env_file: Option<PathBuf>,
+    /// The app, whatever the configuration says: the demo brings its own.
+    pub app: Option<UpstreamTarget>,
     /// Reload when a file changes.
     pub watch: bool,
     /// Whether what people read on the terminal may be coloured.
     pub color: bool,
+    /// Whether pretty log lines, on standard output, are coloured.
+    pub log_color: bool,
 }
 
 impl RunOptions {
     /// Reads the configuration, now.
     pub fn load(&self) -> Result<(Settings, Report), Report> {
         let env = environment(self.env_file.as_deref())?;
-        super::load(self.origin.read()?, &env)
+        let (mut settings, report) = super::load(self.origin.read()?, &env)?;
+        if let Some(app) = &self.app {
+            settings.upstream.target = app.clone();
+        }
+        Ok((settings, report))
     }
 
     /// The files whose change means a reload.

@@ -10,6 +10,7 @@ mod token;
 use crate::secret::Secret;
 use crate::semantics::Timestamp;
 use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -77,20 +78,26 @@ pub struct Identity {
     settings: IdentitySettings,
     keys: ArcSwap<Keys>,
     unknown_key: AtomicBool,
+    /// Seals digests of credentials; the same in every sidecar of one configuration.
+    seal: hmac::Key,
 }
 
 impl Identity {
     /// An identity with no keys yet, unless the source is a secret.
     #[must_use]
     pub fn new(settings: IdentitySettings) -> Self {
-        let keys = match &settings.jwt {
-            Some(JwtSource::Secret(secret)) => Keys::secret(secret),
-            _ => Keys::none(),
+        let (keys, secret) = match &settings.jwt {
+            Some(JwtSource::Secret(secret)) => (Keys::secret(secret), secret.expose()),
+            _ => (Keys::none(), ""),
         };
+        // A key of its own, so that no digest tells anything of what tokens are signed with.
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let derived = hmac::sign(&secret, b"larder credentials");
         Self {
             settings,
             keys: ArcSwap::from_pointee(keys),
             unknown_key: AtomicBool::new(false),
+            seal: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
         }
     }
 
@@ -208,9 +215,14 @@ impl Caller<'_> {
 
     /// A digest of the credential that the request carries, verified or not: its Authorization, or
     /// without one its session cookies; none without either. Never the credential itself.
+    ///
+    /// With a JWT secret configured it is keyed by that (HMAC-SHA-256): who can read Redis cannot try
+    /// credentials out on it. Without one, only the credential's own entropy protects it.
     #[must_use]
     pub fn token(&self) -> Option<[u8; 32]> {
-        credential::digest(self.headers)
+        let digest = credential::digest(self.headers)?;
+        let sealed = hmac::sign(&self.identity.seal, &digest);
+        sealed.as_ref().try_into().ok()
     }
 
     /// A field that is there twice was added to by somebody: no user.

@@ -395,3 +395,30 @@ fn a_caller_can_be_shared_and_an_address_is_cut_to_64_bits_by_default() {
     assert_eq!(caller.network(), "2001:db8::/64");
     assert_eq!((caller.user(), caller.token()), (None, None));
 }
+
+#[test]
+fn a_credentials_digest_depends_on_the_secret_and_on_nothing_else_of_a_configuration() {
+    let headers = bearer_headers("opaque");
+    let digest = |jwt: Option<&str>, prefix| {
+        let identity = Identity::new(IdentitySettings {
+            jwt: jwt.map(|secret| JwtSource::Secret(Secret::new(secret))),
+            ipv6_prefix: prefix,
+            ..IdentitySettings::default()
+        });
+        let peer = "192.0.2.1:1".parse().unwrap();
+        identity
+            .caller(peer, &headers, Timestamp::default())
+            .token()
+    };
+    assert!(digest(None, 64).is_some());
+    assert_eq!(digest(Some("a"), 64), digest(Some("a"), 56));
+    assert_ne!(digest(Some("a"), 64), digest(Some("b"), 64));
+    assert_ne!(digest(Some("a"), 64), digest(None, 64));
+}
+
+fn bearer_headers(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let value = format!("Bearer {token}").parse().unwrap();
+    headers.insert(AUTHORIZATION, value);
+    headers
+}

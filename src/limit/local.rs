@@ -1,6 +1,11 @@
-//! What this process counts and knows by itself: which counters are full, and the counters
-//! themselves while Redis is away or where there is none. Shared by all workers; every map is
-//! bounded; nothing here waits for the network or runs a timer.
+//! What this process counts and knows by itself. Shared by all workers; every map is bounded;
+//! nothing here waits for the network or runs a timer.
+//!
+//! Everything that this process admits is counted in windows of its own, whoever decided it: where
+//! there is no Redis they decide; while Redis is away they decide over this process's share, and go
+//! on from what was admitted before; when it is back, what it has missed still counts. Beside them,
+//! while Redis is away, stand governor's buckets: a hundredth of the memory a subject, so that they
+//! still hold those whom a flood of others has driven out of the windows.
 
 use super::window::{self, Algorithm, Window};
 use super::{ID_BYTES, Id, Reading, remaining};
@@ -16,14 +21,14 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Counters whose last answer from Redis is remembered (about 100 bytes each).
 const SEEN_MAX: usize = 65_536;
 
-/// Bytes of the exact counters of a process without Redis; the coldest make room.
-const EXACT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of the windows; the coldest make room.
+const WINDOWS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Subjects that one governor counts while Redis is away (about 50 bytes each).
 const FALLBACK_KEYS_MAX: usize = 262_144;
@@ -49,15 +54,15 @@ pub(super) struct Counter {
 #[derive(Debug)]
 pub struct LocalLimits {
     seen: quick_cache::sync::Cache<Id, Seen>,
-    exact: Mutex<Exact>,
+    own: Mutex<Own>,
     fallback: RwLock<HashMap<(u32, Duration), Arc<Governor>>>,
     replicas: AtomicU32,
     redis_away: AtomicBool,
 }
 
-/// The counters of a process without Redis.
+/// What this process has admitted.
 #[derive(Debug)]
-struct Exact {
+struct Own {
     windows: quick_cache::unsync::Cache<Id, Window, Bytes>,
     /// Microseconds. Workers read the clock before they come here, so a later one may bring an
     /// earlier moment; for a window that would be a clock that went back.
@@ -69,11 +74,10 @@ struct Exact {
 struct Seen {
     quota: u32,
     remaining: u32,
-    at: Timestamp,
     until: Timestamp,
 }
 
-/// Weighs an exact counter by what it may grow to.
+/// Weighs a window by what it may grow to.
 #[derive(Clone, Debug)]
 struct Bytes;
 
@@ -99,8 +103,8 @@ impl LocalLimits {
     pub fn new() -> Self {
         Self {
             seen: quick_cache::sync::Cache::new(SEEN_MAX),
-            exact: Mutex::new(Exact {
-                windows: quick_cache::unsync::Cache::with_weighter(1_024, EXACT_BYTES_MAX, Bytes),
+            own: Mutex::new(Own {
+                windows: quick_cache::unsync::Cache::with_weighter(1_024, WINDOWS_BYTES_MAX, Bytes),
                 latest: 0,
             }),
             fallback: RwLock::default(),
@@ -128,72 +132,69 @@ impl LocalLimits {
         }
     }
 
-    /// Remembers what Redis said. `now` is from before Redis was asked and `reset` is cut to whole
-    /// milliseconds, so that the moment kept is never later than the true one.
+    /// Remembers what Redis said, and counts what it admitted. `now` is from before Redis was asked
+    /// and `reset` is cut to whole milliseconds, so that the moment kept is never later than the
+    /// true one.
     pub(super) fn remember(&self, counters: &[Counter], readings: &[Reading], now: Timestamp) {
         for (counter, reading) in counters.iter().zip(readings) {
             let seen = Seen {
                 quota: counter.rate.quota.get(),
                 remaining: reading.remaining,
-                at: now,
                 until: now + reading.reset,
             };
             self.seen.insert(counter.id, seen);
         }
+        if !readings.iter().any(|reading| reading.refused) {
+            let mut own = self.own();
+            let now = own.at(now);
+            counters.iter().for_each(|counter| own.add(counter, now));
+        }
     }
 
-    /// Refuses without Redis if a counter is known to be full until later than `now`. The other
-    /// counters are shown as last seen.
+    /// Refuses without Redis if a counter is known to be full until later than `now`: Redis said so,
+    /// or this process alone has filled it. The other counters are shown as last seen.
     pub(super) fn known_full(&self, counters: &[Counter], now: Timestamp) -> Option<Vec<Reading>> {
-        let reading = |counter: &Counter| {
+        let mut readings = {
+            let mut own = self.own();
+            let now = own.at(now);
+            let readings = counters.iter().map(|counter| own.read(counter, now));
+            readings.collect::<Vec<_>>()
+        };
+        for (counter, reading) in counters.iter().zip(&mut readings) {
             let quota = counter.rate.quota.get();
-            match self.seen.get(&counter.id) {
-                Some(seen) if now < seen.until => Reading {
+            if let Some(seen) = self.seen.get(&counter.id)
+                && now < seen.until
+            {
+                let said = Reading {
                     remaining: seen.remaining.min(quota),
                     reset: seen.until.since(now),
                     // A reload may have raised the quota since.
                     refused: seen.remaining == 0 && quota <= seen.quota,
-                },
-                _ => Reading {
-                    remaining: quota,
-                    reset: Duration::ZERO,
-                    refused: false,
-                },
+                };
+                // Redis knows what the others admit too; only a refusal of our own weighs more.
+                if !reading.refused || said.refused && said.reset > reading.reset {
+                    *reading = said;
+                }
             }
-        };
-        let readings: Vec<Reading> = counters.iter().map(reading).collect();
+        }
         let full = readings.iter().any(|reading| reading.refused);
         full.then_some(readings)
     }
 
     /// Counts exactly and in this process alone: for a larder without Redis.
     pub(super) fn count(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
-        let mut exact = self.exact.lock().unwrap_or_else(PoisonError::into_inner);
-        exact.latest = now.as_millis().saturating_mul(1_000).max(exact.latest);
-        let Exact { windows, latest } = &mut *exact;
-        let now = *latest;
-        let full: Vec<bool> = (counters.iter())
-            .map(|counter| match windows.get_mut(&counter.id) {
-                Some(mut window) => !window.admits(counter.rate, now),
-                None => false,
-            })
-            .collect();
-        let admitted = !full.contains(&true);
-        (counters.iter().zip(full))
-            .map(|(counter, refused)| {
-                let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
-                let window = windows.get_mut_or_insert_with(&counter.id, fresh);
-                let mut reading = window::Reading::default();
-                if let Ok(Some(mut window)) = window {
-                    if admitted {
-                        window.add(counter.rate, now);
-                    }
-                    reading = window.read(counter.rate, now);
-                }
+        let mut own = self.own();
+        let now = own.at(now);
+        let before: Vec<Reading> = counters.iter().map(|one| own.read(one, now)).collect();
+        if before.iter().any(|reading| reading.refused) {
+            return before;
+        }
+        (counters.iter())
+            .map(|counter| {
+                own.add(counter, now);
                 Reading {
-                    remaining: remaining(counter.rate, reading.count),
-                    reset: Duration::from_micros(reading.reset),
-                    refused,
+                    refused: false,
+                    ..own.read(counter, now)
                 }
             })
             .collect()
@@ -201,47 +202,60 @@ impl LocalLimits {
 
     /// Counts this process's share of each limit, while Redis is away.
     ///
-    /// Counters are taken one after the other, and given back if a later one refuses: another
-    /// request that comes between the two may be refused although it would have fitted, never
-    /// admitted although it would not.
+    /// Buckets are taken from one after the other, and given back if a later one or the windows
+    /// refuse: another request that comes between may be refused although it would have fitted,
+    /// never admitted although it would not.
     pub(super) fn fall_back(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
         let replicas = self.replicas.load(Ordering::Relaxed).max(1);
-        let governors: Vec<(&Counter, Arc<Governor>)> = (counters.iter())
-            .map(|counter| (counter, self.governor(counter.rate, replicas)))
+        let shares: Vec<Counter> = (counters.iter())
+            .map(|counter| counter.share(replicas))
             .collect();
-        for (counter, governor) in &governors {
-            self.seed(counter, governor, replicas, now);
-        }
-        let taken = (governors.iter())
-            .take_while(|(counter, governor)| governor.take(&counter.id, now))
-            .count();
-        let refused_by = (taken < governors.len()).then_some(taken);
-        if refused_by.is_some() {
-            for (counter, governor) in governors.iter().take(taken) {
-                governor.give_back(&counter.id);
+        let governors: Vec<Arc<Governor>> = shares
+            .iter()
+            .map(|share| self.governor(share.rate))
+            .collect();
+        let mut taken = 0;
+        let mut empty = None;
+        for (share, governor) in shares.iter().zip(&governors) {
+            match governor.take(&share.id, now) {
+                Ok(()) => taken += 1,
+                Err(wait) => {
+                    empty = Some(wait);
+                    break;
+                }
             }
         }
-        (governors.iter().enumerate())
-            .map(|(position, (counter, governor))| Reading {
-                refused: refused_by == Some(position),
-                ..governor.read(&counter.id, now)
-            })
-            .collect()
-    }
-
-    /// Takes over what Redis last said of a counter, once: removing it from `seen` makes sure that
-    /// only one worker does.
-    fn seed(&self, counter: &Counter, governor: &Governor, replicas: u32, now: Timestamp) {
-        if let Some((_, seen)) = self.seen.remove(&counter.id)
-            && now.since(seen.at) < counter.rate.window
-        {
-            governor.leave(&counter.id, seen.remaining / replicas, now);
+        let readings = match empty {
+            None => self.count(&shares, now),
+            Some(wait) => {
+                let mut own = self.own();
+                let now = own.at(now);
+                let readings = shares.iter().map(|share| own.read(share, now));
+                let mut readings: Vec<Reading> = readings.collect();
+                if let Some(reading) = readings.get_mut(taken) {
+                    *reading = Reading {
+                        remaining: 0,
+                        reset: reading.reset.max(wait),
+                        refused: true,
+                    };
+                }
+                readings
+            }
+        };
+        if readings.iter().any(|reading| reading.refused) {
+            for (share, governor) in shares.iter().zip(&governors).take(taken) {
+                governor.give_back(&share.id);
+            }
         }
+        readings
     }
 
-    fn governor(&self, rate: Rate, replicas: u32) -> Arc<Governor> {
-        let share = NonZeroU32::new(rate.quota.get() / replicas).unwrap_or(NonZeroU32::MIN);
-        let key = (share.get(), rate.window);
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn governor(&self, rate: Rate) -> Arc<Governor> {
+        let key = (rate.quota.get(), rate.window);
         let known = self.fallback.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(governor) = known.get(&key) {
             return Arc::clone(governor);
@@ -255,51 +269,86 @@ impl LocalLimits {
             known.clear();
         }
         let governor = known.entry(key);
-        Arc::clone(governor.or_insert_with(|| Arc::new(Governor::new(share, rate.window))))
+        Arc::clone(governor.or_insert_with(|| Arc::new(Governor::new(rate))))
     }
 }
 
-/// governor's limiter over many subjects of one rate.
-///
-/// A token bucket of burst `b` refilled every `t` admits up to `b - 1 + ⌈window / t⌉` in a window: a
-/// bucket of the whole quota would let through nearly twice of it. So the burst is half of the quota
-/// and the refill is what remains: never more than the quota in any window, at the price of refusing
-/// who steadily asks for more than half of it while Redis is away.
+impl Own {
+    /// Microseconds on a clock that never goes back.
+    fn at(&mut self, now: Timestamp) -> u64 {
+        self.latest = now.as_millis().saturating_mul(1_000).max(self.latest);
+        self.latest
+    }
+
+    fn add(&mut self, counter: &Counter, now: u64) {
+        let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
+        // Nothing comes back where one window alone would be more than all may be together.
+        if let Ok(Some(mut window)) = self.windows.get_mut_or_insert_with(&counter.id, fresh) {
+            window.add(counter.rate, now);
+        }
+    }
+
+    /// What a counter shows, and whether it would refuse.
+    fn read(&mut self, counter: &Counter, now: u64) -> Reading {
+        let reading = match self.windows.get_mut(&counter.id) {
+            Some(mut window) => window.read(counter.rate, now),
+            None => window::Reading::default(),
+        };
+        let remaining = remaining(counter.rate, reading.count);
+        Reading {
+            remaining,
+            reset: Duration::from_micros(reading.reset),
+            refused: remaining == 0,
+        }
+    }
+}
+
+impl Counter {
+    /// The same counter where `replicas` processes count it, each its share.
+    fn share(&self, replicas: u32) -> Self {
+        let quota = NonZeroU32::new(self.rate.quota.get() / replicas).unwrap_or(NonZeroU32::MIN);
+        Self {
+            rate: Rate { quota, ..self.rate },
+            ..*self
+        }
+    }
+}
+
+/// governor's limiter over many subjects of one rate: a bucket of the whole quota, filled again over
+/// one window. In a window it admits less than twice the quota, and never less than the quota.
 #[derive(Debug)]
 struct Governor {
     limiter: RateLimiter<Id, Store, Hand, NoOpMiddleware<Nanos>>,
     states: Store,
     hand: Hand,
-    burst: u32,
+    /// Nanoseconds until one more is in the bucket.
     refill: u64,
     until_sweep: AtomicI64,
 }
 
 impl Governor {
-    fn new(share: NonZeroU32, window: Duration) -> Self {
-        let burst = NonZeroU32::new(share.get() / 2).unwrap_or(NonZeroU32::MIN);
-        let steps = u64::from(share.get() - burst.get()) + 1;
-        let window = window.min(FALLBACK_WINDOW_MAX).as_nanos() as u64;
-        let refill = window.div_ceil(steps).max(1);
+    fn new(rate: Rate) -> Self {
+        let window = rate.window.min(FALLBACK_WINDOW_MAX).as_nanos() as u64;
+        let refill = (window / u64::from(rate.quota.get())).max(1);
         let quota = Quota::with_period(Duration::from_nanos(refill))
             .unwrap_or(Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(burst);
+            .allow_burst(rate.quota);
         let (hand, states) = (Hand::default(), Store::default());
         Self {
             limiter: RateLimiter::new(quota, states.clone(), hand.clone()),
             states,
             hand,
-            burst: burst.get(),
             refill,
             until_sweep: AtomicI64::new(SWEEP_CALLS_MIN as i64),
         }
     }
 
-    /// Counts one if it fits.
-    fn take(&self, id: &Id, now: Timestamp) -> bool {
+    /// Counts one if it fits, else says in how long it will.
+    fn take(&self, id: &Id, now: Timestamp) -> Result<(), Duration> {
         self.hand.set(now);
         self.sweep();
-        self.limiter.check_key(id).is_ok()
+        let taken = self.limiter.check_key(id);
+        taken.map_err(|not_until| not_until.wait_time_from(self.hand.now()))
     }
 
     /// Takes back what [`Governor::take`] counted.
@@ -308,36 +357,6 @@ impl Governor {
         let _ = self.states.measure_and_replace(id, |full_at| {
             full_at.map_or(Err(()), |full_at| Ok(((), full_at.saturating_sub(refill))))
         });
-    }
-
-    /// Counts so many that at most `remaining` are left.
-    fn leave(&self, id: &Id, remaining: u32, now: Timestamp) {
-        let surplus = self.read(id, now).remaining.saturating_sub(remaining);
-        if let Some(surplus) = NonZeroU32::new(surplus) {
-            self.hand.set(now);
-            let _ = self.limiter.check_key_n(id, surplus);
-        }
-    }
-
-    /// What is left, by the moment at which the bucket would be full again.
-    fn read(&self, id: &Id, now: Timestamp) -> Reading {
-        self.hand.set(now);
-        let now = self.hand.now().as_u64();
-        // An error leaves the state as it is.
-        let full_at = self.states.measure_and_replace(id, Err::<((), _), _>);
-        let full_at = full_at.err().flatten().map_or(now, Nanos::as_u64);
-        let owed = full_at.saturating_sub(now);
-        let free = (self.refill * u64::from(self.burst)).saturating_sub(owed);
-        let remaining = u32::try_from(free / self.refill).unwrap_or(u32::MAX);
-        let reset = match owed {
-            0 => 0,
-            _ => self.refill - free % self.refill,
-        };
-        Reading {
-            remaining,
-            reset: Duration::from_nanos(reset),
-            refused: false,
-        }
     }
 
     /// Forgets subjects that owe nothing, after as many calls as the last sweep left subjects: so a
@@ -432,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn governor_never_admits_more_than_the_share_in_any_window() {
+    fn while_redis_is_away_no_window_holds_more_than_the_share() {
         for (quota, replicas) in [(60, 1), (60, 3), (10, 1), (10, 4), (1, 1), (2, 1), (5, 9)] {
             let limits = LocalLimits::new();
             limits.set_replicas(NonZeroU32::new(replicas).unwrap());
@@ -451,50 +470,80 @@ mod tests {
     }
 
     #[test]
-    fn governor_says_when_it_admits_again_and_what_is_left() {
+    fn who_keeps_to_the_limit_is_never_refused_while_redis_is_away() {
         let limits = LocalLimits::new();
-        let counter = counter(1, 10, 60);
+        let counter = counter(1, 60, 60);
+        // Ten a burst, every ten seconds.
+        let mut asked = (0..600_u64).map(|n| n / 10 * 10_000 + n % 10);
+        assert!(asked.all(|millis| admitted(&limits.fall_back(&[counter], at(millis)))));
+    }
+
+    #[test]
+    fn a_refusal_says_when_it_is_over_and_what_is_left() {
+        let limits = LocalLimits::new();
+        let counter = counter(1, 5, 60);
         let left: Vec<u32> = (0..5)
             .map(|_| limits.fall_back(&[counter], at(0))[0].remaining)
             .collect();
         assert_eq!(left, [4, 3, 2, 1, 0]);
         let refused = limits.fall_back(&[counter], at(1_000))[0];
-        assert!(refused.refused && refused.reset > Duration::ZERO);
-        let wait = refused.reset.as_millis() as u64;
-        assert!(limits.fall_back(&[counter], at(1_000 + wait - 1))[0].refused);
-        assert!(!limits.fall_back(&[counter], at(1_000 + wait + 1))[0].refused);
+        assert_eq!(
+            (refused.refused, refused.reset),
+            (true, Duration::from_secs(59))
+        );
+        assert!(limits.fall_back(&[counter], at(59_999))[0].refused);
+        assert!(!limits.fall_back(&[counter], at(60_000))[0].refused);
     }
 
     #[test]
-    fn what_one_governor_counted_is_given_back_when_another_refuses() {
+    fn governor_holds_whom_the_windows_have_forgotten() {
         let limits = LocalLimits::new();
-        let (user, ip) = (counter(1, 20, 60), counter(2, 2, 60));
+        let counter = counter(1, 10, 60);
+        let ask = || admitted(&limits.fall_back(&[counter], at(0)));
+        assert_eq!((0..20).filter(|_| ask()).count(), 10);
+        limits.own().windows.clear();
+        let refused = limits.fall_back(&[counter], at(0))[0];
+        assert_eq!(
+            (refused.refused, refused.reset),
+            (true, Duration::from_secs(6))
+        );
+    }
+
+    #[test]
+    fn what_was_taken_is_given_back_when_another_counter_refuses() {
+        let limits = LocalLimits::new();
+        let (user, ip) = (counter(1, 20, 60), counter(2, 1, 60));
         assert!(admitted(&limits.fall_back(&[user, ip], at(0))));
         let before = limits.fall_back(&[user, ip], at(0));
         assert_eq!((before[0].refused, before[1].refused), (false, true));
         for _ in 0..50 {
             assert_eq!(limits.fall_back(&[user, ip], at(0)), before);
         }
-        assert_eq!(before[0].remaining, 9);
+        assert_eq!(before[0].remaining, 19);
+        assert!((0..19).all(|_| admitted(&limits.fall_back(&[user], at(0)))));
     }
 
     #[test]
-    fn governor_goes_on_where_redis_left_off_once() {
+    fn what_was_admitted_counts_across_the_loss_and_the_return_of_redis() {
         let limits = LocalLimits::new();
         let counter = counter(1, 10, 60);
-        let last = Reading {
-            remaining: 2,
+        let said = |remaining| Reading {
+            remaining,
             reset: Duration::from_secs(30),
             refused: false,
         };
-        limits.remember(&[counter], &[last], at(0));
+        for n in 0..8 {
+            limits.remember(&[counter], &[said(9 - n)], at(0));
+        }
         let fits = (0..9).filter(|_| admitted(&limits.fall_back(&[counter], at(10))));
         assert_eq!(fits.count(), 2);
-
-        let stale = LocalLimits::new();
-        stale.remember(&[counter], &[last], at(0));
-        let fits = (0..9).filter(|_| admitted(&stale.fall_back(&[counter], at(60_000))));
-        assert_eq!(fits.count(), 5);
+        // A Redis that comes back empty is not asked before its moment.
+        let full = limits.known_full(&[counter], at(31_000)).unwrap();
+        assert_eq!(
+            (full[0].refused, full[0].reset),
+            (true, Duration::from_secs(29))
+        );
+        assert_eq!(limits.known_full(&[counter], at(60_000)), None);
     }
 
     #[test]
@@ -506,7 +555,7 @@ mod tests {
             limits.fall_back(&[counter], at(millis));
         };
         (0..20_000).for_each(|n| ask(n, u64::from(n)));
-        let governor = limits.governor(counter(0, 10, 1).rate, 1);
+        let governor = limits.governor(counter(0, 10, 1).rate);
         assert!(governor.limiter.len() < 5_000, "{}", governor.limiter.len());
         for quota in 1..1_000 {
             limits.fall_back(&[counter(1, quota, 1)], at(0));
@@ -572,15 +621,15 @@ mod tests {
     }
 
     #[test]
-    fn exact_counters_are_bounded() {
+    fn the_windows_are_bounded() {
         let limits = LocalLimits::new();
         for n in 0..400_000_u32 {
             let mut counter = counter(0, 60, 60);
             counter.id[..4].copy_from_slice(&n.to_be_bytes());
             limits.count(&[counter], at(0));
         }
-        let exact = limits.exact.lock().unwrap();
-        assert!(exact.windows.weight() <= EXACT_BYTES_MAX);
-        assert!(exact.windows.len() < 400_000, "{}", exact.windows.len());
+        let own = limits.own();
+        assert!(own.windows.weight() <= WINDOWS_BYTES_MAX);
+        assert!(own.windows.len() < 400_000, "{}", own.windows.len());
     }
 }

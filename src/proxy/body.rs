@@ -2,7 +2,7 @@
 
 use super::coalesce::Reader;
 use crate::semantics::Slices;
-use crate::telemetry::metrics::{ActiveGuard, Recorder, RouteHandle, Source};
+use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
 use crate::upstream::ResponseBody;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -90,19 +90,12 @@ impl Body {
 
     /// Counts what leaves, and the request as active until it has left.
     #[must_use]
-    pub fn metered(
-        mut self,
-        recorder: Recorder,
-        route: RouteHandle,
-        source: Source,
-        active: ActiveGuard,
-    ) -> Self {
+    pub fn metered(mut self, route: RouteHandle, source: Source, active: ActiveGuard) -> Self {
         self.meter = Some(Meter {
-            recorder,
             route,
             source,
             bytes: 0,
-            _active: active,
+            active,
         });
         self
     }
@@ -198,15 +191,14 @@ impl Patience {
 /// Tells the metrics, once, when the body has left or was given up.
 #[derive(Debug)]
 struct Meter {
-    recorder: Recorder,
     route: RouteHandle,
     source: Source,
     bytes: u64,
-    _active: ActiveGuard,
+    active: ActiveGuard,
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.recorder.bytes(&self.route, self.source, self.bytes);
+        self.active.bytes(&self.route, self.source, self.bytes);
     }
 }

@@ -171,8 +171,10 @@ impl Proxy {
         }
         self.admit(ask, limits).await?;
         match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
-            Plan::Tunnel => self.tunnel(ask, upgrade).await,
-            Plan::Pass(reason) => self.pass(ask, body, reason).await,
+            // Boxed, here and below: the future of what asks the app is large, and every connection would
+            // keep room for it while it idles.
+            Plan::Tunnel => Box::pin(self.tunnel(ask, upgrade)).await,
+            Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason)).await,
             Plan::Lookup(key) => self.answer(ask, key).await,
         }
     }
@@ -219,15 +221,17 @@ impl Proxy {
                     visit.now,
                 ) {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
-                    _ if visit.method == Method::HEAD => self.head(ask, None, reason).await,
-                    _ => self.fetch(ask, key, None, reason).await,
+                    _ if visit.method == Method::HEAD => {
+                        Box::pin(self.head(ask, None, reason)).await
+                    }
+                    _ => Box::pin(self.fetch(ask, key, None, reason)).await,
                 };
             }
             // A HEAD is about the whole, and so is not answered by a part.
             Lookup::Found { entry, .. }
                 if visit.method == Method::HEAD && entry.stored.part().is_some() =>
             {
-                return self.head(ask, None, Reason::Range).await;
+                return Box::pin(self.head(ask, None, Reason::Range)).await;
             }
             Lookup::Found {
                 entry,
@@ -255,15 +259,17 @@ impl Proxy {
                 Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
             }
             Reuse::Validate(reason) if visit.method == Method::HEAD => {
-                self.head(ask, Some((key, entry)), reason).await
+                Box::pin(self.head(ask, Some((key, entry)), reason)).await
             }
             Reuse::Fetch(reason) if visit.method == Method::HEAD => {
-                self.head(ask, None, reason).await
+                Box::pin(self.head(ask, None, reason)).await
             }
-            Reuse::Validate(reason) => self.fetch(ask, key, Some(entry), reason).await,
+            Reuse::Validate(reason) => Box::pin(self.fetch(ask, key, Some(entry), reason)).await,
             // What is missing of it may be all that has to be asked for.
-            Reuse::Fetch(Reason::Range) => self.fetch(ask, key, Some(entry), Reason::Range).await,
-            Reuse::Fetch(reason) => self.fetch(ask, key, None, reason).await,
+            Reuse::Fetch(Reason::Range) => {
+                Box::pin(self.fetch(ask, key, Some(entry), Reason::Range)).await
+            }
+            Reuse::Fetch(reason) => Box::pin(self.fetch(ask, key, None, reason)).await,
             Reuse::Forbidden => Err(Problem::OnlyIfCached),
         }
     }

@@ -68,7 +68,10 @@ impl Reply {
     pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
         let response = from_stored(ask.visit, &entry.stored);
         let mut reply = Self::new(response, outcome, reason, Source::Memory);
-        reply.ttl = Some(entry.stored.lifetime.ttl_secs(ask.visit.now));
+        let ttl = entry.stored.lifetime.ttl_secs(ask.visit.now);
+        // A purge has ended the lifetime, however much of it was left.
+        let purged = reason == Reason::SoftPurged;
+        reply.ttl = Some(if purged { ttl.min(0) } else { ttl });
         reply.app_time = entry.app_time;
         reply
     }
@@ -247,14 +250,8 @@ impl Reply {
         headers.insert(forward::X_REQUEST_ID, visit.request_id());
         headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
         self.tell(rooms, ask, limits, took);
-        self.response.map(|body| {
-            body.metered(
-                rooms.recorder.clone(),
-                ask.handle().clone(),
-                self.source,
-                active,
-            )
-        })
+        self.response
+            .map(|body| body.metered(ask.handle().clone(), self.source, active))
     }
 
     fn tell(&mut self, rooms: &Rooms, ask: &Ask<'_>, limits: Option<&Decision>, took: Duration) {

@@ -2,6 +2,7 @@
 //!
 //! Pure: no socket, no clock, no YAML, no Redis.
 
+mod index;
 pub mod pattern;
 pub mod plan;
 pub mod target;
@@ -14,6 +15,7 @@ pub use template::{Placeholder, Template};
 
 use crate::semantics::Policy;
 use http::{HeaderName, Method};
+use index::Index;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +88,7 @@ pub enum Per {
 #[derive(Clone, Debug)]
 pub struct Routes {
     rules: Vec<Rule>,
+    index: Index,
 }
 
 /// The rule that a request falls under, with what its path captured.
@@ -103,10 +106,12 @@ impl Routes {
     pub fn new(rules: Vec<Rule>, fallback: Rule) -> Self {
         let mut rules = rules;
         rules.push(fallback);
+        let mut index = Index::default();
         for (id, rule) in rules.iter_mut().enumerate() {
             rule.id = id;
+            rule.paths.iter().for_each(|path| index.add(path, id));
         }
-        Self { rules }
+        Self { rules, index }
     }
 
     /// Every rule, the fallback last.
@@ -118,19 +123,18 @@ impl Routes {
     /// The first rule that applies.
     #[must_use]
     pub fn find<'a>(&'a self, method: &Method, target: &'a Target<'_>) -> Match<'a> {
-        for rule in &self.rules {
-            if !rule.methods.is_empty() && !rule.methods.contains(method) {
-                continue;
-            }
-            let mut paths = rule.paths.iter();
-            if let Some(captures) = paths.find_map(|path| path.matches(&target.decoded)) {
-                return Match { rule, captures };
-            }
-        }
+        let applies = |id: RouteId| {
+            let methods = &self.rules[id].methods;
+            methods.is_empty() || methods.contains(method)
+        };
         // `new` puts the fallback last, so there always is one.
+        let found = self.index.find(&target.decoded, applies);
+        let rule = &self.rules[found.unwrap_or(self.rules.len() - 1)];
+        let mut paths = rule.paths.iter();
+        let captures = paths.find_map(|path| path.matches(&target.decoded));
         Match {
-            rule: &self.rules[self.rules.len() - 1],
-            captures: Captures::default(),
+            rule,
+            captures: captures.unwrap_or_default(),
         }
     }
 }

@@ -9,13 +9,13 @@ pub const PATTERN_BYTES_MAX: usize = 2 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
     /// How the rest begins, where the pattern ends in `*`.
-    rest: Option<String>,
+    pub(super) rest: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
+pub(super) enum Segment {
     Literal(String),
     Capture(String),
 }

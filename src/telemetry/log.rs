@@ -155,20 +155,20 @@ struct Style {
     colour: Colour,
 }
 
-/// Starts the log: once, as early as the configuration is known. Lines go to standard output.
+/// Starts the log: once, as early as the configuration is known. Lines go to standard output; `color`
+/// says whether pretty ones are coloured.
 #[must_use]
-pub fn init(level: LogLevel, format: LogFormat) -> Log {
+pub fn init(level: LogLevel, format: LogFormat, color: bool) -> Log {
     let terminal = std::io::stdout().is_terminal();
     let pretty = match format {
         LogFormat::Auto => terminal,
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = Style {
         json: !pretty,
         live: pretty && terminal,
-        colour: Colour(pretty && terminal && !no_colour),
+        colour: Colour(pretty && color),
     };
     let (log, subscriber) = start(level, style, Box::new(std::io::stdout()), Clock::system());
     // Only a second log of this process could be refused; the first one stays.

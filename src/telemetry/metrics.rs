@@ -542,11 +542,6 @@ impl Recorder {
         }
     }
 
-    /// Bytes of content that left for a client.
-    pub fn bytes(&self, route: &RouteHandle, source: Source, bytes: u64) {
-        self.0.block(route).bytes[source as usize].fetch_add(bytes, Relaxed);
-    }
-
     /// The app was asked.
     pub fn upstream(&self, route: &RouteHandle, result: UpstreamResult, duration: Duration) {
         let key = match result {
@@ -618,6 +613,13 @@ impl Recorder {
 /// Counts a request as active while it lives.
 #[derive(Debug)]
 pub struct ActiveGuard(Arc<Worker>);
+
+impl ActiveGuard {
+    /// Bytes of this request's content that left for the client.
+    pub fn bytes(&self, route: &RouteHandle, source: Source, bytes: u64) {
+        self.0.block(route).bytes[source as usize].fetch_add(bytes, Relaxed);
+    }
+}
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
@@ -1032,12 +1034,12 @@ mod tests {
         let metrics = Metrics::new(1);
         let first = metrics.route("a", "/a");
         let recorder = metrics.recorder(0);
-        recorder.bytes(&first, Source::Redis, 10);
+        recorder.active().bytes(&first, Source::Redis, 10);
         let again = metrics.route("a", "/new");
-        recorder.bytes(&again, Source::Redis, 5);
+        recorder.active().bytes(&again, Source::Redis, 5);
         for route in 1..=ROUTES_MAX {
             let handle = metrics.route(&format!("r{route}"), "/r");
-            recorder.bytes(&handle, Source::Redis, 1);
+            recorder.active().bytes(&handle, Source::Redis, 1);
         }
         let series = parse(&metrics.prometheus());
         let of = |route: &str| {
@@ -1090,7 +1092,7 @@ mod tests {
         let mut request = finished(Outcome::Miss, Reason::Cold, 200, 400);
         request.coalesced = true;
         recorder.request(&route, &request);
-        recorder.bytes(&route, Source::Upstream, 512);
+        recorder.active().bytes(&route, Source::Upstream, 512);
         recorder.upstream(
             &route,
             UpstreamResult::Status(StatusCode::BAD_GATEWAY),

@@ -125,3 +125,43 @@ async fn run_needs_no_file() {
     .await;
     let _ = child.kill().await;
 }
+
+#[tokio::test]
+async fn the_log_is_coloured_where_the_command_line_says_so_and_only_there() {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+    let app = App::says(|_| Answer::ok("x")).await;
+    for (color, coloured) in [("always", true), ("never", false)] {
+        let port = free_port();
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["run", "-c", "-", "--color", color])
+            .env_remove("REDIS_URL")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let yaml = format!(
+            "listen: 127.0.0.1:{port}\nupstream: {}\nadmin: off\nlog: {{ format: pretty }}\n\
+             routes: [{{ path: /x, ttl: 5m }}]\n",
+            app.url()
+        );
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(yaml.as_bytes()).await.unwrap();
+        drop(stdin);
+        let client = Client::new(([127, 0, 0, 1], port).into());
+        eventually("it serves", async || {
+            client.try_send("GET", "/x", &[], "").await.ok()
+        })
+        .await;
+        let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if line.contains("MISS") {
+                break line;
+            }
+        };
+        assert_eq!(line.contains("\x1b[34m"), coloured, "{line:?}");
+        let _ = child.kill().await;
+    }
+}
