@@ -536,7 +536,9 @@ async fn upload(request: Request<Incoming>) -> Reply {
             return error(StatusCode::PAYLOAD_TOO_LARGE, "UPLOAD", "1 GiB at most");
         }
     }
-    Reply::fresh(&json!({ "bytes": bytes, "sha256": reply::hex(digest.finish().as_ref()) }))
+    Reply::fresh(
+        &json!({ "bytes": bytes, "sha256": crate::semantics::line::hex(digest.finish().as_ref()) }),
+    )
 }
 
 /// Everything that this request looked like here.

@@ -2,6 +2,7 @@
 //!
 //! It never looks at what an answer is about.
 
+use crate::semantics::line::hex;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
@@ -127,16 +128,6 @@ impl Reply {
 }
 
 /// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing into a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
 
 struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
 

@@ -20,6 +20,7 @@ pub use local::LocalLimits;
 use crate::config::settings::{Limit, LimitMode, Rate, RedisDown};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::Timestamp;
+use crate::semantics::line::hex;
 use aws_lc_rs::digest;
 use local::Counter;
 use std::sync::Arc;
@@ -328,16 +329,6 @@ fn micros(duration: Duration) -> u64 {
 
 fn slices(texts: &[String]) -> Vec<&[u8]> {
     texts.iter().map(String::as_bytes).collect()
-}
-
-fn hex(id: &Id) -> String {
-    use std::fmt::Write;
-    id.iter()
-        .fold(String::with_capacity(ID_BYTES * 2), |mut hex, byte| {
-            // Writing into a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
 }
 
 #[cfg(test)]

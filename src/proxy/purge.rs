@@ -7,6 +7,7 @@ use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
 use crate::route::{Placeholder, Rule, Target, Template};
+use crate::semantics::line::hex;
 use crate::semantics::{Stored, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
 use http::Method;
@@ -213,14 +214,6 @@ fn field(json: Option<&Value>, path: &[String]) -> Option<String> {
         Value::Bool(truth) => Some(truth.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -66,6 +66,18 @@ pub fn number(number: u64) -> HeaderValue {
     line.value()
 }
 
+/// Two lower-case hexadecimal digits a byte.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let room = String::with_capacity(bytes.len() * 2);
+    bytes.iter().fold(room, |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

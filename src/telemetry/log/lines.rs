@@ -243,24 +243,9 @@ pub(super) fn time_of_day(at: Timestamp) -> String {
 
 /// RFC 3339 in UTC with milliseconds.
 pub(super) fn rfc3339(at: Timestamp) -> String {
-    // Days to a civil date, in years that begin in March, so that the leap day comes last.
-    let days = at.as_secs() / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{}.{:03}Z",
-        time_of_day(at),
-        at.as_millis() % 1_000
-    )
+    let whole = at.rfc3339();
+    let whole = whole.trim_end_matches('Z');
+    format!("{whole}.{:03}Z", at.as_millis() % 1_000)
 }
 
 /// Control characters escaped: no request can write a line of its own or move the cursor. Marks that
