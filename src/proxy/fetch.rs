@@ -487,18 +487,25 @@ impl Job {
         }
     }
 
-    /// Asks once more, without conditions and ranges of ours.
+    /// Asks once more, without conditions and ranges of ours. A 304 to a request that has none is no
+    /// answer (RFC 9110 §15.4.5), and is told, since no client can see why it gets a 502.
     async fn ask_again(
         &mut self,
         handle: &crate::telemetry::RouteHandle,
         target: &http::Uri,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let fields = self.unconditional.take();
-        let fields = fields.ok_or(UpstreamError::Protocol("unasked-304"))?;
-        let mut again = Request::new(RequestBody::empty());
-        *again.uri_mut() = target.clone();
-        *again.headers_mut() = fields;
-        self.proxy.timed(handle, again).await
+        if let Some(fields) = self.unconditional.take() {
+            let mut again = Request::new(RequestBody::empty());
+            *again.uri_mut() = target.clone();
+            *again.headers_mut() = fields;
+            let response = self.proxy.timed(handle, again).await?;
+            if response.status() != StatusCode::NOT_MODIFIED {
+                return Ok(response);
+            }
+        }
+        let unasked = UpstreamError::Protocol("unasked-304");
+        self.proxy.0.upstream.tell(unasked);
+        Err(unasked)
     }
 
     /// The head of the whole, if `response` is just what is missing of it and it may be stored.

@@ -403,3 +403,32 @@ async fn a_hit_needs_neither_app_nor_redis() {
     }
     assert!(started.elapsed() < Duration::from_secs(2));
 }
+
+#[tokio::test]
+async fn a_304_that_nobody_asked_for_is_no_answer_and_is_told() {
+    let app = App::says(|_| Answer::new(304, "").header("ETag", "\"v\"")).await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /a, ttl: 5m }]")
+        .start()
+        .await;
+    assert_eq!(larder.get("/a").await.status, 502);
+    larder.says("unasked-304").await;
+}
+
+#[tokio::test]
+async fn a_304_about_something_else_is_asked_about_once_more_and_then_no_answer() {
+    let app = App::says(|_| Answer::ok("x").header("ETag", "\"v\"")).await;
+    let larder = larder(&app)
+        .manual_clock()
+        .yaml("routes: [{ path: /a, ttl: 5s, stale_while_revalidate: 0s, stale_if_error: 0s }]")
+        .start()
+        .await;
+    assert_eq!(larder.get("/a").await.cache(), "MISS");
+    larder.advance("10s").await;
+    app.now_says(|_| Answer::new(304, "").header("ETag", "\"other\""));
+    // RFC 9111 §4.2.4: what is stored may not be used unconfirmed, and nobody confirms it.
+    assert_eq!(larder.get("/a").await.status, 504);
+    larder.says("unasked-304").await;
+    assert_eq!(app.count("/a"), 3, "with our validators, and without");
+    assert!(app.last("/a").header("if-none-match").is_none());
+}
