@@ -339,7 +339,10 @@ fn finish(outcome: std::io::Result<()>) -> Exit {
         Ok(()) => Exit::Fine,
         Err(error) => {
             talk(&format!("larder: {error}"));
-            Exit::Unreachable
+            match error.kind() {
+                std::io::ErrorKind::InvalidData => Exit::Config,
+                _ => Exit::Unreachable,
+            }
         }
     }
 }

@@ -45,7 +45,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// `larder run`: serves until told to stop. `settings` are what `options` gave.
 ///
-/// Errors: an address cannot be had, or a certificate cannot be read.
+/// Errors: an address cannot be had, or (`InvalidData`, as a configuration that cannot be used) a
+/// certificate cannot be read.
 pub fn run(options: RunOptions, settings: Settings) -> io::Result<()> {
     let log = settings.log.clone();
     block_on(&log, options.log_color, |log| {
@@ -167,7 +168,8 @@ impl House {
                 shared,
                 local_limits: Arc::new(LocalLimits::new()),
                 metrics,
-                tls: tls.map_err(io::Error::other)?,
+                // Its kind makes it a fault of the configuration, not of the network.
+                tls: tls.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
                 ways: Kit::ways(settings.workers.get()),
                 connections: Connections::default(),
                 stop,

@@ -4,6 +4,7 @@
 //! the rest can be looked at, and the whole is refused in the end.
 
 use super::env::Environment;
+use super::pem;
 use super::problem::{Code, Fault, Problem};
 use super::raw::{self, Raw};
 use super::read::{Given, owner};
@@ -19,6 +20,7 @@ use crate::secret::Secret;
 use crate::semantics::{Policy, SetCookie, Ttl};
 use http::{Method, StatusCode};
 use std::collections::HashMap;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -35,6 +37,8 @@ const BODY_BYTES_MAX: u64 = 256 << 20;
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Files with secrets are no larger.
 const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
+/// So much of a file with certificates or a key is read: a bundle of every public authority has a quarter of it.
+const PEM_FILE_BYTES_MAX: u64 = 1 << 20;
 /// An admin token that others can reach is no shorter.
 const TOKEN_BYTES_MIN: usize = 32;
 /// Pairs of routes looked at for shadowing; the check stops there, so that huge files load in time.
@@ -214,6 +218,30 @@ impl Compiler<'_> {
         None
     }
 
+    /// What `read` finds in a PEM file; a file that is not there was told before.
+    fn pem<T>(
+        &mut self,
+        file: &Path,
+        path: &str,
+        read: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Option<T> {
+        let mut text = Vec::new();
+        let mut from = std::fs::File::open(file).ok()?.take(PEM_FILE_BYTES_MAX);
+        from.read_to_end(&mut text).ok()?;
+        match read(&text) {
+            Ok(found) => Some(found),
+            Err(why) => {
+                self.tell(
+                    Code::E123,
+                    path,
+                    format!("`{}` cannot be used: {why}", file.display()),
+                    "name a file in PEM, which begins with -----BEGIN",
+                );
+                None
+            }
+        }
+    }
+
     fn listen(&mut self, raw: Option<&Short<raw::Listen>>) -> Listen {
         let port = self
             .env
@@ -241,6 +269,22 @@ impl Compiler<'_> {
             }
             let cert = self.file(&tls.cert, "listen.tls.cert");
             let key = self.file(&tls.key, "listen.tls.key");
+            let (chain, private) = (
+                cert.as_ref()
+                    .and_then(|file| self.pem(file, "listen.tls.cert", pem::certificates)),
+                key.as_ref()
+                    .and_then(|file| self.pem(file, "listen.tls.key", pem::private_key)),
+            );
+            if let (Some(chain), Some(private)) = (chain, private)
+                && let Err(why) = pem::belong_together(chain, private)
+            {
+                self.tell(
+                    Code::E126,
+                    "listen.tls.key",
+                    format!("certificate and key cannot be used together: {why}"),
+                    "name the key that the certificate was made for",
+                );
+            }
             Some(TlsFiles {
                 cert: cert?,
                 key: key?,

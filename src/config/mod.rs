@@ -8,6 +8,7 @@
 mod compile;
 pub mod env;
 pub mod load;
+mod pem;
 pub mod problem;
 mod raw;
 mod read;

@@ -90,7 +90,7 @@ codes! {
     E122 "not a name"
         "The text is not a valid method, header name, status, claim, cookie or namespace."
     E123 "file not usable"
-        "A certificate, key, CA or secret file that the configuration names cannot be opened, is empty, or is too large."
+        "A certificate, key, CA or secret file that the configuration names cannot be opened, is empty, is too large, or does not hold what it should: certificates and keys are PEM."
     E124 "admin port open to everyone"
         "The admin port can purge the cache. As soon as its address is not loopback, `admin.token` is required."
     E125 "token too short"

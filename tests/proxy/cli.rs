@@ -43,6 +43,27 @@ async fn run_with_a_broken_file_exits_78_and_wrong_usage_2() {
 }
 
 #[tokio::test]
+async fn a_broken_certificate_is_found_by_check_and_named_by_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(at("cert.pem"), "junk\n").unwrap();
+    std::fs::write(at("key.pem"), "junk\n").unwrap();
+    let yaml = format!(
+        "upstream: http://localhost:3000\nlisten: {{ address: \":0\", tls: {{ cert: {}, key: {} }} }}\n",
+        at("cert.pem"),
+        at("key.pem")
+    );
+    for verb in ["check", "run"] {
+        let output = larder_cli(&[verb, "-c", "-"], &yaml).await;
+        let told = text(&output.stderr) + &text(&output.stdout);
+        assert_eq!(output.status.code(), Some(78), "{told}");
+        for part in ["E123", "cert.pem", "key.pem", "no certificate in PEM"] {
+            assert!(told.contains(part), "{part:?} is not in:\n{told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn version_help_and_completions_go_to_stdout() {
     let version = larder_cli(&["version"], "").await;
     assert!(
