@@ -113,6 +113,10 @@ async fn ask(redis: &Redis, namespace: &str) -> Facts {
     get.arg(&key);
     facts.ping = timed(redis, "PING", &redis::cmd("PING")).await;
     facts.set = timed(redis, "SET", &set).await;
+    if facts.set.is_some() {
+        // Traffic may have nothing to write for a long time.
+        redis.wrote(None);
+    }
     facts.get = timed(redis, "GET", &get).await;
     facts
 }
@@ -171,7 +175,9 @@ impl Admin {
         };
         let connected = gauges.redis.as_ref().is_some_and(|redis| redis.up);
         let app_up = state.condition.app_up.load(Relaxed);
-        let (status, word) = match (app_up, state.redis.is_none() || connected) {
+        let full = state.redis.as_ref().is_some_and(|redis| redis.status().full);
+        let redis_well = state.redis.is_none() || (connected && !full);
+        let (status, word) = match (app_up, redis_well) {
             (true, true) => (StatusCode::OK, "healthy"),
             (true, false) => (StatusCode::OK, "degraded"),
             (false, _) if holds_something(state) => (StatusCode::OK, "degraded"),
@@ -187,6 +193,7 @@ impl Admin {
             "redis": {
                 "configured": state.redis.is_some(),
                 "connected": connected,
+                "full": full,
                 "version": facts.version,
                 "uptime": facts.uptime,
                 "usedMemory": facts.used_memory,

@@ -359,6 +359,7 @@ impl Writing {
             let outage = match self.redis.pipeline("set", batch).await {
                 Ok(answers) => match answers.iter().find_map(crate::redis_client::refusal) {
                     None => {
+                        self.redis.wrote(None);
                         self.paused_until = None;
                         self.pause = REFUSED_PAUSE;
                         return true;
@@ -367,6 +368,7 @@ impl Writing {
                 },
                 Err(outage) => outage,
             };
+            self.redis.wrote(Some(outage));
             match outage {
                 Outage::Full | Outage::ReadOnly | Outage::Denied => {
                     self.paused_until = Some(Instant::now() + self.pause);

@@ -11,7 +11,7 @@ use bb8_redis::bb8::{self, ManageConnection, Pool};
 use redis::Value;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -56,7 +56,7 @@ pub struct Shared {
     pub doubt: Notify,
     /// So many commands wait on a link that silence would prove something.
     pub busy: Notify,
-    news: Mutex<HashMap<&'static str, Instant>>,
+    news: Arc<News>,
     /// Where commands are counted.
     pub recorder: Recorder,
 }
@@ -72,6 +72,7 @@ impl Shared {
     ) -> Self {
         let most = connections.1.max(1);
         let least = connections.0.clamp(1, most);
+        let news = News::of(&target.address());
         Self {
             target: Arc::new(target),
             timeout: settings.timeout,
@@ -87,7 +88,7 @@ impl Shared {
             changed: Arc::new(Notify::new()),
             doubt: Notify::new(),
             busy: Notify::new(),
-            news: Mutex::new(HashMap::new()),
+            news,
             recorder,
         }
     }
@@ -158,7 +159,7 @@ impl Shared {
             (State::Closed, State::Open | State::HalfOpen) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 self.doubt.notify_one();
-                if self.is_news(outage.word()) {
+                if self.news.turned(Standing::Away) {
                     tracing::warn!(
                         redis = self.target.address(),
                         kind = outage.word(),
@@ -166,30 +167,48 @@ impl Shared {
                     );
                 }
             }
-            (State::Open | State::HalfOpen, State::Closed) if self.is_news("back") => {
+            (State::Open | State::HalfOpen, State::Closed)
+                if self.news.turned(Standing::InUse) =>
+            {
                 tracing::info!(redis = self.target.address(), "Redis is in use");
             }
             _ => {}
         }
     }
 
-    fn is_news(&self, kind: &'static str) -> bool {
-        let now = Instant::now();
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = news
-            .get(kind)
-            .is_none_or(|said| now.duration_since(*said) >= NEWS_PAUSE);
-        if fresh {
-            news.insert(kind, now);
+    /// A write was taken, or refused for `outage`: says so where that is a change.
+    pub fn wrote(&self, outage: Option<Outage>) {
+        let full = match outage {
+            None => false,
+            Some(Outage::Full) => true,
+            // Nothing about whether it is full.
+            Some(_) => return,
+        };
+        // Read first: nearly always nothing has changed.
+        if self.is_full() == full || self.news.full.swap(full, Ordering::Relaxed) == full {
+            return;
         }
-        fresh
+        let redis = self.target.address();
+        if full && self.news.is_due("full") {
+            tracing::warn!(
+                redis,
+                "Redis is full: it takes no writes; what it holds is still read, the rest is kept in memory alone"
+            );
+        } else if !full && self.news.is_due("room") {
+            tracing::info!(redis, "Redis takes writes again");
+        }
+    }
+
+    /// Whether it took no write when last asked to.
+    pub fn is_full(&self) -> bool {
+        self.news.full.load(Ordering::Relaxed)
     }
 
     /// A connect was refused: one line, whatever the breaker does.
     fn refused(&self, refused: &Refused) {
         let kind = refused.outage.word();
         self.recorder.redis("connect", Some(kind), Duration::ZERO);
-        if self.is_news(kind) {
+        if self.news.is_due(kind) {
             tracing::warn!(
                 redis = self.target.address(),
                 user = self.target.user(),
@@ -467,6 +486,97 @@ impl bb8::ErrorSink<Refused> for Sink {
     }
 }
 
+/// How a Redis stands with those who use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    InUse,
+    Away,
+}
+
+impl Standing {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::InUse => "in-use",
+            Self::Away => "away",
+        }
+    }
+}
+
+/// What was said of one Redis: every worker sees the same thing happen, and it is told once.
+#[derive(Debug, Default)]
+struct News {
+    said: Mutex<Said>,
+    /// It refused a write for lack of room when last asked.
+    full: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    /// As last told.
+    standing: Option<Standing>,
+    /// When each kind was last told; there are as many kinds as words for them in this room.
+    at: HashMap<&'static str, Instant>,
+}
+
+impl News {
+    /// The news of `address`, shared by all who ask while one of them lives.
+    fn of(address: &str) -> Arc<Self> {
+        static ALL: OnceLock<Mutex<HashMap<String, Weak<News>>>> = OnceLock::new();
+        shared_by_address(&ALL, address, Self::default)
+    }
+
+    /// Whether it is to be told that this is how it stands now: not what was told last, and not told
+    /// a moment ago.
+    fn turned(&self, standing: Standing) -> bool {
+        let mut said = self.said();
+        let news = said.standing != Some(standing) && said.is_due(standing.word());
+        if news {
+            said.standing = Some(standing);
+        }
+        news
+    }
+
+    /// Whether this kind has not been told for a while; it is told now.
+    fn is_due(&self, kind: &'static str) -> bool {
+        self.said().is_due(kind)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Said {
+    fn is_due(&mut self, kind: &'static str) -> bool {
+        let now = Instant::now();
+        let recent = |at: &Instant| now.duration_since(*at) < NEWS_PAUSE;
+        let due = !self.at.get(kind).is_some_and(recent);
+        if due {
+            self.at.insert(kind, now);
+        }
+        due
+    }
+}
+
+/// One of a kind for each address in this process, as long as somebody has it.
+fn shared_by_address<T>(
+    all: &OnceLock<Mutex<HashMap<String, Weak<T>>>>,
+    address: &str,
+    make: impl FnOnce() -> T,
+) -> Arc<T> {
+    let mut all = all
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, one| one.strong_count() > 0);
+    if let Some(one) = all.get(address).and_then(Weak::upgrade) {
+        return one;
+    }
+    let one = Arc::new(make());
+    all.insert(address.to_owned(), Arc::downgrade(&one));
+    one
+}
+
 /// Spaces the connects of all handles of this process to one address while it takes none; the first
 /// success lets everybody through at once.
 #[derive(Debug)]
@@ -479,20 +589,10 @@ impl Turnstile {
     /// The turnstile of `address`, shared by all who ask while one of them lives.
     fn to(address: &str) -> Arc<Self> {
         static ALL: OnceLock<Mutex<HashMap<String, Weak<Turnstile>>>> = OnceLock::new();
-        let mut all = ALL
-            .get_or_init(Mutex::default)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, turnstile| turnstile.strong_count() > 0);
-        if let Some(turnstile) = all.get(address).and_then(Weak::upgrade) {
-            return turnstile;
-        }
-        let turnstile = Arc::new(Self {
+        shared_by_address(&ALL, address, || Self {
             next: Mutex::new(Instant::now()),
             opened: Notify::new(),
-        });
-        all.insert(address.to_owned(), Arc::downgrade(&turnstile));
-        turnstile
+        })
     }
 
     /// When the caller may connect; the next one after it may somewhat later.
@@ -506,5 +606,23 @@ impl Turnstile {
     fn open(&self) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.opened.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_every_worker_sees_is_told_once_for_all() {
+        let (one, other) = (News::of("redis://told"), News::of("redis://told"));
+        assert!(one.turned(Standing::InUse));
+        assert!(!other.turned(Standing::InUse));
+        assert!(other.turned(Standing::Away));
+        assert!(!one.turned(Standing::Away));
+        assert!(!one.turned(Standing::InUse), "told a moment ago");
+        tokio::time::advance(NEWS_PAUSE).await;
+        assert!(one.turned(Standing::InUse));
+        assert!(News::of("redis://another").turned(Standing::InUse));
     }
 }

@@ -106,6 +106,8 @@ pub struct RedisStatus {
     pub connections: u32,
     /// Most connections.
     pub connections_max: u32,
+    /// Whether it refused the last write for lack of room (OOM, MISCONF).
+    pub full: bool,
     /// Commands that wait for an answer now.
     pub waiting: u32,
     /// Last probe's round trip.
@@ -207,6 +209,11 @@ impl Redis {
         self.shared.state() == State::Closed
     }
 
+    /// What came of a write: `None` where it was taken. Told in the log where that is a change.
+    pub fn wrote(&self, outage: Option<Outage>) {
+        self.shared.wrote(outage);
+    }
+
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
     /// request has waited already.
     #[must_use]
@@ -237,6 +244,7 @@ impl Redis {
             opened: shared.opened.load(Ordering::Relaxed),
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
+            full: shared.is_full(),
             waiting: u32::try_from(live().map(|link| link.waiting()).sum::<usize>())
                 .unwrap_or(u32::MAX),
             ping: shared.ping(),

@@ -268,12 +268,25 @@ async fn full_it_still_reads_and_nothing_fails() {
         .await;
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
     all_answer_in_time(&larder, 30).await;
+    larder.says("Redis is full: it takes no writes").await;
+    let health = larder.admin().get("/healthz").await.json();
+    assert_eq!(health["status"], "degraded", "{health}");
+    assert_eq!(health["redis"]["full"], true, "{health}");
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
     eventually("it stores again", async || {
         larder.get("/api/cars/2").await;
         (larder.get("/api/cars/2").await.cache() == "HIT").then_some(())
     })
     .await;
+    eventually("it is well again", async || {
+        let health = larder.admin().get("/healthz").await.json();
+        (health["status"] == "healthy").then_some(())
+    })
+    .await;
+    let told = larder.log().matches("Redis is full").count();
+    assert_eq!(told, 1, "once a change, whatever the number of workers");
+    let in_use = larder.log().matches("Redis is in use").count();
+    assert_eq!(in_use, 1, "once, whatever the number of workers");
 }
 
 #[tokio::test]
