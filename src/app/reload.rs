@@ -17,6 +17,10 @@ impl Reloader {
         Self { options }
     }
 
+    pub(super) fn options(&self) -> &RunOptions {
+        &self.options
+    }
+
     /// Reads the configuration anew. A broken one changes nothing and is told in full.
     pub(super) fn reload(&self, house: &House) {
         let outcome = self.options.load();

@@ -49,14 +49,21 @@ impl RunOptions {
         Ok((settings, report))
     }
 
-    /// The files whose change means a reload.
+    /// The files whose change means a reload: the configuration's own, and the certificate and key
+    /// that it names, which are renewed without it.
     #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self, settings: &Settings) -> Vec<PathBuf> {
         let config = match &self.origin {
             Origin::File(path) => Some(path.clone()),
             Origin::Text(_) => None,
         };
-        config.into_iter().chain(self.env_file.clone()).collect()
+        let tls = settings.listen.tls.iter();
+        let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+        config
+            .into_iter()
+            .chain(self.env_file.clone())
+            .chain(tls)
+            .collect()
     }
 }
 
