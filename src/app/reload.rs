@@ -1,7 +1,7 @@
 //! Taking up another configuration while requests are served: whole, or not at all.
 
 use super::House;
-use crate::config::{Format, RunOptions, Settings};
+use crate::config::{Format, RunOptions, Settings, Severity};
 use crate::identity::Identity;
 use crate::proxy::Snapshot;
 use crate::telemetry::Metrics;
@@ -29,7 +29,8 @@ impl Reloader {
         house.kit.metrics.config_loaded(told, now);
         match outcome {
             Ok((settings, report)) => {
-                eprint!("{}", report.render(Format::Human, self.options.color));
+                // Notes were read at the start.
+                eprint!("{}", report.lines(Severity::Warning));
                 take_up(house, settings);
             }
             Err(report) => {
