@@ -431,6 +431,10 @@ mod tests {
         assert_eq!(quantile_ms(&Distribution::default(), 0.5), 0.0);
         read.buckets[3] = 3;
         let third = quantile_ms(&read, 0.5);
-        assert_eq!((third * 1e3).fract(), 0.0, "{third} has three decimals at most");
+        assert_eq!(
+            (third * 1e3).fract(),
+            0.0,
+            "{third} has three decimals at most"
+        );
     }
 }

@@ -183,7 +183,10 @@ impl Admin {
         };
         let connected = gauges.redis.as_ref().is_some_and(|redis| redis.up);
         let app_up = state.condition.app_up.load(Relaxed);
-        let full = state.redis.as_ref().is_some_and(|redis| redis.status().full);
+        let full = state
+            .redis
+            .as_ref()
+            .is_some_and(|redis| redis.status().full);
         let redis_well = state.redis.is_none() || (connected && !full);
         let (status, word) = match (app_up, redis_well) {
             (true, true) => (StatusCode::OK, "healthy"),

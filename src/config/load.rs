@@ -209,7 +209,11 @@ mod tests {
                 color: false,
                 log_color: false,
             };
-            options.load().unwrap().1.lines(super::super::Severity::Note)
+            options
+                .load()
+                .unwrap()
+                .1
+                .lines(super::super::Severity::Note)
         };
         let told = report(":8080", false);
         let first = told.lines().next().unwrap_or_default();
@@ -217,7 +221,10 @@ mod tests {
         assert!(first.ends_with(" (proxy.yaml:3)"), "{told}");
         for (listen, demo) in [("127.0.0.1:8080", false), (":8080", true)] {
             let told = report(listen, demo);
-            assert!(told.contains("note[N303]") && !told.contains("W209"), "{told}");
+            assert!(
+                told.contains("note[N303]") && !told.contains("W209"),
+                "{told}"
+            );
         }
     }
 

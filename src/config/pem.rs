@@ -63,6 +63,9 @@ mod tests {
             assert!(certificates(junk.as_bytes()).is_err(), "{junk}");
             assert!(private_key(junk.as_bytes()).is_err(), "{junk}");
         }
-        assert!(private_key(one.cert.pem().as_bytes()).is_err(), "the wrong file");
+        assert!(
+            private_key(one.cert.pem().as_bytes()).is_err(),
+            "the wrong file"
+        );
     }
 }

@@ -167,9 +167,7 @@ impl Shared {
                     );
                 }
             }
-            (State::Open | State::HalfOpen, State::Closed)
-                if self.news.turned(Standing::InUse) =>
-            {
+            (State::Open | State::HalfOpen, State::Closed) if self.news.turned(Standing::InUse) => {
                 tracing::info!(redis = self.target.address(), "Redis is in use");
             }
             _ => {}

@@ -152,10 +152,16 @@ mod tests {
         assert!(!news.is_news(&refused, at(60)), "nothing has changed");
         assert!(news.is_news(&slow, at(60)));
         assert!(news.is_news(&unknown, at(61)), "another cause");
-        assert!(!news.is_news(&refused, at(62)), "the kind was told just now");
+        assert!(
+            !news.is_news(&refused, at(62)),
+            "the kind was told just now"
+        );
         assert!(news.is_news(&refused, at(71)), "put off, not lost");
         news.answered();
-        assert!(!news.is_news(&refused, at(72)), "an app that comes and goes");
+        assert!(
+            !news.is_news(&refused, at(72)),
+            "an app that comes and goes"
+        );
         assert!(news.is_news(&refused, at(82)), "it had been well between");
     }
 

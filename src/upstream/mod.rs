@@ -286,12 +286,13 @@ fn frame(request: &mut Request<RequestBody>) {
 async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Failure> {
     let timeout = address.settings.connect_timeout;
     let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
-    let Connection { sender, driver } = tokio::time::timeout(timeout, connecting)
-        .await
-        .map_err(|_| {
-            let cause = format!("no connection within {timeout:?}");
-            Failure::new(UpstreamError::ConnectTimeout, cause)
-        })??;
+    let Connection { sender, driver } =
+        tokio::time::timeout(timeout, connecting)
+            .await
+            .map_err(|_| {
+                let cause = format!("no connection within {timeout:?}");
+                Failure::new(UpstreamError::ConnectTimeout, cause)
+            })??;
     // The connection's own task ends when the app closes it or when its sender is dropped.
     tokio::spawn(driver);
     Ok(sender)
