@@ -310,6 +310,7 @@ fn serve(options: Run, color: When) -> Exit {
         origin,
         env_file: options.env_file,
         app: None,
+        demo: false,
         watch: options.watch,
         color,
         log_color,
@@ -330,7 +331,7 @@ fn start(
         Ok(loaded) => loaded,
         Err(report) => return invalid(&report, color),
     };
-    talk(report.render(Format::Human, color).trim_end());
+    talk(report.lines(Severity::Note).trim_end());
     finish(room(options, settings))
 }
 
@@ -373,6 +374,7 @@ fn demo(options: &Demo, color: When) -> Exit {
         origin: Origin::find(None, &Environment::ignored()).unwrap_or_else(|_| built_in()),
         env_file: None,
         app: None,
+        demo: true,
         watch: true,
         color: color.decide(std::io::stderr().is_terminal()),
         log_color: color.decide(std::io::stdout().is_terminal()),

@@ -151,11 +151,11 @@ impl Admin {
         json!({
             "now_ms": self.state.clock.now().as_millis(),
             "requests": requests,
-            "hit_ratio": totals.hit_ratio(),
+            "hit_ratio": thousandths(totals.hit_ratio()),
             "active": totals.active,
             "errors": totals.errors,
             "coalesced": totals.coalesced,
-            "saved_seconds": totals.saved_nanos as f64 / 1e9,
+            "saved_seconds": thousandths(totals.saved_nanos as f64 / 1e9),
             "latency": latency,
             "memory": {
                 "bytes": gauges.memory_bytes,
@@ -325,6 +325,11 @@ fn unprocessable(code: &'static str, detail: impl Into<String>, fix: impl Into<S
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail, fix)
 }
 
+/// Three decimals: more would be the noise of adding up.
+fn thousandths(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
+}
+
 /// Within the bucket as if its observations were spread evenly, as Prometheus does.
 fn quantile_ms(read: &Distribution, share: f64) -> f64 {
     let rank = share * read.count() as f64;
@@ -336,7 +341,7 @@ fn quantile_ms(read: &Distribution, share: f64) -> f64 {
                 .checked_sub(1)
                 .map_or(0.0, |index| BOUNDS_SECONDS[index]);
             let high = BOUNDS_SECONDS.get(index).copied().unwrap_or(low);
-            return (low + (high - low) * (rank - below) / count) * 1e3;
+            return thousandths((low + (high - low) * (rank - below) / count) * 1e3);
         }
         below += count;
     }
@@ -424,5 +429,12 @@ mod tests {
         read.buckets[19] = 100;
         assert_eq!(quantile_ms(&read, 0.99), 10_000.0);
         assert_eq!(quantile_ms(&Distribution::default(), 0.5), 0.0);
+        read.buckets[3] = 3;
+        let third = quantile_ms(&read, 0.5);
+        assert_eq!(
+            (third * 1e3).fract(),
+            0.0,
+            "{third} has three decimals at most"
+        );
     }
 }

@@ -33,8 +33,16 @@ pub(super) fn checks(state: &AdminState) -> [Check; 4] {
     };
     let app_up = condition.app_up.load(Relaxed);
     [
-        // The state cannot be had without one.
-        check("config", true, "loaded", ""),
+        // The state cannot be had without one; a refused reload leaves the one before in force.
+        check(
+            "config",
+            true,
+            match state.metrics.last_reload_failed() {
+                false => "loaded",
+                true => "loaded; the last reload was refused, the one before is in force",
+            },
+            "",
+        ),
         check(
             "listener",
             condition.listening.load(Relaxed),
@@ -237,7 +245,12 @@ impl Admin {
             },
             "config": {
                 "hash": settings.hash,
-                "routes": settings.routes.all().len(),
+                // Without the built-in one for what matches none.
+                "routes": settings.routes.all().len().saturating_sub(1),
+                "lastReload": match state.metrics.last_reload_failed() {
+                    true => "failed",
+                    false => "ok",
+                },
             },
             "draining": state.condition.draining.load(Relaxed),
         });

@@ -207,6 +207,27 @@ async fn health_has_the_session_caches_fields_and_redis_away_is_degraded() {
     assert_eq!(get(&admin, "/readyz").await.0, StatusCode::OK);
 }
 
+#[tokio::test]
+async fn a_refused_reload_is_told_and_the_built_in_route_is_not_counted() {
+    let admin = admin("127.0.0.1:9800");
+    let config = async || {
+        let (_, _, health) = get(&admin, "/healthz").await;
+        let (status, _, ready) = get(&admin, "/readyz?verbose").await;
+        assert_eq!(status, StatusCode::OK, "the configuration before serves");
+        let health: serde_json::Value = serde_json::from_str(&health).unwrap();
+        (health["config"].clone(), ready)
+    };
+    let (health, ready) = config().await;
+    assert_eq!(health["routes"], 0);
+    assert_eq!(health["lastReload"], "ok");
+    assert!(ready.contains("[+] config: loaded\n"), "{ready}");
+    let now = admin.state.clock.now();
+    admin.state.metrics.config_loaded(Err(()), now);
+    let (health, ready) = config().await;
+    assert_eq!(health["lastReload"], "failed");
+    assert!(ready.contains("the last reload was refused"), "{ready}");
+}
+
 fn unreachable_redis() -> settings::Redis {
     settings::Redis {
         url: Secret::new("redis://:redis-password@127.0.0.1:1/"),

@@ -29,6 +29,7 @@ use reload::Reloader;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -250,16 +251,12 @@ impl House {
     /// Serves, reloading when told to, until told to stop.
     async fn until_stopped(&self, options: RunOptions, signals: &mut Signals) -> io::Result<()> {
         let (tell, mut changed) = mpsc::channel(1);
-        let files = options.files();
-        let _watch = options.watch.then(|| {
-            watch::watch(files, move || {
-                // A reload that is already asked for will see this change too.
-                let _ = tell.try_send(());
-            })
-                .inspect_err(|error| tracing::warn!(%error, "the configuration's file cannot be watched; SIGHUP still reloads it"))
-        });
+        let mut watched = Watched::default();
         let reloader = Reloader::new(options);
         loop {
+            if reloader.options().watch {
+                watched.follow(reloader.options().files(&self.settings.load()), &tell);
+            }
             let told = tokio::select! {
                 told = signals.next() => told,
                 Some(()) = changed.recv() => Told::Reload,
@@ -270,6 +267,30 @@ impl House {
                 Told::Stats => eprintln!("{}", banner::stats(&self.kit.metrics)),
             }
         }
+    }
+}
+
+/// The files that are watched now. A reload may name others.
+#[derive(Default)]
+struct Watched {
+    files: Vec<PathBuf>,
+    watch: Option<watch::Watch>,
+}
+
+impl Watched {
+    fn follow(&mut self, files: Vec<PathBuf>, tell: &mpsc::Sender<()>) {
+        if self.files == files {
+            return;
+        }
+        let tell = tell.clone();
+        let watch = watch::watch(files.clone(), move || {
+            // A reload that is already asked for will see this change too.
+            let _ = tell.try_send(());
+        });
+        self.watch = watch
+            .inspect_err(|error| tracing::warn!(%error, "the configuration's files cannot be watched; SIGHUP still reloads them"))
+            .ok();
+        self.files = files;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Taking up another configuration while requests are served: whole, or not at all.
 
 use super::House;
-use crate::config::{Format, RunOptions, Settings};
+use crate::config::{Format, RunOptions, Settings, Severity};
 use crate::identity::Identity;
 use crate::proxy::Snapshot;
 use crate::telemetry::Metrics;
@@ -17,6 +17,10 @@ impl Reloader {
         Self { options }
     }
 
+    pub(super) fn options(&self) -> &RunOptions {
+        &self.options
+    }
+
     /// Reads the configuration anew. A broken one changes nothing and is told in full.
     pub(super) fn reload(&self, house: &House) {
         let outcome = self.options.load();
@@ -25,7 +29,8 @@ impl Reloader {
         house.kit.metrics.config_loaded(told, now);
         match outcome {
             Ok((settings, report)) => {
-                eprint!("{}", report.render(Format::Human, self.options.color));
+                // Notes were read at the start.
+                eprint!("{}", report.lines(Severity::Warning));
                 take_up(house, settings);
             }
             Err(report) => {

@@ -100,12 +100,14 @@ impl Memory {
         self.map.as_ref()?.get(key)
     }
 
-    /// Puts `held` under `key`.
-    pub fn put(&self, key: Key, held: Held) {
-        if let Some(map) = &self.map
-            && (self.keeps_entries || matches!(held, Held::Vary(_)))
-        {
-            map.insert(key, held);
+    /// Puts `held` under `key`; returns whether there is a place for its kind.
+    pub fn put(&self, key: Key, held: Held) -> bool {
+        match &self.map {
+            Some(map) if self.keeps_entries || matches!(held, Held::Vary(_)) => {
+                map.insert(key, held);
+                true
+            }
+            _ => false,
         }
     }
 

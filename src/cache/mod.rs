@@ -208,22 +208,25 @@ impl Cache {
 
     /// Keeps an entry: in memory at once, in Redis behind. Never waits for Redis. What was purged
     /// while it was fetched is not kept: it would only displace what was fetched since.
-    pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) {
+    ///
+    /// Returns whether any tier keeps it, as far as is known without waiting: a Redis that is away
+    /// or full does not.
+    pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) -> bool {
         let since = Since::Local(entry.position.local);
         if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
-            return;
+            return false;
         }
         let variant = (!entry.stored.vary.is_empty()).then(|| {
             let variant = key.variant(&digestible(&entry.stored.vary));
             self.remember_variant(key, &entry.stored.vary, variant);
             variant
         });
-        self.keep(variant.unwrap_or(*key), &entry);
-        if let Some(tier) = &self.redis
-            && self.shared.purges.is_current()
-        {
-            tier.put(*key, variant, entry, now);
-        }
+        let here = self.keep(variant.unwrap_or(*key), &entry);
+        let there = match &self.redis {
+            Some(tier) if self.shared.purges.is_current() => tier.put(*key, variant, entry, now),
+            _ => false,
+        };
+        here || there
     }
 
     /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
@@ -378,13 +381,13 @@ impl Cache {
         Lookup::Absent(Reason::Vary)
     }
 
-    fn keep(&self, at: Key, entry: &Arc<Entry>) {
+    fn keep(&self, at: Key, entry: &Arc<Entry>) -> bool {
         let slot = Slot {
             entry: Arc::clone(entry),
             dead_at: dead_at(&entry.stored),
             checked: AtomicU64::new(entry.position.local),
         };
-        self.shared.memory.put(at, Held::Entry(Arc::new(slot)));
+        self.shared.memory.put(at, Held::Entry(Arc::new(slot)))
     }
 
     /// Keeps in memory what came from Redis, unless a fetch has brought something newer meanwhile.
@@ -392,7 +395,9 @@ impl Cache {
         let received = entry.stored.lifetime.received;
         match self.shared.memory.get(&at) {
             Some(Held::Entry(slot)) if slot.entry.stored.lifetime.received > received => {}
-            _ => self.keep(at, entry),
+            _ => {
+                self.keep(at, entry);
+            }
         }
     }
 
@@ -650,6 +655,13 @@ mod tests {
         let found = cache.lookup(&key(1), &request, NOW).await;
         assert!(matches!(found, Lookup::Absent(Reason::Purged)));
         assert_eq!((cache.status().entries, cache.replicas()), (0, 1));
+    }
+
+    #[test]
+    fn what_no_tier_can_keep_does_not_count_as_kept() {
+        let entry = || Arc::new(testing::entry("host/a", b"body"));
+        assert!(Cache::new(1 << 20, "test", 1 << 16).store(&key(1), entry(), NOW));
+        assert!(!Cache::new(0, "test", 1 << 16).store(&key(1), entry(), NOW));
     }
 
     #[tokio::test]

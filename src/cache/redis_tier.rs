@@ -169,8 +169,9 @@ impl RedisTier {
         }
     }
 
-    /// Hands an entry to the writer, or drops it and counts that. Never waits.
-    pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+    /// Hands an entry to the writer, or drops it and counts that. Never waits. Returns whether there
+    /// is hope: a full Redis is tried now and then, and seldom takes it.
+    pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) -> bool {
         let bytes = entry.stored.body.len();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let write = Write::Put {
@@ -186,7 +187,9 @@ impl RedisTier {
         {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.counters.write_dropped();
+            return false;
         }
+        !self.behind.is_full()
     }
 
     /// Removes names behind the writes that wait already; returns when that is done or given up.

@@ -30,6 +30,8 @@ pub struct RunOptions {
     pub env_file: Option<PathBuf>,
     /// The app, whatever the configuration says: the demo brings its own.
     pub app: Option<UpstreamTarget>,
+    /// It runs for show, with secrets that everybody knows.
+    pub demo: bool,
     /// Reload when a file changes.
     pub watch: bool,
     /// Whether what people read on the terminal may be coloured.
@@ -42,21 +44,31 @@ impl RunOptions {
     /// Reads the configuration, now.
     pub fn load(&self) -> Result<(Settings, Report), Report> {
         let env = environment(self.env_file.as_deref())?;
-        let (mut settings, report) = super::load(self.origin.read()?, &env)?;
+        let (mut settings, mut report) = super::load(self.origin.read()?, &env)?;
+        if !self.demo && !settings.listen.address.ip().is_loopback() {
+            warn_of_demo_secret(&mut report);
+        }
         if let Some(app) = &self.app {
             settings.upstream.target = app.clone();
         }
         Ok((settings, report))
     }
 
-    /// The files whose change means a reload.
+    /// The files whose change means a reload: the configuration's own, and the certificate and key
+    /// that it names, which are renewed without it.
     #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self, settings: &Settings) -> Vec<PathBuf> {
         let config = match &self.origin {
             Origin::File(path) => Some(path.clone()),
             Origin::Text(_) => None,
         };
-        config.into_iter().chain(self.env_file.clone()).collect()
+        let tls = settings.listen.tls.iter();
+        let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+        config
+            .into_iter()
+            .chain(self.env_file.clone())
+            .chain(tls)
+            .collect()
     }
 }
 
@@ -128,6 +140,18 @@ pub fn environment(file: Option<&Path>) -> Result<Environment, Report> {
     Ok(env)
 }
 
+/// What is right for the demo and in a file at rest is a danger where strangers can come.
+fn warn_of_demo_secret(report: &mut Report) {
+    for problem in &mut report.problems {
+        if problem.code == Code::N303 {
+            problem.code = Code::W209;
+        }
+    }
+    report
+        .problems
+        .sort_by_key(|problem| (problem.code.severity(), problem.place));
+}
+
 fn read_bounded(name: &str, from: impl Read) -> Result<Source, Report> {
     let mut bytes = Vec::new();
     // One more than allowed, so that the parser sees that it is too much.
@@ -165,6 +189,43 @@ mod tests {
         };
         let (settings, _) = crate::config::load(source, &Environment::default()).unwrap();
         assert_eq!(settings.routes.all().len(), 2);
+    }
+
+    #[test]
+    fn the_demos_secret_is_a_warning_where_strangers_can_come_and_it_is_not_the_demo() {
+        let report = |listen: &str, demo: bool| {
+            let text = format!(
+                "upstream: http://localhost:3000\nlisten: \"{listen}\"\nidentity: {{ jwt: {{ secret: demo-secret-demo-secret-demo-secret!! }} }}\n"
+            );
+            let options = RunOptions {
+                origin: Origin::Text(Source {
+                    name: "proxy.yaml".into(),
+                    text,
+                }),
+                env_file: None,
+                app: None,
+                demo,
+                watch: false,
+                color: false,
+                log_color: false,
+            };
+            options
+                .load()
+                .unwrap()
+                .1
+                .lines(super::super::Severity::Note)
+        };
+        let told = report(":8080", false);
+        let first = told.lines().next().unwrap_or_default();
+        assert!(first.starts_with("warning[W209]: "), "{told}");
+        assert!(first.ends_with(" (proxy.yaml:3)"), "{told}");
+        for (listen, demo) in [("127.0.0.1:8080", false), (":8080", true)] {
+            let told = report(listen, demo);
+            assert!(
+                told.contains("note[N303]") && !told.contains("W209"),
+                "{told}"
+            );
+        }
     }
 
     #[test]

@@ -113,6 +113,8 @@ codes! {
         "Tokens are signed with HMAC-SHA-256. A secret of less than 32 bytes can be guessed from a single token (RFC 7518 §3.2), and whoever has it can be any user. `openssl rand -hex 32` makes one."
     W208 "everyone is a trusted proxy"
         "The network holds every address, so every client's own `X-Forwarded-For` is believed: limits per address can be dodged, and with `user: { header: … }` anyone can be any user. Name the networks of the proxies alone."
+    W209 "demo secret before strangers"
+        "`larder run` listens where others can reach it, and verifies tokens with the demo's secret, which everybody knows: anyone can be any user. Set `identity.jwt.secret`. `larder check` calls it a note (N303), since the shipped file has the secret for `larder demo`."
     N301 "no Redis"
         "Without a Redis, larder caches in memory and counts limits in this process alone."
     N302 "Redis found in the environment"
@@ -262,6 +264,28 @@ impl Report {
             .iter()
             .filter(|problem| problem.code.severity() == severity)
             .count()
+    }
+
+    /// What is not an error, a line each: for a log rather than for an author.
+    ///
+    /// `least` is the least grave kind that is printed.
+    #[must_use]
+    pub fn lines(&self, least: Severity) -> String {
+        let line = |problem: &Problem| {
+            let place = match problem.place {
+                Some(place) => format!(" ({}:{})", self.source.name, place.line),
+                None => String::new(),
+            };
+            let severity = problem.code.severity().as_str();
+            let code = problem.code.as_str();
+            format!("{severity}[{code}]: {}{place}\n", problem.message)
+        };
+        self.problems
+            .iter()
+            .filter(|problem| problem.code.severity() <= least)
+            .take(PROBLEMS_SHOWN_MAX)
+            .map(line)
+            .collect()
     }
 
     /// Prints the report; `color` is for [`Format::Human`] only.

@@ -168,6 +168,9 @@ impl Reader<'_> {
     }
 }
 
+/// Keys that are accepted only while they are empty.
+const IDLE: [&str; 2] = ["alerts", "encrypt"];
+
 /// The way from the root, on the stack.
 enum Path<'a> {
     Root,
@@ -245,6 +248,13 @@ impl<'a, 'de> At<'a, 'de> {
                         "{} is {found}",
                         owner(self.reader.root, &self.path.to_string())
                     );
+                }
+                // A scheme names itself; of a mere word one has to know whose it is.
+                if fault.code == Code::E108
+                    && !fault.message.contains(":`")
+                    && let Path::Key(_, key) = self.path
+                {
+                    fault.message = fault.message.replacen('`', &format!("`{key}: "), 1);
                 }
                 if let (Some(written), Value::Scalar(text)) = (&self.node.written, &self.node.value)
                 {
@@ -325,7 +335,12 @@ impl<'a, 'de> At<'a, 'de> {
         let meant = habit.map(|(_, meant)| *meant);
         let fix = match meant.or_else(|| closest(key, keys.iter().copied())) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("known here: {}", keys.join(", ")),
+            None => {
+                // What is read, but does nothing yet, is nothing to choose.
+                let known = keys.iter().filter(|key| !IDLE.contains(key));
+                let known: Vec<&str> = known.copied().collect();
+                format!("known here: {}", known.join(", "))
+            }
         };
         let place = self::owner(self.reader.root, &self.path.to_string());
         Fault::new(Code::E107, format!("unknown key `{key}` in {place}"), fix)

@@ -148,6 +148,8 @@ pub(super) fn parse(text: &str) -> Result<Node, (Fault, Option<Place>)> {
                 line: at.line(),
                 column: at.column(),
             });
+            // The parser does not say where a second document begins.
+            let place = place.or_else(|| second_document(&lines));
             let line = place.map_or("", |place| lines.get(place.line - 1).unwrap_or(&""));
             Err((
                 Fault::new(Code::E101, plain(&error.to_string()), advice(line)),
@@ -360,6 +362,25 @@ impl<'de> Visitor<'de> for Grow<'_> {
     }
 }
 
+/// The first `---` that something stands before.
+fn second_document(lines: &[&str]) -> Option<Place> {
+    let is_mark = |line: &str| line.strip_prefix("---").is_some_and(starts_blank);
+    let is_content = |line: &&str| {
+        let line = line.trim_start();
+        !line.is_empty() && !line.starts_with(['#', '%']) && !is_mark(line)
+    };
+    let first = lines.iter().position(is_content)?;
+    let mark = lines.iter().skip(first).position(|line| is_mark(line))?;
+    Some(Place {
+        line: first + mark + 1,
+        column: 1,
+    })
+}
+
+fn starts_blank(text: &str) -> bool {
+    text.is_empty() || text.starts_with([' ', '\t'])
+}
+
 /// The parser's message without its position, which is shown in its own way.
 fn plain(message: &str) -> String {
     if message.contains("without tags") {
@@ -375,6 +396,8 @@ fn plain(message: &str) -> String {
 fn advice(line: &str) -> &'static str {
     if line.contains('\t') {
         "indent with spaces, not tabs"
+    } else if line.starts_with("---") {
+        "keep one of them; a file is one configuration"
     } else if line.contains(": !") || line.contains("- !") {
         "remove the word with the exclamation mark, or quote the text"
     } else if line.contains('{') || line.contains('*') {

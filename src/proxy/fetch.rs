@@ -578,11 +578,10 @@ impl Job {
                     ..(*stored).clone()
                 };
                 let entry = self.entry(stored, app_time);
-                self.proxy
-                    .0
-                    .cache
-                    .store(&self.lead.key(), Arc::new(entry), self.now());
-                recorder.store(&handle, None);
+                let cache = &self.proxy.0.cache;
+                if cache.store(&self.lead.key(), Arc::new(entry), self.now()) {
+                    recorder.store(&handle, None);
+                }
                 // Who has the last of it may count on the store.
                 if let Some(last) = last {
                     fill.push(last);

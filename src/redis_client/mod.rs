@@ -214,6 +214,12 @@ impl Redis {
         self.shared.wrote(outage);
     }
 
+    /// Whether it refused the last write for lack of room. Costs one atomic load.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.is_full()
+    }
+
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
     /// request has waited already.
     #[must_use]
@@ -244,7 +250,7 @@ impl Redis {
             opened: shared.opened.load(Ordering::Relaxed),
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
-            full: shared.is_full(),
+            full: self.is_full(),
             waiting: u32::try_from(live().map(|link| link.waiting()).sum::<usize>())
                 .unwrap_or(u32::MAX),
             ping: shared.ping(),

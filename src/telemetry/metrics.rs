@@ -375,6 +375,12 @@ impl Metrics {
         }
     }
 
+    /// Whether the last configuration that was given was refused, and the one before is in force.
+    #[must_use]
+    pub fn last_reload_failed(&self) -> bool {
+        self.reloads.last_failed.load(Relaxed) != 0
+    }
+
     /// Prometheus text exposition format 0.0.4.
     #[must_use]
     pub fn prometheus(&self) -> String {

@@ -52,6 +52,14 @@ async fn connect(
     files: &Files,
     alpn: &[&[u8]],
 ) -> TlsStream<TcpStream> {
+    try_connect(address, files, alpn).await.unwrap()
+}
+
+async fn try_connect(
+    address: std::net::SocketAddr,
+    files: &Files,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(files.pair.cert.der().clone()).unwrap();
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -65,7 +73,6 @@ async fn connect(
     TlsConnector::from(Arc::new(config))
         .connect(name, socket)
         .await
-        .unwrap()
 }
 
 #[tokio::test]
@@ -162,4 +169,28 @@ async fn an_https_app_is_reached_if_its_certificate_is_trusted_and_not_otherwise
     assert_eq!(trusting.get("/").await.text(), "from the https app");
     let wary = larder(&unused).upstream(url).start_unready().await;
     assert_eq!(wary.get("/").await.status, 502);
+    // A self-signed one is unknown, or no authority's: either way it is the certificate.
+    wary.says("its certificate is").await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_taken_without_a_signal() {
+    let app = App::says(|_| Answer::public("x")).await;
+    let (files, renewed) = (certificate(), certificate());
+    let larder = larder(&app).yaml(&files.listen()).start().await;
+    connect(larder.address, &files, &[b"http/1.1"]).await;
+    assert!(
+        try_connect(larder.address, &renewed, &[b"http/1.1"])
+            .await
+            .is_err()
+    );
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(renewed.path(name), files.path(name)).unwrap();
+    }
+    eventually("the new certificate is shown", async || {
+        try_connect(larder.address, &renewed, &[b"http/1.1"])
+            .await
+            .ok()
+    })
+    .await;
 }
