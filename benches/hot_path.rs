@@ -167,7 +167,9 @@ fn storing(criterion: &mut Criterion) {
     for entries in [1_000_u64, 100_000] {
         let cache = Cache::new(1 << 30, "bench", 1 << 20);
         let entry = Arc::new(entry(64));
-        (0..entries).for_each(|n| cache.store(&key(n), Arc::clone(&entry), NOW));
+        for n in 0..entries {
+            cache.store(&key(n), Arc::clone(&entry), NOW);
+        }
         let mut next = 0;
         group.bench_function(BenchmarkId::new("memory: a hit among", entries), |bench| {
             bench.iter(|| {

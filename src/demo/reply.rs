@@ -127,8 +127,6 @@ impl Reply {
     }
 }
 
-/// Lower-case hexadecimal digits.
-
 struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
 
 impl Body for Pieces {
