@@ -289,6 +289,10 @@ impl Reply {
                 .and_then(|decision| decision.refusals().next())
                 .map(|state| state.name.clone()),
             trace_id: visit.trace.trace_id_hex().into(),
+            request_id: visit
+                .own_request_id()
+                .and_then(|id| id.to_str().ok())
+                .map(Into::into),
             client: ask.caller.ip(),
             ttl: self.ttl,
             note: self.note.take(),

@@ -94,6 +94,13 @@ impl Visit {
 
     /// The request's id: the client's where nothing in it can hurt a log, else the trace's.
     pub(super) fn request_id(&self) -> HeaderValue {
+        self.own_request_id()
+            .cloned()
+            .unwrap_or_else(|| self.trace.trace_id_field())
+    }
+
+    /// The id that the client brought, where nothing in it can hurt a log.
+    pub(super) fn own_request_id(&self) -> Option<&HeaderValue> {
         let harmless = |value: &&HeaderValue| {
             let bytes = value.as_bytes();
             (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
@@ -101,8 +108,6 @@ impl Visit {
         };
         let own = self.headers.get(super::forward::X_REQUEST_ID);
         own.filter(harmless)
-            .cloned()
-            .unwrap_or_else(|| self.trace.trace_id_field())
     }
 
     /// How far this request's own cache directives reach.

@@ -77,6 +77,8 @@ pub struct AccessRecord {
     pub limit: Option<String>,
     /// 32 hexadecimal digits.
     pub trace_id: Box<str>,
+    /// The client's own `X-Request-Id`, where it brought one.
+    pub request_id: Option<Box<str>>,
     /// The client.
     pub client: IpAddr,
     /// Seconds of freshness left (hits) or given (stored misses).
@@ -497,6 +499,7 @@ mod tests {
             duration: Duration::from_micros(micros),
             limit: None,
             trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+            request_id: None,
             client: IpAddr::from([127, 0, 0, 1]),
             ttl: Some(300),
             note: None,

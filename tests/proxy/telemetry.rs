@@ -77,7 +77,11 @@ async fn the_access_log_is_json_off_a_terminal_and_names_trace_route_and_reason_
     larder
         .get_with(
             "/api/cars/7?token=hush",
-            &[("traceparent", parent), ("Cookie", "id=hush")],
+            &[
+                ("traceparent", parent),
+                ("Cookie", "id=hush"),
+                ("X-Request-Id", "checkout-7"),
+            ],
         )
         .await;
     larder.says("/api/cars/7").await;
@@ -93,6 +97,7 @@ async fn the_access_log_is_json_off_a_terminal_and_names_trace_route_and_reason_
         "\"cache\":\"bypass\"",
         "\"reason\":\"cookie\"",
         "\"route\":\"car\"",
+        "\"request_id\":\"checkout-7\"",
         "4bf92f3577b34da6a3ce929d0e0e4736",
     ] {
         assert!(text.contains(word), "{word} is not in {text}");

@@ -75,6 +75,9 @@ pub(super) fn json(record: &AccessRecord, at: Timestamp) -> String {
     }
     add("client.address", record.client.to_string().into());
     add("trace_id", (*record.trace_id).into());
+    if let Some(request_id) = &record.request_id {
+        add("request_id", (**request_id).into());
+    }
     // JSON escapes what is below a blank; DEL and the C1 codes can move a terminal just as well.
     if line.chars().any(char::is_control) {
         line = printable(&line);
@@ -296,6 +299,7 @@ mod tests {
             duration: Duration::from_micros(micros),
             limit: None,
             trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+            request_id: Some("checkout-7".into()),
             client: IpAddr::from([127, 0, 0, 1]),
             ttl,
             note: None,
