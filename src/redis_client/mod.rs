@@ -496,7 +496,9 @@ mod tests {
     #[tokio::test]
     async fn when_many_wait_a_stall_answers_all_of_them_together() {
         let server = Server::start().await;
-        let redis = server.connect();
+        let mut settings = settings_for(&server.url());
+        settings.timeout = Duration::from_secs(10);
+        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
         up(&redis).await;
         for _ in 0..200 {
             get(&redis).await.unwrap();
@@ -513,7 +515,8 @@ mod tests {
             assert_eq!(caller.await.unwrap(), Err(Outage::Stalled));
         }
         let took = begun.elapsed();
-        assert!(took < Duration::from_millis(80), "{took:?}");
+        // Long before the deadline, however busy the machine is.
+        assert!(took < Duration::from_secs(3), "{took:?}");
         assert!(!redis.is_up());
         server.signal("CONT");
         up(&redis).await;
