@@ -433,7 +433,7 @@ mod tests {
             assert_eq!(get(&redis).await, Err(Outage::Open));
             tokio::task::yield_now().await;
         }
-        assert!(begun.elapsed() < Duration::from_millis(500));
+        assert!(begun.elapsed() < Duration::from_millis(1_500));
         server.run().await;
         let took = up(&redis).await;
         assert!(took < Duration::from_millis(1_200), "{took:?}");
@@ -449,7 +449,7 @@ mod tests {
         let begun = Instant::now();
         let answers = as_one(async { (get(&redis).await, get(&redis).await) }).await;
         assert_eq!(answers, (Err(Outage::Timeout), Err(Outage::Spent)));
-        assert!(begun.elapsed() < Duration::from_millis(150));
+        assert!(begun.elapsed() < Duration::from_millis(400));
     }
 
     #[tokio::test]
@@ -462,7 +462,7 @@ mod tests {
             until("the kill is noticed", || !redis.is_up()).await;
             let begun = Instant::now();
             assert!(get(&redis).await.is_err());
-            assert!(begun.elapsed() < Duration::from_millis(5));
+            assert!(begun.elapsed() < Duration::from_millis(60));
             server.run().await;
             let took = up(&redis).await;
             assert!(took < Duration::from_millis(1_200), "{took:?}");
@@ -480,12 +480,12 @@ mod tests {
         let begun = Instant::now();
         let outage = get(&redis).await.unwrap_err();
         assert!(matches!(outage, Outage::Timeout | Outage::Open));
-        assert!(begun.elapsed() < Duration::from_millis(150));
+        assert!(begun.elapsed() < Duration::from_millis(400));
         until("the breaker is open", || !redis.is_up()).await;
-        assert!(begun.elapsed() < Duration::from_millis(500));
+        assert!(begun.elapsed() < Duration::from_millis(1_500));
         let begun = Instant::now();
         assert_eq!(get(&redis).await, Err(Outage::Open));
-        assert!(begun.elapsed() < Duration::from_millis(5));
+        assert!(begun.elapsed() < Duration::from_millis(60));
         tokio::time::sleep(Duration::from_secs(2)).await;
         server.signal("CONT");
         let took = up(&redis).await;
@@ -800,7 +800,7 @@ mod tests {
         for task in load {
             let (answered, slowest) = task.await.unwrap();
             assert!(answered > 100, "{answered}");
-            assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+            assert!(slowest < Duration::from_millis(800), "{slowest:?}");
         }
     }
 }

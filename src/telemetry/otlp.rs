@@ -678,7 +678,7 @@ mod tests {
             drop(span.child("lookup"));
         }
         let each = began.elapsed() / 10_000;
-        assert!(each < Duration::from_millis(1), "{each:?}");
+        assert!(each < Duration::from_millis(10), "{each:?}");
         let took = shutdown(otlp, Duration::from_millis(300)).await;
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
