@@ -275,6 +275,7 @@ impl Proxy {
     ) {
         let exchange = Exchange {
             method: &Method::HEAD,
+            path: ask.visit.uri.path(),
             request: &ask.visit.headers,
             status: response.status(),
             response: response.headers(),
@@ -342,7 +343,8 @@ impl Proxy {
             rule: rule.id,
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
-            request: ask.get(fields, target),
+            request: ask.get(fields, target.clone()),
+            target,
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),
             client,
             held,
@@ -393,6 +395,8 @@ struct Job {
     rule: RouteId,
     url: Box<str>,
     tags: purge::Tags,
+    /// What the app is asked for; of `request` nothing is left once it is sent.
+    target: http::Uri,
     request: Request<RequestBody>,
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
@@ -732,6 +736,7 @@ impl Job {
     ) -> Exchange<'a> {
         Exchange {
             method: &Method::GET,
+            path: self.target.path(),
             request: &self.client,
             status: response.status(),
             response: response.headers(),

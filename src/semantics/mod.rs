@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod authority;
 pub mod cache_status;
+pub mod content;
 pub mod directives;
 pub mod fields;
 pub mod freshness;
