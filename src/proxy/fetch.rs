@@ -437,10 +437,7 @@ impl Job {
         let began = Instant::now();
         let mut requested = self.now();
         let request = std::mem::replace(&mut self.request, Request::new(RequestBody::empty()));
-        let (target, handle) = (
-            request.uri().clone(),
-            self.snapshot.handles[self.rule].clone(),
-        );
+        let handle = self.snapshot.handles[self.rule].clone();
         let mut outcome = self.proxy.timed(&handle, request).await;
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
@@ -462,7 +459,7 @@ impl Job {
             }
             // A 304 about something else, or to a plain GET.
             requested = self.now();
-            outcome = self.ask_again(&handle, &target).await;
+            outcome = self.ask_again(&handle).await;
         } else if let Ok(response) = &mut outcome
             && self.rest.is_some()
         {
@@ -474,7 +471,7 @@ impl Job {
                     } else {
                         self.rest = None;
                         requested = self.now();
-                        outcome = self.ask_again(&handle, &target).await;
+                        outcome = self.ask_again(&handle).await;
                     }
                 }
                 _ => self.rest = None,
@@ -497,11 +494,10 @@ impl Job {
     async fn ask_again(
         &mut self,
         handle: &crate::telemetry::RouteHandle,
-        target: &http::Uri,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         if let Some(fields) = self.unconditional.take() {
             let mut again = Request::new(RequestBody::empty());
-            *again.uri_mut() = target.clone();
+            *again.uri_mut() = self.target.clone();
             *again.headers_mut() = fields;
             let response = self.proxy.timed(handle, again).await?;
             if response.status() != StatusCode::NOT_MODIFIED {
@@ -794,5 +790,6 @@ const fn is_lasting(reason: Reason) -> bool {
             | Reason::TooLarge
             | Reason::NoLifetime
             | Reason::EventStream
+            | Reason::ContentType
     )
 }
