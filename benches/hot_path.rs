@@ -476,6 +476,7 @@ fn stored(body_bytes: usize) -> Stored {
 fn stored_at(body_bytes: usize, now: Timestamp) -> Stored {
     let exchange = Exchange {
         method: &Method::GET,
+        path: "/api/cars/42",
         request: &request_fields(),
         status: StatusCode::OK,
         response: &response_fields(),

@@ -31,6 +31,7 @@ fn settings() -> Settings {
             tls: None,
         },
         workers: NonZeroUsize::MIN,
+        hosts: crate::semantics::Hosts::default(),
         upstream: settings::Upstream {
             target: settings::UpstreamTarget::Http {
                 host: "localhost".into(),

@@ -17,7 +17,7 @@ use super::values::{
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template};
 use crate::secret::Secret;
-use crate::semantics::{Policy, SetCookie, Ttl};
+use crate::semantics::{Hosts, Policy, SetCookie, Ttl};
 use http::{Method, StatusCode};
 use std::collections::HashMap;
 use std::io::Read;
@@ -76,6 +76,7 @@ pub(super) fn compile(
     let mut settings = Settings {
         listen: compiler.listen(raw.listen.get()),
         workers: compiler.workers(raw),
+        hosts: compiler.hosts(raw),
         upstream: compiler.upstream(&raw.upstream),
         redis,
         cache,
@@ -586,6 +587,24 @@ impl Compiler<'_> {
                 _ => ClientRefreshPolicy::Never,
             },
         }
+    }
+
+    fn hosts(&mut self, raw: &Raw) -> Hosts {
+        let mut hosts = Hosts::default();
+        let named = raw.hosts.get();
+        if named.is_some_and(List::is_empty) {
+            self.tell(
+                Code::E117,
+                "hosts",
+                "`hosts` names no host: nobody would be served",
+                "name one, or remove the line to serve every host",
+            );
+        }
+        for host in named.into_iter().flat_map(List::iter) {
+            // Read before, when the value was.
+            let _ = hosts.add(&host.0);
+        }
+        hosts
     }
 
     fn identity(&mut self, raw: Option<&raw::Identity>) -> IdentitySettings {

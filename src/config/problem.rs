@@ -88,7 +88,7 @@ codes! {
     E121 "name used twice"
         "Names of routes and tiers appear in headers, metrics and Redis keys, so each may be used once. A route without a name is called by its path."
     E122 "not a name"
-        "The text is not a valid method, header name, status, claim, cookie or namespace."
+        "The text is not a valid method, header name, host, status, claim, cookie or namespace."
     E123 "file not usable"
         "A certificate, key, CA or secret file that the configuration names cannot be opened, is empty, is too large, or does not hold what it should: certificates and keys are PEM."
     E124 "admin port open to everyone"

@@ -15,6 +15,8 @@ pub(super) struct Raw {
     pub listen: Given<Short<Listen>>,
     /// Threads that serve traffic; by default one for each processor.
     pub workers: Given<Count>,
+    /// Hosts that are served, `*.shop.example` for all below one; every host by default.
+    pub hosts: Given<List<HostName>>,
     /// The app.
     pub upstream: Given<Short<Upstream>>,
     /// Redis; without it larder caches in memory.

@@ -3,6 +3,7 @@
 use crate::identity::IdentitySettings;
 use crate::route::Routes;
 use crate::secret::Secret;
+use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -17,6 +18,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Threads that serve traffic.
     pub workers: NonZeroUsize,
+    /// Hosts that are served; requests for others are refused.
+    pub hosts: Hosts,
     /// The app.
     pub upstream: Upstream,
     /// Redis, if any; without it larder caches in memory.

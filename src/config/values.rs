@@ -6,6 +6,7 @@ use super::read::{Given, SHORT_OR_LONG, UNSET_IS_EMPTY};
 use super::settings::{self, UpstreamTarget};
 use crate::route::{Pattern, Template};
 use crate::secret::Secret;
+use crate::semantics::Hosts;
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -73,6 +74,7 @@ scalars!(
     TagTemplate,
     MethodName,
     FieldName,
+    HostName,
     Status,
     Proxy,
     Claim,
@@ -566,6 +568,34 @@ impl Scalar for Text {
             ));
         }
         Ok(Self(text.to_owned()))
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
+/// A host without its port, or `*.` and a host for every name below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostName(pub String);
+
+impl Scalar for HostName {
+    const WHAT: &'static str = "a host like shop.example";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        if Hosts::default().add(text).is_some() {
+            return Ok(Self(text.to_owned()));
+        }
+        let fix = if text == "*" {
+            "remove `hosts` to serve every host"
+        } else {
+            "write shop.example or *.shop.example, without scheme, port or path"
+        };
+        Err(Fault::new(
+            Code::E122,
+            format!("`{text}` is not a host"),
+            fix,
+        ))
     }
 
     fn schema() -> Schema {

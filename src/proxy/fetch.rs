@@ -275,6 +275,7 @@ impl Proxy {
     ) {
         let exchange = Exchange {
             method: &Method::HEAD,
+            path: ask.visit.uri.path(),
             request: &ask.visit.headers,
             status: response.status(),
             response: response.headers(),
@@ -342,7 +343,8 @@ impl Proxy {
             rule: rule.id,
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
-            request: ask.get(fields, target),
+            request: ask.get(fields, target.clone()),
+            target,
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),
             client,
             held,
@@ -393,6 +395,8 @@ struct Job {
     rule: RouteId,
     url: Box<str>,
     tags: purge::Tags,
+    /// What the app is asked for; of `request` nothing is left once it is sent.
+    target: http::Uri,
     request: Request<RequestBody>,
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
@@ -433,10 +437,7 @@ impl Job {
         let began = Instant::now();
         let mut requested = self.now();
         let request = std::mem::replace(&mut self.request, Request::new(RequestBody::empty()));
-        let (target, handle) = (
-            request.uri().clone(),
-            self.snapshot.handles[self.rule].clone(),
-        );
+        let handle = self.snapshot.handles[self.rule].clone();
         let mut outcome = self.proxy.timed(&handle, request).await;
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
@@ -458,7 +459,7 @@ impl Job {
             }
             // A 304 about something else, or to a plain GET.
             requested = self.now();
-            outcome = self.ask_again(&handle, &target).await;
+            outcome = self.ask_again(&handle).await;
         } else if let Ok(response) = &mut outcome
             && self.rest.is_some()
         {
@@ -470,7 +471,7 @@ impl Job {
                     } else {
                         self.rest = None;
                         requested = self.now();
-                        outcome = self.ask_again(&handle, &target).await;
+                        outcome = self.ask_again(&handle).await;
                     }
                 }
                 _ => self.rest = None,
@@ -493,11 +494,10 @@ impl Job {
     async fn ask_again(
         &mut self,
         handle: &crate::telemetry::RouteHandle,
-        target: &http::Uri,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         if let Some(fields) = self.unconditional.take() {
             let mut again = Request::new(RequestBody::empty());
-            *again.uri_mut() = target.clone();
+            *again.uri_mut() = self.target.clone();
             *again.headers_mut() = fields;
             let response = self.proxy.timed(handle, again).await?;
             if response.status() != StatusCode::NOT_MODIFIED {
@@ -731,6 +731,7 @@ impl Job {
     ) -> Exchange<'a> {
         Exchange {
             method: &Method::GET,
+            path: self.target.path(),
             request: &self.client,
             status: response.status(),
             response: response.headers(),
@@ -788,5 +789,6 @@ const fn is_lasting(reason: Reason) -> bool {
             | Reason::TooLarge
             | Reason::NoLifetime
             | Reason::EventStream
+            | Reason::ContentType
     )
 }

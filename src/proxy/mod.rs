@@ -169,6 +169,10 @@ impl Proxy {
         if forward::is_loop(&ask.visit.headers) {
             return Err(Problem::Loop);
         }
+        let hosts = &ask.visit.snapshot.settings.hosts;
+        if hosts.any() && !hosts.serve(&ask.visit.authority()) {
+            return Err(Problem::Misdirected);
+        }
         self.admit(ask, limits).await?;
         match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
             // Boxed, here and below: the future of what asks the app is large, and every connection would

@@ -27,6 +27,8 @@ pub enum Problem {
     HeadTooLarge,
     /// Client: the target is longer than is read.
     TargetTooLong,
+    /// Client: a host that is not served here (RFC 9110 §15.5.20).
+    Misdirected,
     /// Client: only-if-cached, and nothing is (RFC 9111 §5.2.1.7).
     OnlyIfCached,
     /// Client: over a limit.
@@ -65,6 +67,7 @@ impl Problem {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             // Cut off from the app with a stale answer in hand: RFC 9111 §4.2.4, §5.2.2.2.
             Self::OnlyIfCached | Self::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -95,6 +98,7 @@ impl Problem {
             Self::ExpectationFailed => "EXPECTATION_FAILED",
             Self::HeadTooLarge => "HEADERS_TOO_LARGE",
             Self::TargetTooLong => "URI_TOO_LONG",
+            Self::Misdirected => "MISDIRECTED",
             Self::OnlyIfCached => "NOT_CACHED",
             Self::Limited(_) => "RATE_LIMITED",
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
@@ -121,6 +125,7 @@ impl Problem {
             Self::ExpectationFailed => "Only 100-continue can be expected here.".into(),
             Self::HeadTooLarge => "The request's header fields are too large.".into(),
             Self::TargetTooLong => "The request's target is too long.".into(),
+            Self::Misdirected => "This host is not served here.".into(),
             Self::OnlyIfCached => "Only a stored answer was asked for, and none is usable.".into(),
             Self::Limited(_) => "Too many requests".into(),
             Self::LimitsUnavailable => "Requests cannot be counted at the moment.".into(),

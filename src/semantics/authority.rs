@@ -1,8 +1,9 @@
 //! Hosts in normal form, so that one host has one key (RFC 9110 §4.2.3, RFC 3986 §3.2.2).
 //!
-//! Never asks whether there is such a host, or whether it is served here.
+//! Never asks whether there is such a host.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// The longest host name, in bytes (RFC 1035 §2.3.4).
 pub const HOST_BYTES_MAX: usize = 255;
@@ -40,6 +41,52 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
             "{}:{number}",
             name.to_ascii_lowercase()
         ))),
+    }
+}
+
+/// The hosts that are served: by default every one (RFC 9110 §7.4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// In normal form, without ports.
+    names: BTreeSet<Box<str>>,
+    /// Any name below one of these is served, not the name itself.
+    parents: BTreeSet<Box<str>>,
+}
+
+impl Hosts {
+    /// Adds a host, `*.` in front of it for every name below it. `None`, and nothing added, for what
+    /// is no host or brings a port: a host is served on every port, and each port has keys of its own.
+    pub fn add(&mut self, host: &str) -> Option<()> {
+        let (name, set) = match host.strip_prefix("*.") {
+            Some(parent) => (parent, &mut self.parents),
+            None => (host, &mut self.names),
+        };
+        let (name, port) = split(name)?;
+        let normal = normal_authority(name, "http").filter(|_| port.is_none())?;
+        set.insert(normal.into());
+        Some(())
+    }
+
+    /// Whether any host is named, so that others are not served.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.names.is_empty() || !self.parents.is_empty()
+    }
+
+    /// Whether this authority in normal form is served.
+    #[must_use]
+    pub fn serve(&self, authority: &str) -> bool {
+        if !self.any() {
+            return true;
+        }
+        let Some((name, _)) = split(authority) else {
+            return false;
+        };
+        let mut parents = name
+            .match_indices('.')
+            .filter(|(at, _)| *at > 0)
+            .map(|(at, _)| &name[at + 1..]);
+        self.names.contains(name) || parents.any(|parent| self.parents.contains(parent))
     }
 }
 
@@ -104,6 +151,58 @@ mod tests {
             normal_authority(&"a".repeat(HOST_BYTES_MAX + 1), "http"),
             None
         );
+    }
+
+    #[test]
+    fn named_hosts_are_served_on_every_port_and_no_others() {
+        let mut hosts = Hosts::default();
+        assert!(hosts.serve("anything.test") && hosts.serve(""));
+        for host in ["Shop.test.", "*.cdn.test", "127.0.0.1", "[::1]"] {
+            assert_eq!(hosts.add(host), Some(()), "{host}");
+        }
+        for served in [
+            "shop.test",
+            "shop.test:8080",
+            "a.cdn.test",
+            "a.b.cdn.test:1",
+            "127.0.0.1:9",
+            "[::1]:9",
+        ] {
+            assert!(hosts.serve(served), "{served}");
+        }
+        for other in [
+            "",
+            "a.shop.test",
+            "shop.test.evil.test",
+            "cdn.test",
+            ".cdn.test",
+            "evilcdn.test",
+            "xshop.test",
+            "test",
+            "127.0.0.2",
+        ] {
+            assert!(!hosts.serve(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_not_added() {
+        for bad in [
+            "",
+            "*",
+            "*.",
+            "shop.test:80",
+            "http://shop.test",
+            "a b",
+            "sh*p.test",
+            "*.*.test",
+            "::1",
+            "é.test",
+        ] {
+            let mut hosts = Hosts::default();
+            assert_eq!(hosts.add(bad), None, "{bad}");
+            assert!(!hosts.any(), "{bad}");
+        }
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod authority;
 pub mod cache_status;
+pub mod content;
 pub mod directives;
 pub mod fields;
 pub mod freshness;
@@ -26,7 +27,7 @@ pub mod validation;
 pub mod vary;
 
 pub use answer::{Answer, answer};
-pub use authority::normal_authority;
+pub use authority::{Hosts, normal_authority};
 pub use cache_status::CacheStatus;
 pub use key::{Key, KeyBuilder};
 pub use reason::{Outcome, Reason};

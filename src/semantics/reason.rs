@@ -150,6 +150,8 @@ reasons! {
     Body => "body",
     /// The path can be read in two ways, so the answer is not shared.
     AmbiguousPath => "ambiguous-path",
+    /// The path names a static file and the content is of another kind, so the route's word is not enough.
+    ContentType => "content-type",
     /// The app gave no lifetime and neither did the route.
     NoLifetime => "no-lifetime",
     /// The response did not arrive whole.

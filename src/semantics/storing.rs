@@ -1,6 +1,7 @@
 //! May this response be stored (RFC 9111 §3), and for how long may it be used (§4.2)?
 
 use super::answer::FIELDS_ADDED;
+use super::content::fits_path;
 use super::directives::{DELTA_SECONDS_MAX, Delta, Directives, RequestDirectives};
 use super::fields::{has_credentials, has_telling_cookie, remove_unstorable};
 use super::freshness::{date, guessed, initial_age, is_heuristically_cacheable, stated};
@@ -74,6 +75,8 @@ pub enum SetCookie {
 pub struct Exchange<'a> {
     /// The request's method, as the app saw it.
     pub method: &'a Method,
+    /// The request's path, as the app saw it.
+    pub path: &'a str,
     /// The client's request fields.
     pub request: &'a HeaderMap,
     /// The answer's status.
@@ -344,6 +347,9 @@ fn sharing(
                 Err(Reason::Authorization)
             } else if has_telling_cookie(exchange.request, policy) {
                 Err(Reason::Cookie)
+            } else if !fits_path(exchange.path, exchange.response) {
+                // One user's page that was asked for by the name of everybody's file.
+                Err(Reason::ContentType)
             } else {
                 Ok(Sharing::Route)
             }
@@ -1039,6 +1045,47 @@ mod tests {
             keep("cache-control: max-age=60, stale-if-error=1000"),
             1060 - 10
         );
+    }
+
+    #[test]
+    fn a_routes_word_does_not_make_a_page_of_everybodys_file() {
+        let judge = |path, response: &str, policy: &Policy| {
+            let (request, response) = (HeaderMap::new(), headers(response));
+            let exchange = Exchange {
+                path,
+                ..exchange(200, &request, &response)
+            };
+            storable(&exchange, policy).map(|stored| stored.sharing)
+        };
+        let firm = Policy {
+            override_app: true,
+            ..route(60)
+        };
+        let deceived = Err(Reason::ContentType);
+        let page = "content-type: text/html";
+        for policy in [route(60), firm] {
+            assert_eq!(judge("/account/x.css", page, &policy), deceived);
+            assert_eq!(judge("/account", page, &policy), Ok(Sharing::Route));
+            let style = "content-type: text/css";
+            assert_eq!(judge("/x.css", style, &policy), Ok(Sharing::Route));
+            // The app's own word that it is for all is not overruled.
+            for word in ["public, max-age=5", "s-maxage=5"] {
+                let said = format!("{page}\ncache-control: {word}");
+                assert_eq!(
+                    judge("/x.css", &said, &policy),
+                    Ok(Sharing::Everyone),
+                    "{word}"
+                );
+            }
+        }
+        // A lifetime of the app's own is not the route's word either.
+        let said = format!("{page}\ncache-control: max-age=5");
+        assert_eq!(judge("/x.css", &said, &route(60)), Ok(Sharing::App));
+        let apart = Policy {
+            per_identity: true,
+            ..route(60)
+        };
+        assert_eq!(judge("/x.css", page, &apart), Ok(Sharing::Identity));
     }
 
     proptest! {

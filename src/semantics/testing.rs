@@ -65,6 +65,7 @@ pub(crate) fn exchange<'a>(
 ) -> Exchange<'a> {
     Exchange {
         method: &http::Method::GET,
+        path: "/",
         request,
         status: http::StatusCode::from_u16(status).expect("a status"),
         response,

@@ -130,6 +130,38 @@ async fn the_app_wins_over_a_ttl_and_override_wins_over_the_app() {
 }
 
 #[tokio::test]
+async fn a_page_asked_for_as_a_static_file_is_not_stored_on_the_routes_word() {
+    let app = App::says(|seen| match seen.path() {
+        "/a.css" => Answer::new(200, "a {}").header("Content-Type", "text/css; charset=utf-8"),
+        "/said.css" => Answer::new(200, "<p>")
+            .header("Content-Type", "text/html")
+            .header("Cache-Control", "public, max-age=60"),
+        _ => Answer::new(200, "<p>").header("Content-Type", "text/html"),
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /*, ttl: 5m, override: true }]")
+        .start()
+        .await;
+    for (path, asked) in [
+        ("/account", 1),
+        ("/account/x.css", 2),
+        ("/account/x.%63ss", 2),
+        ("/account/x.woff2", 2),
+        ("/a.css", 1),
+        ("/said.css", 1),
+    ] {
+        larder.get(path).await;
+        let second = larder.get(path).await;
+        assert_eq!(app.count(path), asked, "{path}");
+        if asked > 1 {
+            let status = second.header("cache-status");
+            assert!(status.contains("detail=content-type"), "{status}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_routes_the_apps_own_headers_decide() {
     let app = App::says(|seen| match seen.path() {
         "/public" => Answer::public("x"),

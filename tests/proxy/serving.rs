@@ -7,6 +7,31 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::test]
+async fn a_host_that_is_not_named_is_misdirected_and_reaches_neither_store_nor_app() {
+    let app = App::says(|seen| Answer::public(seen.header("host").unwrap_or_default())).await;
+    let larder = larder(&app)
+        .yaml("hosts: [shop.test, \"*.cdn.test\"]")
+        .start()
+        .await;
+    let client = larder.client();
+    let ask = async |host: &str| client.send("GET", "/", &[("Host", host)], "").await;
+    for host in ["shop.test", "SHOP.test.:8080", "img.cdn.test"] {
+        assert_eq!(ask(host).await.status, 200, "{host}");
+    }
+    assert_eq!(ask("shop.test").await.cache(), "HIT");
+    let asked = app.count("/");
+    for host in ["evil.test", "shop.test.evil.test", "cdn.test", "127.0.0.1"] {
+        let refused = ask(host).await;
+        assert_eq!(refused.status, 421, "{host}");
+        assert_eq!(refused.json()["code"], "MISDIRECTED");
+        assert_eq!(refused.header("cache-control"), "no-store");
+    }
+    assert_eq!(app.count("/"), asked);
+    // The connection is fine: the next request on it may be for a host that is served.
+    assert_eq!(ask("shop.test").await.cache(), "HIT");
+}
+
+#[tokio::test]
 async fn methods_statuses_cookies_and_redirects_pass_untouched() {
     let app = App::says(|seen| match seen.path() {
         "/moved" => Answer::new(302, "").header("Location", "/there?x=1"),
