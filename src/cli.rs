@@ -5,9 +5,10 @@
 use crate::app;
 use crate::config::load::environment;
 use crate::config::{
-    self, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
+    self, Code, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
 };
 use crate::demo;
+use crate::proxy::explain::Explanation;
 use crate::secret::Secret;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http_body_util::{BodyExt, Full, Limited};
@@ -23,6 +24,8 @@ use std::time::Duration;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// A purge is acknowledged in this time.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An explanation is made in this time.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A healthy process answers in this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The variable read where `--token` is not given.
@@ -95,6 +98,13 @@ enum Verb {
         after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800"
     )]
     Purge(Purge),
+    /// Say what would become of a request and why; or what an error code means
+    ///
+    /// Asks a running larder for the five steps: limit, route, key, lookup, answer. The app is not asked.
+    #[command(
+        after_help = "Examples:\n  larder explain /api/fleet?page=2 -H \"Accept-Language: de\" --as user:u1\n  larder explain E107"
+    )]
+    Explain(Explain),
     /// Ask a running larder whether it is well; exits 0 or 1
     #[command(
         after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800"
@@ -219,6 +229,30 @@ struct Purge {
 }
 
 #[derive(Debug, Args)]
+struct Explain {
+    /// A URL, a path, or a code such as E107
+    #[arg(value_name = "URL|CODE")]
+    what: String,
+    /// The request's method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// A field of the request
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// Who sends it: user:ID, role:ROLE, ip:ADDRESS
+    #[arg(long = "as", value_name = "WHO")]
+    sender: Vec<String>,
+    #[command(flatten)]
+    port: AdminPort,
+    /// The admin token; by default the variable ADMIN_TOKEN
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct Healthcheck {
     /// Whether it can take traffic, not only whether it lives
     #[arg(long)]
@@ -274,6 +308,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Check(options)) => check(&options, cli.color),
         Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
+        Some(Verb::Explain(options)) => explain(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Export(Export {
             what: Exported::Schema,
@@ -446,10 +481,6 @@ fn count(number: usize, what: &str) -> String {
 }
 
 fn purge(options: &Purge) -> Exit {
-    let token = options
-        .token
-        .clone()
-        .or_else(|| std::env::var(TOKEN_VARIABLE).ok());
     let body = serde_json::json!({
         "tags": options.tag,
         "urls": options.url,
@@ -461,7 +492,7 @@ fn purge(options: &Purge) -> Exit {
     let request = Request {
         admin: &options.port.admin,
         path: "/v1/purge",
-        token: token.filter(|token| !token.is_empty()).map(Secret::new),
+        token: token(options.token.as_deref()),
         body: Some(body.to_string()),
         timeout: PURGE_TIMEOUT,
     };
@@ -472,21 +503,99 @@ fn purge(options: &Purge) -> Exit {
     match status {
         200..=299 if options.json => say(&format!("{}\n", answer.trim_end())),
         200..=299 => say(&purged(options, &answer)),
-        401 => {
-            let why = format!("the token was refused; give it with --token or {TOKEN_VARIABLE}");
-            return fail(Exit::Refused, &why);
-        }
-        // The admin port knows itself by other names than `--admin` has.
-        403 => return fail(Exit::Refused, &told(&answer, status)),
-        400..=499 => return fail(Exit::Usage, &told(&answer, status)),
-        _ => {
-            return fail(
-                Exit::Unreachable,
-                &format!("the purge failed: {}", told(&answer, status)),
-            );
-        }
+        _ => return refused("the purge failed", &answer, status),
     }
     Exit::Fine
+}
+
+/// The admin token: as given, else from the environment.
+fn token(given: Option<&str>) -> Option<Secret> {
+    let token = given.map(str::to_owned);
+    let token = token.or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+    token.filter(|token| !token.is_empty()).map(Secret::new)
+}
+
+/// How to exit on an answer of the admin port that is none.
+fn refused(what: &str, answer: &str, status: u16) -> Exit {
+    let told = told(answer, status);
+    match status {
+        401 => {
+            let why = format!("the token was refused; give it with --token or {TOKEN_VARIABLE}");
+            fail(Exit::Refused, &why)
+        }
+        // The admin port knows itself by other names than `--admin` has.
+        403 => fail(Exit::Refused, &told),
+        400..=499 => fail(Exit::Usage, &told),
+        _ => fail(Exit::Unreachable, &format!("{what}: {told}")),
+    }
+}
+
+fn explain(options: &Explain) -> Exit {
+    if let Some(code) = Code::ALL
+        .iter()
+        .find(|code| code.as_str().eq_ignore_ascii_case(&options.what))
+    {
+        say(&explained(*code, options.json));
+        return Exit::Fine;
+    }
+    if !options.what.contains('/') {
+        let why = format!(
+            "`{}` is neither a URL, nor a path, nor a code; write /api/fleet or E107",
+            options.what
+        );
+        return fail(Exit::Usage, &why);
+    }
+    let mut path = format!(
+        "/v1/explain?url={}&method={}",
+        encoded(&options.what),
+        encoded(&options.method)
+    );
+    for (name, values) in [("header", &options.header), ("as", &options.sender)] {
+        for value in values {
+            path.push_str(&format!("&{name}={}", encoded(value)));
+        }
+    }
+    let request = Request {
+        admin: &options.port.admin,
+        path: &path,
+        token: token(options.token.as_deref()),
+        body: None,
+        timeout: EXPLAIN_TIMEOUT,
+    };
+    let (status, answer) = match request.send() {
+        Ok(answer) => answer,
+        Err((exit, why)) => return fail(exit, &why),
+    };
+    match (status, serde_json::from_str::<Explanation>(&answer)) {
+        (200..=299, _) if options.json => say(&format!("{}\n", answer.trim_end())),
+        (200..=299, Ok(explanation)) => say(&explanation.to_string()),
+        (200..=299, Err(_)) => {
+            return fail(
+                Exit::Unreachable,
+                "the answer is not one of a larder like this",
+            );
+        }
+        _ => return refused("it cannot be explained", &answer, status),
+    }
+    Exit::Fine
+}
+
+/// What the documentation says of a code.
+fn explained(code: Code, json: bool) -> String {
+    let severity = code.severity().as_str();
+    let (name, title, text) = (code.as_str(), code.title(), code.explanation());
+    if json {
+        let told = serde_json::json!({
+            "code": name, "severity": severity, "title": title, "explanation": text,
+        });
+        return format!("{told}\n");
+    }
+    format!("{severity}[{name}]: {title}\n\n{text}\n")
+}
+
+/// As the value of a query parameter.
+fn encoded(value: &str) -> impl std::fmt::Display + '_ {
+    percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC)
 }
 
 /// What was purged, in a sentence, with what the answer adds.
@@ -798,6 +907,31 @@ mod tests {
         let purged = |outcome: &str| purged(&options, &format!("{{\"outcome\":\"{outcome}\"}}"));
         assert_eq!(purged("logged"), "purged softly: route a\n");
         assert!(purged("queued").starts_with("purged softly: route a; Redis is away"));
+    }
+
+    #[test]
+    fn codes_are_explained_without_asking_anybody() {
+        assert_eq!(exit(&["explain", "e107"]), Exit::Fine);
+        assert!(
+            explained(Code::E107, false).starts_with("error[E107]: unknown key\n\nNo such key")
+        );
+        assert_eq!(
+            member(&explained(Code::W201, true), "severity").unwrap(),
+            "warning"
+        );
+        assert_eq!(exit(&["explain", "E999"]), Exit::Usage);
+    }
+
+    #[test]
+    fn a_question_is_sent_whole_and_encoded() {
+        let (admin, served) = admin_port("HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n");
+        let arguments = [
+            "explain", "/a?b=1&c", "-H", "X: y z", "--as", "user:u", "--admin", &admin,
+        ];
+        assert_eq!(exit(&arguments), Exit::Usage);
+        assert!(served.join().unwrap().starts_with(
+            "GET /v1/explain?url=%2Fa%3Fb%3D1%26c&method=GET&header=X%3A%20y%20z&as=user%3Au HTTP/1.1"
+        ));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The admin port: health, metrics, purge. GET never changes anything.
+//! The admin port: health, metrics, purge, explanations. GET never changes anything.
 //!
 //! It answers whoever can reach it about how larder stands, and never shows a secret. What changes
 //! something is a POST with a JSON body, from no foreign web page, and with the token as soon as the
@@ -12,6 +12,7 @@ mod problem;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::proxy::Shared;
 use crate::redis_client::Redis;
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
@@ -56,6 +57,8 @@ pub struct AdminState {
     pub cache: Cache,
     /// What time it is; a test may move it.
     pub clock: Clock,
+    /// What requests are served with, for explanations.
+    pub shared: Arc<Shared>,
     /// How the process stands.
     pub condition: Arc<Condition>,
 }
@@ -172,9 +175,10 @@ impl Admin {
                 self.state.metrics.prometheus(),
             )),
             "/v1/stats" if get => Ok(json(StatusCode::OK, &self.stats())),
+            "/v1/explain" if get => self.explain(request.uri().query()).await,
             "/v1/purge" if post => self.purge(request).await,
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
-            "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" => {
+            "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain" => {
                 Err(Problem::method("GET, HEAD"))
             }
             "/v1/purge" => Err(Problem::method("POST")),

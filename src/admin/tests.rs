@@ -95,13 +95,30 @@ fn admin(address: &str) -> Admin {
 fn admin_with(address: &str, settings: Settings) -> Admin {
     let condition = Condition::default();
     condition.listening.store(true, Relaxed);
+    let settings = Arc::new(settings);
+    let clock = Clock::manual(Timestamp::from_millis(1_000));
+    let identity = crate::identity::Identity::new(settings.identity.clone());
+    let snapshot = crate::proxy::Snapshot {
+        settings: settings.clone(),
+        identity: Arc::new(identity),
+        handles: Vec::new(),
+    };
+    let shared = Shared {
+        snapshot: ArcSwap::from_pointee(snapshot),
+        coalescer: Arc::default(),
+        tunnels: crate::proxy::Tunnels::default(),
+        clock: clock.clone(),
+        log: crate::telemetry::AccessLog::default(),
+        traces: crate::telemetry::Traces::default(),
+    };
     Admin {
         state: AdminState {
-            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            settings: Arc::new(ArcSwap::new(settings)),
             metrics: Metrics::new(1),
             redis: None,
             cache: Cache::new(0, "test", 0),
-            clock: Clock::manual(Timestamp::from_millis(1_000)),
+            clock,
+            shared: Arc::new(shared),
             condition: Arc::new(condition),
         },
         address: address.parse().unwrap(),
@@ -423,4 +440,39 @@ async fn over_a_socket_it_answers_until_it_is_told_to_stop() {
         .unwrap()
         .unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn an_explanation_has_five_steps_and_a_bad_question_says_what_to_write() {
+    let admin = admin("127.0.0.1:9800");
+    let (status, _, body) = get(
+        &admin,
+        "/v1/explain?url=/a%3Fb=1%26c&method=GET&as=user:u1&header=Accept:%20x",
+    )
+    .await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(told["url"], "http://localhost:8080/a?b=1&c");
+    assert_eq!(told["steps"].as_array().unwrap().len(), 5);
+    assert_eq!(
+        (&told["outcome"], &told["reason"]),
+        (&"bypass".into(), &"no-store".into())
+    );
+    for (query, code) in [
+        ("", "bad-url"),
+        ("?url=a", "bad-url"),
+        ("?url=/a%20b", "bad-url"),
+        ("?url=/a&b", "unknown-parameter"),
+        ("?url=/a&as=me", "bad-as"),
+        ("?url=/a&as=ip:x", "bad-as"),
+        ("?url=/a&method=G%20T", "bad-method"),
+        ("?url=/a&header=x", "bad-header"),
+        ("?url=/a&header=x:y%0az:1", "bad-header"),
+    ] {
+        let (status, _, body) = get(&admin, &format!("/v1/explain{query}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{query}");
+        assert!(body.contains(code), "{query}: {body}");
+    }
+    let (status, ..) = ask(&admin, "POST", "/v1/explain?url=/a", &[], "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
 }

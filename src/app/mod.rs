@@ -216,6 +216,7 @@ impl House {
             redis,
             cache: cache.clone(),
             clock: kit.shared.clock.clone(),
+            shared: kit.shared.clone(),
             condition: self.condition.clone(),
         };
         if let Some(listener) = admin {

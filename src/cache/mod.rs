@@ -168,21 +168,7 @@ impl Cache {
     /// Memory first. Redis is asked, once, only where memory has nothing fresh; what it has goes
     /// into memory.
     pub async fn lookup(&self, key: &Key, request: &HeaderMap, now: Timestamp) -> Lookup {
-        let mut rule = None;
-        let mut at = *key;
-        let mut held = self.shared.memory.get(key);
-        if let Some(Held::Vary(vary)) = held {
-            at = vary.key(key, request);
-            rule = Some(vary);
-            held = self.shared.memory.get(&at);
-        }
-        let here = match held {
-            Some(Held::Entry(slot)) => self.judge(&at, &slot, request, now),
-            Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
-                Some(_) => Reason::Vary,
-                None => Reason::Cold,
-            }),
-        };
+        let (here, rule) = self.in_memory(key, request, now);
         if let Lookup::Found {
             entry,
             softly_purged: false,
@@ -198,6 +184,12 @@ impl Cache {
         }
         let there = self.fetch(tier, key, rule, request, now).await;
         better(here, there)
+    }
+
+    /// The same from memory alone, which costs no wait.
+    #[must_use]
+    pub fn peek(&self, key: &Key, request: &HeaderMap, now: Timestamp) -> Lookup {
+        self.in_memory(key, request, now).0
     }
 
     /// The purge log's position now; read it before a fetch begins.
@@ -287,6 +279,31 @@ impl Cache {
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
         }
+    }
+
+    /// What memory holds, and the key's Vary rule where it is known.
+    fn in_memory(
+        &self,
+        key: &Key,
+        request: &HeaderMap,
+        now: Timestamp,
+    ) -> (Lookup, Option<Arc<VaryRule>>) {
+        let mut rule = None;
+        let mut at = *key;
+        let mut held = self.shared.memory.get(key);
+        if let Some(Held::Vary(vary)) = held {
+            at = vary.key(key, request);
+            rule = Some(vary);
+            held = self.shared.memory.get(&at);
+        }
+        let here = match held {
+            Some(Held::Entry(slot)) => self.judge(&at, &slot, request, now),
+            Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
+                Some(_) => Reason::Vary,
+                None => Reason::Cold,
+            }),
+        };
+        (here, rule)
     }
 
     /// Whether an entry in memory may be shown.

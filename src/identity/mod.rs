@@ -190,6 +190,15 @@ impl Caller<'_> {
         address::is_trusted(self.peer.ip(), &self.identity.settings.trusted_proxies)
     }
 
+    /// The same caller, had `user` been verified: for questions about what would be.
+    #[must_use]
+    pub fn as_user(self, user: User) -> Self {
+        Self {
+            user: OnceLock::from(Some(user)),
+            ..self
+        }
+    }
+
     /// The client's address: the peer's, or the rightmost untrusted one that trusted proxies name.
     #[must_use]
     pub fn ip(&self) -> IpAddr {

@@ -4,7 +4,7 @@ use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
 use super::respond::Problem;
 use super::{Ask, Proxy, Snapshot, forward, purge};
-use crate::cache::Entry;
+use crate::cache::{Entry, Lookup};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
@@ -92,7 +92,10 @@ impl Proxy {
             joined = join();
         }
         match joined {
-            Join::Lead(lead) => self.lead(ask, lead, stale, why, Manner::Together).await,
+            Join::Lead(lead) => match self.just_stored(ask, &key, &lead) {
+                Some(reply) => Ok(reply),
+                None => self.lead(ask, lead, stale, why, Manner::Together).await,
+            },
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
             Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
@@ -104,6 +107,21 @@ impl Proxy {
                         .await
                 }
             },
+        }
+    }
+
+    /// What another request's fetch has brought since ours looked into the store: that fetch was over
+    /// when ours would have joined it, and what it brought was stored before it was over.
+    fn just_stored(&self, ask: &Ask<'_>, key: &Key, lead: &Lead) -> Option<Reply> {
+        let held = self.0.cache.peek(key, &ask.visit.headers, ask.visit.now);
+        match (ask.reuse(&held), held) {
+            (Reuse::Fresh, Lookup::Found { entry, tier, .. }) => {
+                // Whoever follows us already has it too.
+                lead.ready(entry.clone());
+                let reply = Reply::stored(ask, &entry, Outcome::Hit, tier.reason());
+                Some(reply.from(tier))
+            }
+            _ => None,
         }
     }
 

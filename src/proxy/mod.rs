@@ -4,6 +4,7 @@
 
 mod body;
 mod coalesce;
+pub mod explain;
 mod fetch;
 mod forward;
 mod purge;
@@ -213,17 +214,11 @@ impl Proxy {
         let span = ask.span.child("lookup");
         let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
         drop(span);
-        let (entry, tier, softly_purged) = match held {
+        let reuse = ask.reuse(&held);
+        let (entry, tier) = match held {
+            Lookup::Found { entry, tier, .. } => (entry, tier),
             Lookup::Absent(reason) => {
-                let client = visit.client_refresh();
-                return match semantics::reuse(
-                    &visit.headers,
-                    None,
-                    false,
-                    ask.policy(),
-                    client,
-                    visit.now,
-                ) {
+                return match reuse {
                     Reuse::Forbidden => Err(Problem::OnlyIfCached),
                     _ if visit.method == Method::HEAD => {
                         Box::pin(self.head(ask, None, reason)).await
@@ -231,26 +226,8 @@ impl Proxy {
                     _ => Box::pin(self.fetch(ask, key, None, reason)).await,
                 };
             }
-            // A HEAD is about the whole, and so is not answered by a part.
-            Lookup::Found { entry, .. }
-                if visit.method == Method::HEAD && entry.stored.part().is_some() =>
-            {
-                return Box::pin(self.head(ask, None, Reason::Range)).await;
-            }
-            Lookup::Found {
-                entry,
-                tier,
-                softly_purged,
-            } => (entry, tier, softly_purged),
         };
-        match semantics::reuse(
-            &visit.headers,
-            Some(&entry.stored),
-            softly_purged,
-            ask.policy(),
-            visit.client_refresh(),
-            visit.now,
-        ) {
+        match reuse {
             Reuse::Fresh => {
                 self.renew(ask, key, &entry);
                 Ok(Reply::stored(ask, &entry, Outcome::Hit, tier.reason()).from(tier))
@@ -421,6 +398,38 @@ impl<'a> Ask<'a> {
             has_body,
         };
         self.found.rule.plan(&asked, &identity)
+    }
+
+    /// What is to be done, given what the store holds. Explanations ask it too.
+    fn reuse(&self, held: &Lookup) -> Reuse {
+        let visit = self.visit;
+        let (stored, softly_purged) = match held {
+            Lookup::Absent(_) => (None, false),
+            // A HEAD is about the whole, and so is not answered by a part.
+            Lookup::Found { entry, .. }
+                if visit.method == Method::HEAD && entry.stored.part().is_some() =>
+            {
+                return Reuse::Fetch(Reason::Range);
+            }
+            Lookup::Found {
+                entry,
+                softly_purged,
+                ..
+            } => (Some(&entry.stored), *softly_purged),
+        };
+        let reuse = semantics::reuse(
+            &visit.headers,
+            stored,
+            softly_purged,
+            self.policy(),
+            visit.client_refresh(),
+            visit.now,
+        );
+        match (reuse, held) {
+            // The store knows why it has nothing.
+            (Reuse::Fetch(_), Lookup::Absent(reason)) => Reuse::Fetch(*reason),
+            (reuse, _) => reuse,
+        }
     }
 
     /// The caller's part of a key that is one each.

@@ -54,7 +54,8 @@ pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<&str
 }
 
 /// A name or value of a form, decoded: `+` is a space; what is no UTF-8 is replaced.
-pub(super) fn decode_form(text: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn decode_form(text: &str) -> Cow<'_, str> {
     if !text.contains(['+', '%']) {
         return Cow::Borrowed(text);
     }
