@@ -65,7 +65,7 @@ impl Admin {
             .collect();
         let scopes: Vec<_> = purges.iter().map(|purge| told(&purge.scope)).collect();
         let scopes = scopes.join(", ");
-        let outcome = self.state.cache.purge(purges, self.state.clock.now()).await;
+        let outcome = self.state.cache.purge(purges).await;
         let recorder = self.state.metrics.recorder(usize::MAX);
         for (kind, soft) in &kinds {
             recorder.purge(kind, *soft);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::settings;
+use crate::redis_client::testing::settings_for;
 use crate::route::Routes;
 use crate::secret::Secret;
 use crate::semantics::Timestamp;
@@ -212,7 +213,7 @@ async fn health_has_the_session_caches_fields_and_redis_away_is_degraded() {
     }
     let recorder = admin.state.metrics.recorder(0);
     let mut redis_settings = settings();
-    redis_settings.redis = Some(unreachable_redis());
+    redis_settings.redis = Some(settings_for("redis://:redis-password@127.0.0.1:1/"));
     let redis = redis_settings.redis.as_ref().unwrap();
     admin.state.redis = Some(Redis::start(redis, &redis.url, (1, 1), recorder));
     let (status, _, body) = get(&admin, "/healthz").await;
@@ -244,23 +245,6 @@ async fn a_refused_reload_is_told_and_the_built_in_route_is_not_counted() {
     let (health, ready) = config().await;
     assert_eq!(health["lastReload"], "failed");
     assert!(ready.contains("the last reload was refused"), "{ready}");
-}
-
-fn unreachable_redis() -> settings::Redis {
-    settings::Redis {
-        url: Secret::new("redis://:redis-password@127.0.0.1:1/"),
-        pool_min: 1,
-        pool_max: NonZeroU32::MIN,
-        timeout: Duration::from_millis(100),
-        breaker: settings::Breaker {
-            trip: 0.7,
-            window: Duration::from_secs(10),
-            min_calls: 10,
-            retry_after: Duration::from_secs(15),
-        },
-        tls_ca: None,
-        limits_url: None,
-    }
 }
 
 #[tokio::test]

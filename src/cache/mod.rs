@@ -238,10 +238,9 @@ impl Cache {
     }
 
     /// Purges: here at once, for the other sidecars through the log. Returns when the log has it,
-    /// or says that it is queued.
-    pub async fn purge(&self, purges: Vec<Purge>, now: Timestamp) -> PurgeOutcome {
-        // The log counts by places and not by moments, so that no clock can undo a purge.
-        let _ = now;
+    /// or says that it is queued. The log counts by places and not by moments, so that no clock can
+    /// undo a purge.
+    pub async fn purge(&self, purges: Vec<Purge>) -> PurgeOutcome {
         let redis = self.redis.as_ref().map(RedisTier::behind);
         self.shared.purges.purge(purges, redis).await
     }
@@ -614,7 +613,7 @@ mod tests {
                 scope: Scope::Tag(tag.to_owned()),
                 soft,
             };
-            self.cache.purge(vec![purge], self.clock.now()).await
+            self.cache.purge(vec![purge]).await
         }
     }
 
@@ -659,7 +658,7 @@ mod tests {
                 soft,
             }]
         };
-        assert_eq!(cache.purge(purge(true), NOW).await, PurgeOutcome::Local);
+        assert_eq!(cache.purge(purge(true)).await, PurgeOutcome::Local);
         let found = cache.lookup(&key(1), &request, NOW).await;
         assert!(matches!(
             found,
@@ -668,7 +667,7 @@ mod tests {
                 ..
             }
         ));
-        cache.purge(purge(false), NOW).await;
+        cache.purge(purge(false)).await;
         let found = cache.lookup(&key(1), &request, NOW).await;
         assert!(matches!(found, Lookup::Absent(Reason::Purged)));
         assert_eq!((cache.status().entries, cache.replicas()), (0, 1));
@@ -690,7 +689,7 @@ mod tests {
             scope: Scope::Url("host/a".to_owned()),
             soft: false,
         };
-        cache.purge(vec![purge], NOW).await;
+        cache.purge(vec![purge]).await;
         let mut newer = testing::entry("host/a", b"new");
         newer.position = cache.position();
         for entry in [newer, entry] {

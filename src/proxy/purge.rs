@@ -76,7 +76,7 @@ impl Proxy {
         for purge in &purges {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }
-        let outcome = self.0.cache.purge(purges, visit.now).await;
+        let outcome = self.0.cache.purge(purges).await;
         reply.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
