@@ -55,8 +55,14 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     let trusted = ask.caller.via_trusted_proxy();
     if storable {
         fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
+        // What is stored is for those too who take trailers, whoever leads the fetch.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     } else if !trusted {
         headers.remove(header::FORWARDED);
+    }
+    if headers.contains_key(header::TE) {
+        // RFC 9110 §10.1.4: it is said from hop to hop.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     set_forwarded(&mut headers, visit, trusted);
     append_via(&mut headers, visit.version);

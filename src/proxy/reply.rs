@@ -15,8 +15,8 @@ use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, TE, TRAILER, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use std::time::Duration;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -303,9 +303,9 @@ impl Reply {
 /// What `stored` answers this request with.
 fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
-    let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
-        .then(|| stored.trailers.clone());
-    let has_trailers = trailers.is_some();
+    let whole = answer.status == stored.status && visit.method != Method::HEAD;
+    let has_trailers = whole && !stored.trailers.is_empty() && takes_trailers(visit, stored);
+    let trailers = has_trailers.then(|| stored.trailers.clone());
     // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
     // trailers come behind chunks only.
     let length = answer
@@ -314,6 +314,9 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
+    if !stored.trailers.is_empty() {
+        announce_trailers(response.headers_mut(), &stored.trailers, has_trailers);
+    }
     response.headers_mut().append(VIA, forward::via());
     if let Some(length) = length {
         response
@@ -321,6 +324,27 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
             .insert(CONTENT_LENGTH, number(length));
     }
     response
+}
+
+/// Whether trailers would reach the client (RFC 9110 §6.5.1), and are about what it gets: those that
+/// came with a part may be about that part alone.
+fn takes_trailers(visit: &Visit, stored: &Stored) -> bool {
+    let reach = match visit.version {
+        Version::HTTP_2 => true,
+        Version::HTTP_11 => fields::has_token(&visit.headers, &TE, "trailers"),
+        _ => false,
+    };
+    reach && stored.status != StatusCode::PARTIAL_CONTENT
+}
+
+/// `Trailer` names what comes and nothing else; what it does not name, hyper does not send.
+fn announce_trailers(headers: &mut HeaderMap, trailers: &HeaderMap, sent: bool) {
+    headers.remove(TRAILER);
+    if sent {
+        for name in trailers.keys() {
+            headers.append(TRAILER, HeaderValue::from(name.clone()));
+        }
+    }
 }
 
 /// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.

@@ -6,8 +6,10 @@
 //! end, hyper refuses the message or this does. A head that comes in one piece is looked at where it
 //! lies: nothing is copied, nothing allocated.
 
-use crate::proxy::Problem;
+use super::turn::Turn;
+use crate::proxy::{Interims, Problem};
 use memchr::{memchr, memchr_iter};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A head that comes in pieces is kept up to this, in bytes; hyper refuses it long before.
@@ -47,9 +49,18 @@ pub(super) struct Watch {
     refused: AtomicBool,
     tunnel: AtomicBool,
     bare_lf: AtomicBool,
+    /// Where hyper is with it, should it be HTTP/1.
+    pub(super) turn: Turn,
+    /// The app's interim answers on their way to the client.
+    pub(super) interims: Arc<Interims>,
 }
 
 impl Watch {
+    /// The place on the connection of the request that was handed over last, counted from 1.
+    pub(super) fn place(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
     /// To be called once for each request, in their order.
     pub(super) fn judge(&self) -> Result<(), Problem> {
         // One task serves a connection's HTTP/1 requests: nobody counts at the same time.

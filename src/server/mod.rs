@@ -7,10 +7,13 @@ mod heads;
 mod stream;
 mod strict;
 pub mod tls;
+mod turn;
 
-use crate::proxy::{Body, Peer, Problem, Proxy};
+use crate::proxy::{Body, BodyError, Interim, Peer, Problem, Proxy};
+use bytes::Bytes;
 use heads::Watch;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,10 +25,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use stream::{ClientStream, IDLE_TIME};
 use tls::Tls;
@@ -225,7 +228,7 @@ where
     let door = proxy.clone();
     let service = service_fn(move |request| {
         let (proxy, watch) = (door.clone(), watch.clone());
-        async move { Ok::<_, Infallible>(answer(&proxy, request, peer, &watch).await) }
+        async move { Ok::<_, Infallible>(take_turn(&proxy, request, peer, watch).await) }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
@@ -256,10 +259,83 @@ where
     }
 }
 
+/// Answers a request, and has the connection's stream know how far that is.
+async fn take_turn(
+    proxy: &Proxy,
+    request: Request<Incoming>,
+    peer: Peer,
+    watch: Arc<Watch>,
+) -> Response<Answer> {
+    if request.version() == Version::HTTP_2 {
+        let response = answer(proxy, request, peer, None, &watch).await;
+        return response.map(|body| Answer { body, watch: None });
+    }
+    watch.turn.asked();
+    // Who speaks HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
+    let knows_interim = request.version() == Version::HTTP_11;
+    let interim = knows_interim.then(|| watch.interims.to(watch.place() + 1));
+    let response = {
+        let mut answering = pin!(answer(proxy, request, peer, interim, &watch));
+        poll_fn(|context| {
+            let polled = answering.as_mut().poll(context);
+            if knows_interim && polled.is_pending() {
+                watch.interims.listen(context);
+            }
+            polled
+        })
+        .await
+    };
+    if knows_interim {
+        // What came before the answer goes before it: hyper flushes before it looks here again.
+        poll_fn(|context| watch.interims.poll_taken(context)).await;
+    }
+    watch.turn.answered();
+    response.map(|body| Answer {
+        body,
+        watch: Some(watch),
+    })
+}
+
+/// What hyper sends. Tells, by its end, that hyper has the last of it.
+struct Answer {
+    body: Body,
+    /// The connection's; none where it is HTTP/2.
+    watch: Option<Arc<Watch>>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.turn.sent();
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 async fn answer(
     proxy: &Proxy,
     mut request: Request<Incoming>,
     peer: Peer,
+    interim: Option<Interim>,
     watch: &Watch,
 ) -> Response<Body> {
     let judged = watch.judge().and_then(|()| strict::check(&mut request));
@@ -270,7 +346,7 @@ async fn answer(
         watch.refuse();
         return proxy.refuse(&problem);
     }
-    let handled = unless_it_panics(handle(proxy, request, peer)).await;
+    let handled = unless_it_panics(handle(proxy, request, peer, interim)).await;
     let response = handled.unwrap_or_else(|| {
         tracing::error!(address = %peer.address, "a request ended in a panic");
         proxy.refuse(&Problem::Internal)
@@ -281,10 +357,15 @@ async fn answer(
     response
 }
 
-async fn handle(proxy: &Proxy, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+async fn handle(
+    proxy: &Proxy,
+    request: Request<Incoming>,
+    peer: Peer,
+    interim: Option<Interim>,
+) -> Response<Body> {
     #[cfg(debug_assertions)]
     panic_if_asked(&request);
-    proxy.handle(request, peer).await
+    proxy.handle(request, peer, interim).await
 }
 
 /// For tests of what a panic leaves behind; does not exist in what ships.

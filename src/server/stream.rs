@@ -1,9 +1,11 @@
 //! A client's connection with its patience: how long a head, a body and a reader may take, and how
-//! it is closed. Shows what it reads to [`Heads`] on the way.
+//! it is closed. Shows what it reads to [`Heads`] on the way, and puts interim answers between what
+//! hyper writes.
 //!
 //! Timers exist only while something is late; a request that comes in one piece sets none.
 
 use super::heads::{Awaited, Heads, Watch};
+use bytes::{Buf, Bytes};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub(super) struct ClientStream<S> {
     inner: S,
     watch: Arc<Watch>,
     heads: Heads,
+    /// What is still to be written of interim answers.
+    interim: Bytes,
     reading: Option<Wait>,
     writing: Option<Pin<Box<Sleep>>>,
     lingering: Option<Linger>,
@@ -62,6 +66,7 @@ impl<S> ClientStream<S> {
             inner,
             watch,
             heads: Heads::new(),
+            interim: Bytes::new(),
             reading: None,
             writing: None,
             lingering: None,
@@ -125,6 +130,25 @@ impl<S> ClientStream<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
+    /// Writes interim answers to their end: nothing else may come into the middle of one.
+    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.interim.has_remaining() {
+            let polled = Pin::new(&mut self.inner).poll_write(context, &self.interim);
+            match ready!(self.written(context, polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.interim.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush_inner(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(context);
+        self.written(context, polled)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -155,8 +179,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.written(context, polled)
+        let this = &mut *self;
+        this.watch.turn.writes();
+        ready!(this.poll_interim(context))?;
+        let polled = Pin::new(&mut this.inner).poll_write(context, bytes);
+        this.written(context, polled)
     }
 
     fn poll_write_vectored(
@@ -164,8 +191,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.written(context, polled)
+        let this = &mut *self;
+        this.watch.turn.writes();
+        ready!(this.poll_interim(context))?;
+        let polled = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
+        this.written(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,8 +203,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_flush(context);
-        self.written(context, polled)
+        let this = &mut *self;
+        ready!(this.poll_interim(context))?;
+        ready!(this.poll_flush_inner(context))?;
+        this.watch.turn.flushed();
+        if this.watch.turn.is_before_answer()
+            && let Some(heads) = this.watch.interims.take(this.watch.place())
+        {
+            this.interim = heads.into();
+            ready!(this.poll_interim(context))?;
+            ready!(this.poll_flush_inner(context))?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -277,6 +317,41 @@ mod tests {
         assert!(
             stream.read_exact(&mut bytes).await.is_ok(),
             "slow, and fast enough"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_stands_between_two_messages_however_slowly_it_is_taken() {
+        let (mut stream, mut client) = pair();
+        let watch = stream.watch.clone();
+        let head = "x".repeat(300);
+        let mut fields = http::HeaderMap::new();
+        fields.insert("a", head.parse().unwrap());
+        let hints = http::StatusCode::EARLY_HINTS;
+        let reader = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).await.unwrap();
+            String::from_utf8(bytes).unwrap()
+        });
+        watch.interims.to(1).send(hints, &fields);
+        stream.flush().await.unwrap();
+        assert!(watch.judge().is_ok());
+        watch.turn.asked();
+        watch.interims.to(1).send(hints, &fields);
+        stream
+            .write_all(b"[the end of what was before]")
+            .await
+            .unwrap();
+        stream.flush().await.unwrap();
+        watch.turn.answered();
+        watch.interims.to(1).send(hints, &fields);
+        stream.write_all(b"[the answer]").await.unwrap();
+        stream.flush().await.unwrap();
+        drop(stream);
+        let interim = format!("HTTP/1.1 103 Early Hints\r\na: {head}\r\n\r\n");
+        assert_eq!(
+            reader.await.unwrap(),
+            format!("[the end of what was before]{interim}{interim}[the answer]")
         );
     }
 

@@ -4,12 +4,14 @@
 mod cache_status;
 mod fields;
 mod freshness;
+mod interim;
 mod invalidation;
 mod ranges;
 mod reuse;
 mod stale;
 mod storing;
 mod targeted;
+mod trailers;
 mod validation;
 mod vary;
 
