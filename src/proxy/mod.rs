@@ -183,6 +183,9 @@ impl Proxy {
             return Err(Problem::Misdirected);
         }
         self.admit(ask, limits).await?;
+        if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
+            return Ok(Reply::own(respond::options()));
+        }
         match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
             // Boxed, here and below: the future of what asks the app is large, and every connection would
             // keep room for it while it idles.

@@ -183,7 +183,16 @@ impl Reply {
             Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
             _ => (Outcome::Bypass, Reason::Request),
         };
-        let mut reply = Self::new(response, outcome, reason, Source::Larder);
+        Self {
+            outcome,
+            reason,
+            ..Self::own(response)
+        }
+    }
+
+    /// Made here, and no problem.
+    pub fn own(response: Response<Body>) -> Self {
+        let mut reply = Self::new(response, Outcome::Bypass, Reason::Request, Source::Larder);
         reply.own = true;
         reply
     }

@@ -3,6 +3,7 @@
 
 mod cache_status;
 mod fields;
+mod forwarding;
 mod freshness;
 mod interim;
 mod invalidation;
