@@ -62,8 +62,7 @@ impl Proxy {
         let identity = &visit.snapshot.identity;
         let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
         let (limits, rule) = (&settings.limits, found.rule);
-        let checks =
-            limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
+        let checks = limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
         if !checks.is_empty() {
             return None;
         }

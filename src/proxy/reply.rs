@@ -2,9 +2,9 @@
 
 use super::body::Body;
 use super::coalesce::Reader;
-use super::wire::{Fields, Value};
 use super::respond::Problem;
 use super::visit::Visit;
+use super::wire::{Fields, Value};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};

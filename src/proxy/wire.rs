@@ -107,7 +107,11 @@ pub(super) fn prepare(
                 | StatusCode::RESET_CONTENT
                 | StatusCode::NOT_MODIFIED
         );
-    if !plain || replaced.iter().any(|name| stored.headers.contains_key(name)) {
+    if !plain
+        || replaced
+            .iter()
+            .any(|name| stored.headers.contains_key(name))
+    {
         return None;
     }
     let mut head = Vec::with_capacity(512);

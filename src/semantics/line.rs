@@ -53,8 +53,7 @@ impl<const N: usize> Line<N> {
     /// The value; an empty one where what was pushed cannot stand in a field.
     #[must_use]
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(self.as_bytes())
-            .unwrap_or_else(|_| HeaderValue::from_static(""))
+        HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 

@@ -257,3 +257,126 @@ fn is_odd(name: &str) -> bool {
 fn has_bare_lf(bytes: &[u8]) -> bool {
     memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::heads::{Heads, Watch};
+    use crate::server::strict;
+    use proptest::prelude::*;
+
+    fn is_plain(head: &str) -> bool {
+        plain(head.as_bytes(), &mut HeaderMap::new()).is_some()
+    }
+
+    #[test]
+    fn a_plain_get_is_read_as_it_stands() {
+        let head = b"GET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-A: \r\nAccept:  x \r\nX-A: y\r\n\r\n";
+        let mut fields = HeaderMap::new();
+        let request = plain(head, &mut fields).unwrap();
+        assert_eq!(request.uri, "/a?b=c");
+        let all: Vec<_> = request.headers.iter().collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!(request.headers["accept"], "x");
+        assert_eq!(
+            request.headers.get_all("x-a").iter().collect::<Vec<_>>(),
+            ["", "y"]
+        );
+    }
+
+    #[test]
+    fn what_is_more_than_plain_is_left_to_hyper() {
+        assert!(is_plain(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n"
+        ));
+        for line in [
+            "GET / HTTP/1.0",
+            "HEAD / HTTP/1.1",
+            "GET http://a/ HTTP/1.1",
+            "GET /#a HTTP/1.1",
+            "GET / HTTP/1.1\r\nHost: b",
+            "GET / HTTP/1.1\r\nConnection: close",
+            "GET / HTTP/1.1\r\nContent-Length: 0",
+            "GET / HTTP/1.1\r\nTransfer-Encoding: chunked",
+            "GET / HTTP/1.1\r\nUpgrade: websocket",
+            "GET / HTTP/1.1\r\nRange: bytes=0-1",
+            "GET / HTTP/1.1\r\nIf-None-Match: *",
+            "GET / HTTP/1.1\r\nX_Forwarded_For: 1.2.3.4",
+            "GET / HTTP/1.1\nX: y",
+            "GET / HTTP/1.1\r\nX: a\r\n b",
+            "GET / HTTP/1.1\r\nX : a",
+        ] {
+            assert!(!is_plain(&format!("{line}\r\nHost: a\r\n\r\n")), "{line}");
+        }
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert!(!is_plain(head), "{head:?}");
+        }
+    }
+
+    /// Pieces that heads are made of, good and bad ones.
+    fn piece() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            "GET ",
+            "/",
+            "/a#b",
+            " HTTP/1.1",
+            " HTTP/1.0",
+            "\r\n",
+            "\n",
+            "Host",
+            ": ",
+            ":",
+            "a",
+            "A.:80",
+            "a b",
+            "@",
+            "Connection",
+            "keep-alive",
+            "close, host",
+            "Content-Length",
+            "0",
+            "Transfer-Encoding",
+            "chunked",
+            "Expect",
+            "x_real_ip",
+            "Cookie",
+            " ",
+            "\t",
+            "é",
+            "\0",
+            "Host: a\r\n",
+            "GET / HTTP/1.1\r\n",
+            "X: y\r\n",
+            "?",
+            "*",
+            "http://b",
+        ])
+    }
+
+    proptest! {
+        /// Whatever is answered here, the door would have let pass just so.
+        #[test]
+        fn what_is_plain_passes_every_check_unchanged(
+            middle in prop::collection::vec(piece(), 0..12),
+            begun in any::<bool>(),
+        ) {
+            let begin = if begun { "GET /a HTTP/1.1\r\nHost: a\r\n" } else { "" };
+            let head = format!("{begin}{}\r\n\r\n", middle.concat());
+            if let Some(request) = plain(head.as_bytes(), &mut HeaderMap::new()) {
+                let (watch, mut heads) = (Watch::default(), Heads::new());
+                heads.read(head.as_bytes(), &watch);
+                prop_assert!(watch.judge().is_ok());
+                prop_assert!(!watch.take_bare_lf());
+                let mut checked = Request::from_parts(request.clone(), ());
+                prop_assert!(strict::check(&mut checked).is_ok());
+                prop_assert_eq!(checked.headers(), &request.headers);
+            }
+        }
+    }
+}

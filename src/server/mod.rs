@@ -31,11 +31,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use stream::ClientStream;
-use watched::Watched;
 use tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use watched::Watched;
 
 /// Pause between two looks at whether an HTTP/2 client is still there.
 const PING_TIME: Duration = Duration::from_secs(30);

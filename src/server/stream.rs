@@ -223,6 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 buffer.set_filled(before);
                 continue;
             }
+            this.quiet = false;
             this.has_read(&buffer.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
@@ -343,6 +344,23 @@ mod tests {
             fate(stream).await,
             (io::ErrorKind::UnexpectedEof, IDLE_TIME)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_two_requests_the_client_has_as_long() {
+        const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (mut stream, mut client) = pair();
+        client.write_all(HEAD).await.unwrap();
+        stream.read_exact(&mut [0; HEAD.len()]).await.unwrap();
+        assert!(stream.watch.judge().is_ok());
+        // As long as the answer takes, nobody is late.
+        let more = tokio::time::timeout(IDLE_TIME * 3, stream.read(&mut [0; 8])).await;
+        assert!(more.is_err());
+        stream.watch.answered();
+        stream.flush().await.unwrap();
+        let (kind, after) = fate(stream).await;
+        assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+        assert!((IDLE_TIME..=IDLE_TIME * 2).contains(&after), "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]
