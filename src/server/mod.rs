@@ -3,17 +3,17 @@
 //! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
 //! handed between threads.
 
+mod direct;
 mod heads;
 mod stream;
 mod strict;
 pub mod tls;
-mod turn;
+mod watched;
 
-use crate::proxy::{Body, BodyError, Interim, Peer, Problem, Proxy};
-use bytes::Bytes;
+use crate::proxy::{Body, Interim, Peer, Problem, Proxy};
+use direct::Direct;
 use heads::Watch;
 use http::{Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,16 +25,17 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
-use stream::{ClientStream, IDLE_TIME};
+use stream::ClientStream;
 use tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use watched::Watched;
 
 /// Pause between two looks at whether an HTTP/2 client is still there.
 const PING_TIME: Duration = Duration::from_secs(30);
@@ -224,16 +225,40 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::default());
-    let stream = ClientStream::new(stream, watch.clone());
+    let direct = Direct::new(proxy.clone(), peer);
+    let mut stream = ClientStream::new(stream, watch.clone(), Some(direct));
+    let needs_hyper = tokio::select! {
+        biased;
+        needs_hyper = stream.needs_hyper() => needs_hyper,
+        () = stop.called() => false,
+    };
+    if !needs_hyper {
+        return stream.finish().await;
+    }
+    // Boxed: what hyper needs is a lot to hold for every client who only ever gets hits.
+    Box::pin(by_hyper(stream, watch, peer, proxy, stop)).await;
+}
+
+async fn by_hyper<S>(
+    stream: ClientStream<S>,
+    watch: Arc<Watch>,
+    peer: Peer,
+    proxy: Proxy,
+    mut stop: Stop,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let door = proxy.clone();
     let service = service_fn(move |request| {
         let (proxy, watch) = (door.clone(), watch.clone());
-        async move { Ok::<_, Infallible>(take_turn(&proxy, request, peer, watch).await) }
+        async move {
+            let response = take_turn(&proxy, request, peer, &watch).await;
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, watch)))
+        }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX);
     http.http2()
         .timer(TokioTimer::new())
@@ -259,76 +284,32 @@ where
     }
 }
 
-/// Answers a request, and has the connection's stream know how far that is.
+/// Answers a request, and lets what the app says beforehand go before the answer.
 async fn take_turn(
     proxy: &Proxy,
     request: Request<Incoming>,
     peer: Peer,
-    watch: Arc<Watch>,
-) -> Response<Answer> {
-    if request.version() == Version::HTTP_2 {
-        let response = answer(proxy, request, peer, None, &watch).await;
-        return response.map(|body| Answer { body, watch: None });
+    watch: &Watch,
+) -> Response<Body> {
+    // HTTP/1.0 does not know interim answers (RFC 9110 §15.2), hyper has no way for those of HTTP/2.
+    if request.version() != Version::HTTP_11 {
+        return answer(proxy, request, peer, None, watch).await;
     }
-    watch.turn.asked();
-    // Who speaks HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
-    let knows_interim = request.version() == Version::HTTP_11;
-    let interim = knows_interim.then(|| watch.interims.to(watch.place() + 1));
-    let response = {
-        let mut answering = pin!(answer(proxy, request, peer, interim, &watch));
-        poll_fn(|context| {
-            let polled = answering.as_mut().poll(context);
-            if knows_interim && polled.is_pending() {
-                watch.interims.listen(context);
-            }
-            polled
-        })
-        .await
-    };
-    if knows_interim {
-        // What came before the answer goes before it: hyper flushes before it looks here again.
-        poll_fn(|context| watch.interims.poll_taken(context)).await;
-    }
-    watch.turn.answered();
-    response.map(|body| Answer {
-        body,
-        watch: Some(watch),
-    })
-}
-
-/// What hyper sends. Tells, by its end, that hyper has the last of it.
-struct Answer {
-    body: Body,
-    /// The connection's; none where it is HTTP/2.
-    watch: Option<Arc<Watch>>,
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.turn.sent();
+    watch.set_answering(true);
+    let interim = watch.interims.to(watch.place() + 1);
+    let mut answering = pin!(answer(proxy, request, peer, Some(interim), watch));
+    let response = poll_fn(|context| {
+        let polled = answering.as_mut().poll(context);
+        if polled.is_pending() {
+            watch.interims.listen(context);
         }
-    }
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+        polled
+    })
+    .await;
+    // hyper flushes before it looks here again.
+    poll_fn(|context| watch.interims.poll_taken(context)).await;
+    watch.set_answering(false);
+    response
 }
 
 async fn answer(
