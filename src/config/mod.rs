@@ -211,6 +211,9 @@ mod tests {
         assert_eq!(one.len(), 8);
         assert_eq!(one, hash("# a comment\nupstream: { url: 'http://a' }\n"));
         assert_ne!(one, hash("upstream: http://b\n"));
+        // Explanations name lines, so what moved in the file is taken up like what changed.
+        let moved = settings("# a comment\nupstream: http://a\n");
+        assert!(!moved.same_as(&settings("upstream: http://a\n")));
     }
 
     #[test]

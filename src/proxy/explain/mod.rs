@@ -11,13 +11,14 @@ mod response;
 pub use question::{AppAnswer, Question, Sender, Unclear};
 
 use super::{Ask, Peer, Shared, Snapshot, Tunnels, Visit};
-use crate::cache::Cache;
+use crate::cache::{Cache, Lookup};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::identity::{Identity, UserSource};
 use crate::limit::Limiter;
 use crate::redis_client;
 use crate::route::{Plan, Target};
+use crate::semantics::reuse::is_failure;
 use crate::semantics::{Outcome, Reason};
 use crate::telemetry::{AccessLog, Span, Traces};
 use arc_swap::ArcSwap;
@@ -178,9 +179,19 @@ async fn answer(shared: &Shared, live: Option<Live<'_>>, question: Question) -> 
     .await;
     let refused = (decision.as_ref()).is_some_and(|decision| !decision.admitted);
     let (answer, outcome, reason) = ask.answered(&plan, held.as_ref());
-    let (outcome, reason) = match refused {
-        true => (Outcome::Refused.word(), Reason::Limited),
-        false => (outcome, reason),
+    let kept = question.answer.as_ref();
+    let kept = kept.map(|app| ask.kept(&plan, held.as_ref(), app));
+    let fails = question.answer.as_ref();
+    let fails = fails.is_some_and(|app| is_failure(app.status));
+    let may_stand_in = fails && matches!(held, Some(Lookup::Found { .. }));
+    let (outcome, reason) = match &kept {
+        _ if refused => (Outcome::Refused.word(), Reason::Limited),
+        // An answer that is not stored makes of a miss a bypass. For a failing app what is held may
+        // stand in, which is not known before.
+        Some((_, Some(unkept))) if outcome == Outcome::Miss.word() && !may_stand_in => {
+            (Outcome::Bypass.word(), *unkept)
+        }
+        _ => (outcome, reason),
     };
     let mut key = ask.keyed(&plan);
     key.details.extend(assumed.into_iter().map(str::to_owned));
@@ -191,8 +202,7 @@ async fn answer(shared: &Shared, live: Option<Live<'_>>, question: Question) -> 
         ask.looked_up(&plan, held.as_ref()),
         answer,
     ];
-    let kept = question.answer.as_ref();
-    steps.extend(kept.map(|app| ask.kept(&plan, held.as_ref(), app)));
+    steps.extend(kept.map(|(step, _)| step));
     Explanation {
         method: visit.method.to_string(),
         url: format!(
@@ -257,10 +267,10 @@ impl Ask<'_> {
         self.found.rule.id + 1 == self.visit.snapshot.settings.routes.all().len()
     }
 
-    /// The route's place in the configuration: `routes[2]`.
+    /// The route's place in the configuration: `routes[2]`; all of them where none matches.
     fn place(&self) -> String {
         match self.is_fallback() {
-            true => "defaults".to_owned(),
+            true => "routes".to_owned(),
             false => format!("routes[{}]", self.found.rule.id),
         }
     }
@@ -271,14 +281,21 @@ impl Ask<'_> {
         format!("{path} ({at})")
     }
 
-    /// A setting of the route; without one in the route, of the defaults.
+    /// A setting that only routes have.
     fn of_route(&self, key: &str) -> String {
-        let places = &self.visit.snapshot.settings.places;
-        let own = format!("{}.{key}", self.place());
-        if self.is_fallback() || places.at(&own) == "default" {
-            return self.setting(&format!("defaults.{key}"));
+        match self.is_fallback() {
+            true => self.setting("routes"),
+            false => self.setting(&format!("{}.{key}", self.place())),
         }
-        self.setting(&own)
+    }
+
+    /// A setting of the route; without one in the route, of the defaults.
+    fn or_default(&self, key: &str) -> String {
+        let own = format!("{}.{key}", self.place());
+        match self.visit.snapshot.settings.places.at(&own) == "default" {
+            true => self.setting(&format!("defaults.{key}")),
+            false => self.setting(&own),
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl Ask<'_> {
                 (step, Outcome::Hit.word(), reason)
             }
             Reuse::StaleWhileRevalidate(reason) => {
-                let window = self.of_route("stale_while_revalidate");
+                let window = self.or_default("stale_while_revalidate");
                 let by = match reason {
                     Reason::SoftPurged => format!("a soft purge, {window}"),
                     _ => format!("RFC 5861 §3, {window}"),
@@ -216,8 +216,14 @@ impl Ask<'_> {
         }
     }
 
-    /// Whether an answer that is made up would be stored: every check of storing in its order.
-    pub(super) fn kept(&self, plan: &Plan, held: Option<&Lookup>, app: &AppAnswer) -> Step {
+    /// Whether an answer that is made up would be stored: every check of storing in its order; and the
+    /// reason if not.
+    pub(super) fn kept(
+        &self,
+        plan: &Plan,
+        held: Option<&Lookup>,
+        app: &AppAnswer,
+    ) -> (Step, Option<Reason>) {
         let passed = match plan {
             Plan::Lookup(_) => None,
             Plan::Pass(reason) => Some(*reason),
@@ -226,7 +232,7 @@ impl Ask<'_> {
         if let Some(reason) = passed {
             let (by, change) = self.why_passed(reason);
             let verdict = format!("not stored: {}, as the request is passed", reason.word());
-            return Step::new("store", verdict).by(by, change);
+            return (Step::new("store", verdict).by(by, change), Some(reason));
         }
         let exchange = Exchange {
             method: &self.visit.method,
@@ -241,32 +247,41 @@ impl Ask<'_> {
             chance: 0.0,
         };
         let account = what_if::account(&exchange, self.policy());
-        let too_large = self.is_too_large(app);
-        let verdict = match &account.verdict {
-            Ok(_) if too_large => format!("not stored: {}", Reason::TooLarge.word()),
-            Ok(stored) => format!("stored, fresh for {}", span(stored.lifetime.fresh)),
-            Err(reason) => format!("not stored: {}", reason.word()),
+        let refused = match &account.verdict {
+            Ok(_) if self.is_too_large(app) => Some(Reason::TooLarge),
+            Ok(_) => None,
+            Err(reason) => Some(self.reason_word(*reason)),
         };
-        let mut step = Step::new("store", verdict);
-        if let Some(Lookup::Found { .. }) = held
-            && matches!(held.map(|held| self.reuse(held)), Some(Reuse::Fresh))
+        let mut step = match (&account.verdict, refused) {
+            (Ok(stored), None) => {
+                let fresh = span(stored.lifetime.fresh);
+                Step::new("store", format!("stored, fresh for {fresh}"))
+            }
+            (_, refused) => {
+                let word = refused.map(Reason::word).unwrap_or_default();
+                Step::new("store", format!("not stored: {word}"))
+            }
+        };
+        if let Some(held) = held
+            && self.reuse(held) == Reuse::Fresh
         {
             step = step.detail("the app is not asked now; had it been asked:");
         }
         for check in what_if::CHECKS {
             step = self.checked(step, check, &account.refusals);
         }
-        let word = if too_large { "no" } else { "ok" };
         let size = Reason::TooLarge;
+        let word = if refused == Some(size) { "no" } else { "ok" };
         step = step.detail(format!("{word}  {:<14}{}", size.word(), size.by()));
-        match &account.verdict {
-            Ok(_) if too_large => step.by(self.setting("cache.max_body"), size.fix()),
+        step = match &account.verdict {
+            Ok(_) if refused.is_some() => step.by(self.setting("cache.max_body"), size.fix()),
             Ok(stored) => self.kept_as(step, &exchange, stored),
             Err(reason) => {
                 let (by, change) = self.why_not(*reason, account.refusals.first());
                 step.by(by, change)
             }
-        }
+        };
+        (step, refused)
     }
 
     fn is_too_large(&self, app: &AppAnswer) -> bool {
