@@ -301,23 +301,23 @@ impl Ask<'_> {
 
 /// The query without the values of parameters that are credentials by their names.
 fn masked(query: &str) -> Cow<'_, str> {
-    const TELLING: [&str; 12] = [
+    const WORDS: [&str; 10] = [
+        "key", "pass", "pwd", "sig", "auth", "session", "sid", "code", "otp", "pin",
+    ];
+    const ENDINGS: [&str; 8] = [
         "token",
-        "key",
+        "apikey",
         "secret",
-        "pass",
-        "pwd",
-        "sig",
-        "auth",
-        "jwt",
-        "session",
-        "code",
-        "otp",
+        "password",
+        "signature",
         "credential",
+        "jwt",
+        "sessionid",
     ];
     let telling = |name: &str| {
         let name = name.to_ascii_lowercase();
-        TELLING.iter().any(|word| name.contains(word))
+        let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+        ENDINGS.iter().any(|end| name.ends_with(end)) || words.any(|word| WORDS.contains(&word))
     };
     let hidden = |part: &str| matches!(part.split_once('='), Some((name, value)) if !value.is_empty() && telling(name));
     if !query.split('&').any(hidden) {
