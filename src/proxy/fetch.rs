@@ -408,7 +408,7 @@ impl Ask<'_> {
     }
 
     /// Where no route matches, a missing lifetime is the missing route's.
-    fn reason_word(&self, reason: Reason) -> Reason {
+    pub(super) fn reason_word(&self, reason: Reason) -> Reason {
         let fallback = self.found.rule.id + 1 == self.visit.snapshot.settings.routes.all().len();
         if fallback && reason == Reason::NoLifetime {
             Reason::NoRoute

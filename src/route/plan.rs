@@ -108,6 +108,15 @@ impl Rule {
         }
         (!kept.is_empty()).then_some(Cow::Owned(kept))
     }
+
+    /// The names of the query's parameters that the key leaves out, as sent.
+    #[must_use]
+    pub fn left_out<'a>(&self, query: &'a str) -> Vec<&'a str> {
+        parameters(query)
+            .map(|(name, _)| name)
+            .filter(|name| !self.key.holds(name))
+            .collect()
+    }
 }
 
 impl KeyRule {
