@@ -209,7 +209,9 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
         .map(|_| reader.text16())
         .collect::<Result<_, _>>()?;
     let mut headers = reader.fields()?;
-    headers.reserve(FIELDS_ADDED);
+    headers
+        .try_reserve(FIELDS_ADDED)
+        .map_err(|_| Corrupt::Malformed)?;
     let trailers = reader.fields()?;
     let fields = (0..reader.number16()?)
         .map(|_| {

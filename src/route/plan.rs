@@ -4,7 +4,7 @@
 
 use super::target::{decode_form, parameters};
 use super::{KeyRule, Per, Rule, Target};
-use crate::semantics::fields::{combined, cookies, has_token, list};
+use crate::semantics::fields::{cookies, has_token, list};
 use crate::semantics::{Key, KeyBuilder, Reason};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Method};
@@ -130,9 +130,10 @@ impl KeyRule {
         for name in &self.headers {
             key.part(b"header");
             key.part(name.as_str().as_bytes());
-            if let Some(value) = combined(asked.headers, name) {
+            // Line by line: whether lines are one list is known only of the fields that are lists.
+            for value in asked.headers.get_all(name) {
                 key.part(b"=");
-                key.part(&value);
+                key.part(value.as_bytes());
             }
         }
         for name in &self.cookies {
@@ -157,21 +158,24 @@ impl KeyRule {
 
     /// The query in normal form (RFC 3986 §6.2.2): parameters by name, those of one name in their
     /// order, escapes only where they are needed and in capitals. An empty query is none.
+    ///
+    /// The order goes by the decoded name, which is what the app knows a parameter by: `a[]` and
+    /// `a%5B%5D` are one to it, and their order is a list's.
     fn add_query(&self, query: Option<&str>, key: &mut KeyBuilder) {
         let Some(query) = query.filter(|query| !query.is_empty()) else {
             return key.part(b"");
         };
-        let mut kept: Vec<(Cow<'_, str>, Option<&str>)> = parameters(query)
+        let mut kept: Vec<(Cow<'_, str>, &str, Option<&str>)> = parameters(query)
             .filter(|(name, _)| self.holds(name))
-            .map(|(name, value)| (normal_escapes(name), value))
+            .map(|(name, value)| (decode_form(name), name, value))
             .collect();
         kept.sort_by(|one, other| one.0.cmp(&other.0));
         let mut normal = String::with_capacity(query.len());
-        for (name, value) in kept {
+        for (_, name, value) in kept {
             if !normal.is_empty() {
                 normal.push('&');
             }
-            normal.push_str(&name);
+            normal.push_str(&normal_escapes(name));
             if let Some(value) = value {
                 normal.push('=');
                 normal.push_str(&normal_escapes(value));
@@ -195,7 +199,8 @@ fn names(patterns: &[String], name: &str) -> bool {
         })
 }
 
-/// Escapes of unreserved characters undone, all others in capitals; what is no escape stays.
+/// Escapes of unreserved characters undone, all others in capitals. With anything in it that is no
+/// escape the text stays as it is: apps differ in what they make of the whole then.
 fn normal_escapes(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
@@ -218,10 +223,7 @@ fn normal_escapes(text: &str) -> Cow<'_, str> {
                 normal.push_str(&hex.to_ascii_uppercase());
                 rest = &rest[3..];
             }
-            None => {
-                normal.push('%');
-                rest = &rest[1..];
-            }
+            None => return Cow::Borrowed(text),
         }
     }
     normal.push_str(rest);

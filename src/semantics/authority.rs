@@ -26,7 +26,7 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
     };
     let number = number.filter(|number| *number != default);
     let name = host.strip_suffix('.').unwrap_or(host);
-    if name.is_empty() || name.len() > HOST_BYTES_MAX {
+    if name.is_empty() || name.ends_with('.') || name.len() > HOST_BYTES_MAX {
         return None;
     }
     let lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());

@@ -333,7 +333,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
         let line = &bytes[start..end];
         facts.bare_lf |= line.last() != Some(&b'\r');
         match line.first() {
-            None | Some(b'\r') => {
+            None | Some(b'\r') if line.len() <= 1 => {
                 facts.end = end + 1;
                 return Some(facts);
             }
@@ -350,7 +350,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
                 }
             }
             Some(b't' | b'T') => facts.coded |= field(line, b"transfer-encoding").is_some(),
-            Some(_) => {}
+            _ => {}
         }
         start = end + 1;
     }

@@ -3,6 +3,8 @@
 //! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
 //! handed between threads.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod heads;
 mod stream;
 mod strict;

@@ -5,6 +5,7 @@ mod cache_status;
 mod fields;
 mod freshness;
 mod invalidation;
+mod odd;
 mod ranges;
 mod reuse;
 mod stale;
