@@ -221,6 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_text_hides_nothing_that_stands_right_of_it() {
+        for (name, value) in [
+            ("x-forwarded-for", &b"\xe9, 198.51.100.7, 10.2.3.4"[..]),
+            ("x-forwarded-for", b"\xe91.1.1.1,198.51.100.7"),
+            ("forwarded", b"for=\xe9, for=198.51.100.7;by=\"x\""),
+        ] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value)]);
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            let seen = client("10.0.0.1".parse().unwrap(), &headers, &trusted);
+            assert_eq!(seen.to_string(), "198.51.100.7", "{headers:?}");
+        }
+    }
+
+    #[test]
     fn junk_ends_the_walk_at_the_last_believable_address() {
         for (listed, client) in [
             ("1.1.1.1, unknown, 10.2.3.4", "10.2.3.4"),

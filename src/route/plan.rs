@@ -296,6 +296,22 @@ mod tests {
     }
 
     #[test]
+    fn what_an_app_reads_differently_has_a_key_of_its_own() {
+        let rule = rule(KeyRule {
+            headers: vec![HeaderName::from_static("x-a")],
+            ..KeyRule::default()
+        });
+        let of = |url, request| key(&rule, url, request);
+        // One list, in another order.
+        assert_ne!(of("/?a[]=1&a%5B%5D=2", ""), of("/?a%5B%5D=2&a[]=1", ""));
+        assert_ne!(of("/?a+b=1&a%20b=2", ""), of("/?a%20b=2&a+b=1", ""));
+        // What is no escape: some decode the rest, others nothing.
+        assert_ne!(of("/?a=%%341", ""), of("/?a=%4%31", ""));
+        assert_ne!(of("/?a=%zz%41", ""), of("/?a=%zzA", ""));
+        assert_ne!(of("/", "x-a: 1\nx-a: 2"), of("/", "x-a: 1, 2"));
+    }
+
+    #[test]
     fn an_upgrade_is_tunnelled_whatever_its_case() {
         let rule = rule(KeyRule::default());
         let upgrade = |request| plan(&rule, Method::GET, "/", request);
@@ -531,6 +547,45 @@ mod tests {
                 key(&rule, &format!("/?{query}"), ""),
                 key(&rule, fetched.as_deref().unwrap_or("/"), "")
             );
+        }
+
+        #[test]
+        fn escapes_in_normal_form_stay_so_and_mean_the_same(text in "[a-f%~/ -]{0,3}(%[0-9a-fA-F]{2}|[a-zA-Z%+]){0,12}") {
+            let normal = normal_escapes(&text);
+            prop_assert_eq!(&normal_escapes(&normal), &normal);
+            prop_assert_eq!(decode_form(&normal), decode_form(&text));
+        }
+
+        /// Scheme, host, path, whom it is for, and keyed fields: whichever differs, the key does.
+        #[test]
+        fn no_two_requests_of_different_parts_share_a_key(
+            one in ("https?", "[a-c]{1,2}", "/[ab/]{0,3}", "[a-c]{0,2}", prop::option::of("[ab]{0,2}"), prop::option::of("[ab]{0,2}")),
+            other in ("https?", "[a-c]{1,2}", "/[ab/]{0,3}", "[a-c]{0,2}", prop::option::of("[ab]{0,2}"), prop::option::of("[ab]{0,2}")),
+        ) {
+            let rule = rule(KeyRule {
+                headers: vec![HeaderName::from_static("x-a")],
+                cookies: vec!["c".into()],
+                per: vec![Per::User],
+                ..KeyRule::default()
+            });
+            let plan = |(scheme, authority, path, user, field, cookie): &(String, String, String, String, Option<String>, Option<String>)| {
+                let mut lines = String::new();
+                field.iter().for_each(|value| lines.push_str(&format!("x-a: {value}\n")));
+                cookie.iter().for_each(|value| lines.push_str(&format!("cookie: c={value}\n")));
+                let asked = Asked {
+                    method: &Method::GET,
+                    scheme,
+                    authority,
+                    target: &Target::parse(path, None),
+                    headers: &headers(&lines),
+                    has_body: false,
+                };
+                rule.plan(&asked, &[Some(user.clone().into_bytes())])
+            };
+            // `//` is not looked up at all.
+            if !one.2.contains("//") && !other.2.contains("//") {
+                prop_assert_eq!(plan(&one) == plan(&other), one == other);
+            }
         }
 
         #[test]

@@ -205,6 +205,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn one_dot_at_the_end_is_the_root_and_two_are_nothing() {
+        assert_eq!(normal_authority("host.", "http").as_deref(), Some("host"));
+        assert_eq!(normal_authority("host..", "http"), None);
+    }
+
     proptest! {
         #[test]
         fn the_normal_form_is_its_own_normal_form(text in "[a-zA-Z0-9.:\\[\\]@é]{0,20}") {

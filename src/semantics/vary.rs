@@ -296,6 +296,25 @@ mod tests {
     }
 
     #[test]
+    fn two_lines_of_what_is_no_list_are_not_one_with_a_comma() {
+        for field in ["cookie", "user-agent", "authorization"] {
+            let vary = vary(
+                &format!("vary: {field}"),
+                &format!("{field}: 1\n{field}: 2"),
+            );
+            assert!(vary.matches(&headers(&format!("{field}: 1\n{field}: 2"))));
+            assert!(!vary.matches(&headers(&format!("{field}: 1, 2"))));
+            assert!(!vary.matches(&headers(&format!("{field}: 1"))));
+        }
+    }
+
+    #[test]
+    fn x_gzip_is_gzip_as_a_coding_and_not_as_a_language() {
+        assert!(same("accept-encoding", "x-gzip", "gzip"));
+        assert!(!same("accept-language", "x-gzip", "gzip"));
+    }
+
+    #[test]
     fn accept_encoding_falls_into_ordered_buckets() {
         assert!(same(
             "accept-encoding",

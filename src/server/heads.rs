@@ -431,6 +431,12 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_only_begins_with_cr_ends_no_head() {
+        let odd = "GET / HTTP/1.1\r\n\rX: y\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(judged_alike(odd, 1), [false]);
+    }
+
+    #[test]
     fn a_fragment_in_the_target_is_seen() {
         assert_eq!(
             judged_alike("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 1),

@@ -1221,7 +1221,8 @@ fn entry(bytes: &[u8]) {
         Err(_) => {}
         Ok(Frame::Vary(names)) => {
             let again = Bytes::from(codec::encode_vary(&names, &key));
-            assert_eq!(again, frame);
+            let again = codec::decode(&again, &key, 0);
+            assert!(matches!(again, Ok(Frame::Vary(again)) if again == names));
         }
         Ok(Frame::Entry(read)) => {
             // Whatever came out of the store can be used and written down.

@@ -10,13 +10,13 @@ async fn scene(answer: Answer) -> Scene {
     Scene::with(App::says(move |_| answer.clone()).await).await
 }
 
-/// Asks twice. The app is asked twice too, since nothing was kept of such an answer.
-async fn is_never_reused(what: &str, answer: Answer) {
+/// Asks twice, and gets `status` twice. The app is asked twice too, since nothing was kept of such an answer.
+async fn is_never_reused(what: &str, answer: Answer, status: u16) {
     let scene = scene(answer).await;
     for _ in 0..2 {
         let said = scene.client.try_send("GET", "/odd", &[], "").await;
         let said = said.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert!([200, 502].contains(&said.status), "{what}: {}", said.status);
+        assert_eq!(said.status, status, "{what}");
         assert!(!said.header("cache-status").contains("; hit"), "{what}");
     }
     assert_eq!(scene.app.count("/odd"), 2, "{what}");
@@ -58,35 +58,36 @@ async fn no_restriction_hides_in_a_very_long_cache_control_rfc9111_5_2() {
         ),
         ("commas", says(format!("{}no-store", ",".repeat(64 * KIB)))),
     ] {
-        is_never_reused(what, answer).await;
+        is_never_reused(what, answer, 200).await;
     }
 }
 
 #[tokio::test]
 async fn ten_thousand_names_in_vary_are_not_stored_rfc9111_4_1() {
     let names: Vec<String> = (0..10_000).map(|name| format!("f{name}")).collect();
-    is_never_reused("names", fresh().header("Vary", &names.join(", "))).await;
+    is_never_reused("names", fresh().header("Vary", &names.join(", ")), 200).await;
     let same = "accept, ".repeat(5_000);
     is_never_reused(
         "a star behind many",
         fresh().header("Vary", &format!("{same}*")),
+        200,
     )
     .await;
     let lines = names
         .iter()
         .take(60)
         .fold(fresh(), |answer, name| answer.header("Vary", name));
-    is_never_reused("one name a line", lines).await;
+    is_never_reused("one name a line", lines, 200).await;
 }
 
 #[tokio::test]
-async fn ten_thousand_fields_are_refused_or_passed_on_and_larder_goes_on() {
+async fn ten_thousand_fields_are_refused_and_larder_goes_on() {
     for name in ["Set-Cookie", "ETag", "Age", "X-Any"] {
         let many = (0..10_000).fold(
             Answer::ok("x").header("Cache-Control", "no-store"),
             |answer, number| answer.header(name, &format!("\"{number}\"")),
         );
-        is_never_reused(name, many).await;
+        is_never_reused(name, many, 502).await;
     }
 }
 
