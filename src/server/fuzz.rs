@@ -15,3 +15,21 @@ pub fn judged<'a>(pieces: impl Iterator<Item = &'a [u8]>, requests: usize) -> Ve
     pieces.for_each(|piece| heads.read(piece, &watch));
     (0..requests).map(|_| watch.judge().is_ok()).collect()
 }
+
+/// Where on a connection its heads are seen to begin, and whether each raises no doubt.
+pub fn begun(stream: &[u8]) -> Vec<(usize, bool)> {
+    let (watch, mut heads) = (heads::Watch::default(), heads::Heads::new());
+    let mut starts = Vec::new();
+    for at in 0..stream.len() {
+        let before = heads.awaited();
+        heads.read(&stream[at..=at], &watch);
+        let begins = before != heads::Awaited::RestOfHead && before != heads::Awaited::Body;
+        if begins && heads.awaited() == heads::Awaited::RestOfHead {
+            starts.push(at);
+        }
+    }
+    starts
+        .into_iter()
+        .map(|at| (at, watch.judge().is_ok()))
+        .collect()
+}

@@ -67,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "traceparent", run: traceparent, inputs: 2000, seeds: &[b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-more"] },
     Target { name: "request_head", run: request_head, inputs: 2000, seeds: &[b"GET /a?b\nHost: a", b"POST http://a/b\nHost: A\nTransfer-Encoding: chunked\nConnection: close", b"OPTIONS *\nHost: a\nContent-Length: 005\nExpect: 100-continue", b"GET /\nHost: a\nCookie: a=1\nCookie: b=2\nX_Forwarded_For: 1\nUpgrade: h2c", b"GET /\nHost: a\nConnection: cookie"] },
     Target { name: "heads", run: heads, inputs: 1500, seeds: &[b"\x03GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /c#d HTTP/1.1\r\n\r\n", b"\x01POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n", b"\x02PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x05\r\nGET / HTTP/1.1\n\rX: y\n\nGET / HTTP/1.1\ncontent-length: 1\nCONTENT-LENGTH:1\n\n"] },
+    Target { name: "framing", run: framing, inputs: 1000, seeds: &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /c HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\nGET / HTTP/1.1\nHost: a\n\nPOST /b HTTP/1.1\nHost: a\nContent-Length: 005\n\nabcdeGET /c HTTP/1.0\nHost: a\n\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0 \t\r\n\r\nHEAD /b HTTP/1.1\r\nHost: a\r\n\r\n"] },
     Target { name: "response_head", run: response_head, inputs: 2000, seeds: &[b"200\nContent-Length: 3, 3\nConnection: keep-alive", b"304\nTransfer-Encoding: chunked\nKeep-Alive: timeout=5, max=2", b"101\nUpgrade: x", b"999\nContent-Length: 005\nContent-Length: 5"] },
     Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n"] },
     Target { name: "config", run: configuration, inputs: 250, seeds: &[b"upstream: http://localhost:3000\nroutes:\n  - path: /api/{id}\n    ttl: 30s\n    tags: ['car:{id}']\n", b"upstream: http://a\nlimits:\n  tiers:\n    - { name: a, rate: 10/1m, per: ip }\ncache: { memory: 64MiB, max_body: 1e9 }\n", b"upstream: ${X:-http://a}\ndefaults: { ttl: 1h, stale_while_revalidate: 5m, heuristic: yes }\n", b"a: &a [x]\nb: *a\n? [1]\n: {<<: *a}", b"server: { listen: '[::1]:0' }\nkey: { query: [a, 'b*'], headers: [X], per: user }\n"] },
@@ -1176,6 +1177,75 @@ fn heads(bytes: &[u8]) {
     assert_eq!(whole, pieces, "pieces of {size} are judged in another way");
     // Behind the first refusal nothing is let through.
     assert!(whole.windows(2).all(|two| two[0] >= two[1]));
+}
+
+/// A connection's bytes as hyper reads them and as `Heads` follows them: whatever hyper hands over
+/// and `Heads` lets pass begins where `Heads` says (else a request could hide in another one's body).
+fn framing(stream: &[u8]) {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    }
+    let served = RUNTIME.with(|runtime| runtime.block_on(served(stream)));
+    let begun = larder::server::fuzz::begun(stream);
+    for (place, (method, path)) in served.iter().enumerate() {
+        let Some((at, trusted)) = begun.get(place) else {
+            panic!("hyper hands over a head {place} that nobody has seen: {served:?}");
+        };
+        if !trusted {
+            return;
+        }
+        let line = first_line(&stream[*at..]).0;
+        let target = line
+            .strip_prefix(method.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b" "));
+        let target = target.unwrap_or_else(|| panic!("{method} is not {}", line.escape_ascii()));
+        assert!(
+            target.first() != Some(&b'/') || target.starts_with(path.as_bytes()),
+            "{path}"
+        );
+    }
+}
+
+/// Method and path of each request that hyper hands over and our strict look lets in, up to the
+/// first one that ends the connection.
+async fn served(stream: &[u8]) -> Vec<(String, String)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let served = std::sync::Mutex::new(Vec::new());
+    let service =
+        hyper::service::service_fn(async |mut request: Request<hyper::body::Incoming>| {
+            let good = larder::server::fuzz::passes(&mut request);
+            if good {
+                let path = request
+                    .uri()
+                    .path_and_query()
+                    .map_or("", |path| path.as_str());
+                let known = (request.method().to_string(), path.to_owned());
+                served.lock().expect("nobody panics with it").push(known);
+            }
+            let whole = http_body_util::BodyExt::collect(request.into_body())
+                .await
+                .is_ok();
+            let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
+            if !(good && whole) {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .serve_connection(hyper_util::rt::TokioIo::new(server), service);
+    let talk = async {
+        let _ = client.write_all(stream).await;
+        let _ = client.shutdown().await;
+        let mut answers = Vec::new();
+        let _ = client.read_to_end(&mut answers).await;
+    };
+    let _ = tokio::join!(connection, talk);
+    served.into_inner().expect("nobody panics with it")
 }
 
 /// First line: status. The others: fields.
