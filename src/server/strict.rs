@@ -151,7 +151,7 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = fields::list(headers, &TRANSFER_ENCODING);
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
+        (None, _) if !headers.contains_key(TRANSFER_ENCODING) => Ok(()),
         (Some(coding), None) if is_chunked(coding) => {
             // hyper takes the length away; `Heads` has seen it. This is for whoever calls without it.
             if headers.contains_key(CONTENT_LENGTH) {
@@ -287,6 +287,13 @@ mod tests {
             400
         );
         assert_eq!(judge("POST", "/", &[host, ("content-length", "3, 3")]), 400);
+    }
+
+    #[test]
+    fn an_empty_word_on_the_end_is_refused() {
+        let host = ("host", "a");
+        assert_eq!(judge("POST", "/", &[host, ("content-length", "")]), 400);
+        assert_eq!(judge("POST", "/", &[host, ("transfer-encoding", "")]), 501);
     }
 
     #[test]
