@@ -209,7 +209,9 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
         .map(|_| reader.text16())
         .collect::<Result<_, _>>()?;
     let mut headers = reader.fields()?;
-    headers.reserve(FIELDS_ADDED);
+    headers
+        .try_reserve(FIELDS_ADDED)
+        .map_err(|_| Corrupt::Malformed)?;
     let trailers = reader.fields()?;
     let fields = (0..reader.number16()?)
         .map(|_| {
@@ -513,6 +515,38 @@ mod tests {
             out.short(b"a\r\nb");
         });
         assert_eq!(decoded(&split).unwrap_err(), Corrupt::Malformed);
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_seen() {
+        let mut entry = crate::cache::testing::entry("host/a", b"body");
+        entry.stored.vary.fields = Box::new([(http::header::ACCEPT, Some((*b"x").into()))]);
+        let whole = encode(&entry, &key(), 0);
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decoded(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn more_fields_than_a_table_has_room_for_are_no_entry() {
+        // The room for the fields that we add is asked for, not taken.
+        for count in [24_000, 24_575, 24_576, 32_767, 32_768] {
+            let mut fields = HeaderMap::new();
+            for number in 0..count {
+                let name = HeaderName::from_bytes(format!("f{number}").as_bytes()).unwrap();
+                if fields
+                    .try_append(name, HeaderValue::from_static(""))
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            let mut entry = crate::cache::testing::entry("host/a", b"body");
+            entry.stored.headers = fields;
+            let _ = decoded(&encode(&entry, &key(), 0));
+        }
     }
 
     #[test]

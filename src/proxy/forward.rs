@@ -96,11 +96,16 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
 /// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.
 fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
     let peer = visit.peer.address.ip().to_canonical().to_string();
-    let chain = match trusted.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
-        Some(chain) => format!("{chain}, {peer}"),
-        None => peer,
+    // Byte for byte: what a client wrote further left, text or not, must not cost the app the rest.
+    let before = match trusted {
+        true => fields::combined(headers, &X_FORWARDED_FOR),
+        false => None,
     };
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
+    let chain = match before {
+        Some(before) => [&*before, b", ", peer.as_bytes()].concat(),
+        None => peer.into_bytes(),
+    };
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
@@ -115,17 +120,6 @@ fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
             HeaderValue::from_static(visit.peer.scheme()),
         );
     }
-}
-
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Option<Vec<&str>> = headers
-        .get_all(name)
-        .iter()
-        .map(|line| line.to_str().ok())
-        .collect();
-    lines
-        .filter(|lines| !lines.is_empty())
-        .map(|lines| lines.join(", "))
 }
 
 /// Says that the message came through here (RFC 9110 §7.6.3).

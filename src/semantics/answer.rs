@@ -114,7 +114,10 @@ fn is_not_modified(request: &HeaderMap, stored: &Stored) -> bool {
 
 /// Whether a line of If-None-Match names `etag`, compared weakly (RFC 9110 §8.8.3.2), or is `*`.
 fn names_etag(line: &[u8], etag: Option<&HeaderValue>) -> bool {
-    let etag = etag.map(|etag| opaque(etag.as_bytes()));
+    // An empty one is none, and is named by nothing.
+    let etag = etag
+        .map(|etag| opaque(etag.as_bytes()))
+        .filter(|etag| !etag.is_empty());
     split_quoted(line, false).map(trim).any(|member| {
         member == b"*" || (!member.is_empty() && etag.is_some_and(|etag| opaque(member) == etag))
     })

@@ -140,7 +140,9 @@ pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::directives::DELTA_SECONDS_MAX;
     use crate::semantics::testing::{at, exchange, headers};
+    use crate::semantics::{Policy, storable};
     use proptest::prelude::*;
 
     fn age(response: &str, delay: u64) -> u64 {
@@ -210,6 +212,69 @@ mod tests {
         fn nothing_is_fresh_beyond_what_the_app_states_and_its_age_allows(max_age in 0u64..100_000, received in 0u64..100_000, later in 0u64..200_000) {
             let lifetime = lifetime(Duration::from_secs(received), Duration::from_secs(max_age));
             prop_assert_eq!(lifetime.is_fresh(at(later)), received + later < max_age);
+        }
+
+        /// RFC 9111 §4.2.3 and §4.2, formula by formula, in numbers that cannot overflow; and where
+        /// the real ones would, they saturate.
+        #[test]
+        fn ages_are_those_of_the_formulas(
+            age in prop::option::of("[0-9]{1,25}"),
+            date in prop::option::of(-100_000i64..100_000),
+            max_age in "[0-9]{1,25}",
+            delay in 0u64..100,
+            later: u64,
+        ) {
+            let delta = |digits: &str| digits.parse::<u128>().map_or(DELTA_SECONDS_MAX, |secs| secs.min(u128::from(DELTA_SECONDS_MAX)) as u64);
+            let mut said = format!("cache-control: max-age={max_age}\n");
+            if let Some(age) = &age {
+                said.push_str(&format!("age: {age}\n"));
+            }
+            let date_value = date.map(|offset| at(100_000).as_secs().saturating_add_signed(offset));
+            if let Some(date) = date_value {
+                said.push_str(&format!("date: {}\n", Timestamp::from_millis(date * 1_000).http_date().to_str().unwrap()));
+            }
+            let (request_time, response_time) = (at(100_000), at(100_000 + delay));
+            let (request, response) = (HeaderMap::new(), headers(&said));
+            let stored = storable(&Exchange {
+                requested: request_time,
+                received: response_time,
+                ..exchange(200, &request, &response)
+            }, &Policy::default());
+
+            let apparent_age = date_value.map_or(0, |date| response_time.as_secs().saturating_sub(date));
+            let response_delay = delay;
+            let corrected_age_value = age.as_deref().map_or(0, delta) + response_delay;
+            let corrected_initial_age = apparent_age.max(corrected_age_value);
+            let Ok(stored) = stored else {
+                // Only what is stale at once and has nothing to be validated by is not worth keeping.
+                prop_assert!(delta(&max_age) <= corrected_initial_age);
+                return Ok(());
+            };
+            let lifetime = stored.lifetime;
+            prop_assert_eq!(lifetime.fresh.as_secs(), delta(&max_age));
+            prop_assert_eq!(lifetime.initial_age.as_secs(), corrected_initial_age);
+            let now = Timestamp::from_millis(later);
+            let resident_time = later.saturating_sub(response_time.as_millis());
+            let current_age = u128::from(corrected_initial_age) * 1_000 + u128::from(resident_time);
+            prop_assert_eq!(lifetime.age(now).as_millis(), current_age);
+            prop_assert_eq!(lifetime.is_fresh(now), u128::from(delta(&max_age)) * 1_000 > current_age);
+        }
+
+        #[test]
+        fn no_times_overflow(spans: [u64; 4], seconds: u64, received: u64, now: u64) {
+            let span = |at: usize| Duration::from_secs(spans[at]);
+            let lifetime = Lifetime {
+                received: Timestamp::from_millis(received),
+                stale_while_revalidate: span(2),
+                stale_if_error: span(3),
+                ..lifetime(span(0), span(1))
+            };
+            let now = Timestamp::from_millis(now);
+            prop_assert!(lifetime.age(now) >= span(0));
+            prop_assert_eq!(lifetime.is_fresh(now), lifetime.age(now) < span(1));
+            prop_assert!(lifetime.useful(now) <= span(1).saturating_add(span(2).max(span(3))));
+            let _ = (lifetime.ttl_secs(now), lifetime.slide(span(2), span(3), now));
+            prop_assert!(now + Duration::from_secs(seconds) >= now);
         }
     }
 }

@@ -375,7 +375,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
         let line = &bytes[start..end];
         facts.bare_lf |= line.last() != Some(&b'\r');
         match line.first() {
-            None | Some(b'\r') => {
+            None | Some(b'\r') if line.len() <= 1 => {
                 facts.end = end + 1;
                 return Some(facts);
             }
@@ -392,7 +392,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
                 }
             }
             Some(b't' | b'T') => facts.coded |= field(line, b"transfer-encoding").is_some(),
-            Some(_) => {}
+            _ => {}
         }
         start = end + 1;
     }
@@ -470,6 +470,12 @@ mod tests {
                 [true, false, false]
             );
         }
+    }
+
+    #[test]
+    fn a_line_that_only_begins_with_cr_ends_no_head() {
+        let odd = "GET / HTTP/1.1\r\n\rX: y\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(judged_alike(odd, 1), [false]);
     }
 
     #[test]

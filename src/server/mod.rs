@@ -4,6 +4,8 @@
 //! handed between threads.
 
 mod direct;
+#[doc(hidden)]
+pub mod fuzz;
 mod heads;
 mod stream;
 mod strict;

@@ -7,6 +7,8 @@ mod body;
 mod cause;
 mod check;
 mod connect;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod interim;
 

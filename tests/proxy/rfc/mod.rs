@@ -7,6 +7,7 @@ mod forwarding;
 mod freshness;
 mod interim;
 mod invalidation;
+mod odd;
 mod ranges;
 mod reuse;
 mod stale;
