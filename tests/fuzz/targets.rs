@@ -328,6 +328,7 @@ fn storing(bytes: &[u8]) {
         url: "host/".into(),
         position: Position::default(),
         app_time: Duration::from_millis(3),
+        prepared: larder::cache::Prepared::new(),
     };
     let written = Bytes::from(codec::encode(&entry, &key, 5));
     let Ok(Frame::Entry(read)) = codec::decode(&written, &key, 5) else {
