@@ -74,8 +74,12 @@ impl InitialAge {
 pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
     let delay = exchange.received.since(exchange.requested);
     let apparent = date(exchange.response, exchange.received).map_or(0, |date| {
-        // Dates have seconds; comparing them with milliseconds would make every response older.
-        exchange.received.as_secs().saturating_sub(date.as_secs())
+        // Dates have seconds; comparing them with milliseconds would make every response older. What
+        // was dated while we waited is no older than the delay, though a second may have begun since.
+        match date.as_secs() >= exchange.requested.as_secs() {
+            true => 0,
+            false => exchange.received.as_secs().saturating_sub(date.as_secs()),
+        }
     });
     InitialAge {
         told: age_value(exchange.response).saturating_add(delay),
@@ -173,9 +177,33 @@ mod tests {
     }
 
     #[test]
+    fn a_second_that_begins_while_the_answer_comes_ages_nothing_rfc9111_4_2_3() {
+        let date = at(0).http_date();
+        let (request, response) = (
+            HeaderMap::new(),
+            headers(&format!("date: {}", date.to_str().unwrap())),
+        );
+        let late = Timestamp::from_millis(at(0).as_millis() + 990);
+        let exchange = Exchange {
+            requested: late,
+            received: late + Duration::from_millis(20),
+            ..exchange(200, &request, &response)
+        };
+        let age = initial_age(&exchange);
+        assert_eq!(age.corrected(), Duration::from_millis(20));
+        let earlier = Exchange {
+            requested: at(1),
+            received: at(1),
+            ..exchange
+        };
+        assert_eq!(initial_age(&earlier).corrected().as_secs(), 1);
+    }
+
+    #[test]
     fn the_first_member_of_age_counts_and_what_is_no_number_does_not_rfc9111_5_1() {
         assert_eq!(age("age: 7, 9", 0), 7);
         assert_eq!(age("age: 7\nage: 9", 0), 7);
+        assert_eq!(age("age: , 7\nage: 9", 0), 7);
         for ignored in ["-7", "7.0", "7;a=b", "x", "", "x, 7"] {
             assert_eq!(age(&format!("age: {ignored}"), 0), 0, "{ignored}");
         }

@@ -15,8 +15,6 @@ use tokio_rustls::TlsConnector;
 
 /// The largest response head that is read, in bytes.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
-/// The most field lines that a response head may have.
-const FIELDS_MAX: usize = 500;
 
 /// A connection and the future that moves its bytes.
 pub(super) struct Connection {
@@ -105,7 +103,6 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
-        .max_headers(FIELDS_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Failure::new(UpstreamError::Connect, error.to_string()))?;
