@@ -206,7 +206,7 @@ fn http_date(text: &[u8], now: Timestamp) -> Option<Timestamp> {
 
 /// The moment `time` seconds after midnight of a day; `None` for a day that there is not, or before 1970.
 fn moment(day: u64, month: u64, year: u64, time: u64) -> Option<Timestamp> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let length = match month {
         2 if leap => 29,
         2 => 28,
