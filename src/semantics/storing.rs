@@ -217,6 +217,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     })
 }
 
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
 /// What the app says of caching.
 fn said(exchange: &Exchange<'_>) -> Directives {
     let mut said = Directives::of_response(exchange.response);
@@ -266,6 +268,8 @@ fn refuse_status(exchange: &Exchange<'_>, policy: &Policy) -> Result<(), Reason>
         }
         416 if asked(&[RANGE]) => Err(Reason::Range),
         417 if asked(&[EXPECT]) => Err(Reason::Status),
+        // Who comes without early data has nothing to wait for (RFC 8470 §5.2).
+        425 if asked(&[EARLY_DATA]) => Err(Reason::Status),
         _ => Ok(()),
     }
 }
