@@ -192,6 +192,7 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     let log = (reader.number64()?, reader.number64()?);
     let received = reader.number64()?;
     let received = received.saturating_add_signed(clock_offset.saturating_neg());
+    let received = Timestamp::from_millis(received);
     let mut span = || reader.number64().map(Duration::from_millis);
     let (initial_age, fresh) = (span()?, span()?);
     let (stale_while_revalidate, stale_if_error, app_time) = (span()?, span()?, span()?);
@@ -226,12 +227,12 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     Ok(Entry {
         stored: Stored {
             status,
-            validators: Validators::of(&headers),
+            validators: Validators::of(&headers, received),
             headers,
             body,
             trailers,
             lifetime: Lifetime {
-                received: Timestamp::from_millis(received),
+                received,
                 initial_age,
                 fresh,
                 stale_while_revalidate,
@@ -415,7 +416,7 @@ mod tests {
             Entry {
                 stored: Stored {
                     status: StatusCode::from_u16(status).unwrap(),
-                    validators: Validators::of(&headers),
+                    validators: Validators::of(&headers, Timestamp::from_millis(spans[0])),
                     headers,
                     body: body.into(),
                     trailers: map(&trailers),

@@ -101,7 +101,7 @@ fn is_not_modified(request: &HeaderMap, stored: &Stored) -> bool {
     };
     // RFC 9110 §13.1.3: what is no date is ignored, and so is what is stated twice.
     let since = match single(request, &IF_MODIFIED_SINCE) {
-        Some(_) => Timestamp::from_http_date(since),
+        Some(_) => Timestamp::from_http_date(since, stored.lifetime.received),
         None => None,
     };
     let validators = &stored.validators;

@@ -1,7 +1,7 @@
 //! Age and remaining lifetime of a stored response (RFC 9111 §4.2).
 
 use super::directives::{Delta, Directives, delta_seconds};
-use super::fields::{single, trim};
+use super::fields::{list, single};
 use super::stored::Lifetime;
 use super::{Exchange, Timestamp};
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
@@ -73,9 +73,13 @@ impl InitialAge {
 /// How old the response of `exchange` was when it came in.
 pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
     let delay = exchange.received.since(exchange.requested);
-    let apparent = date(exchange.response).map_or(0, |date| {
-        // Dates have seconds; comparing them with milliseconds would make every response older.
-        exchange.received.as_secs().saturating_sub(date.as_secs())
+    let apparent = date(exchange.response, exchange.received).map_or(0, |date| {
+        // Dates have seconds; comparing them with milliseconds would make every response older. What
+        // was dated while we waited is no older than the delay, though a second may have begun since.
+        match date.as_secs() >= exchange.requested.as_secs() {
+            true => 0,
+            false => exchange.received.as_secs().saturating_sub(date.as_secs()),
+        }
     });
     InitialAge {
         told: age_value(exchange.response).saturating_add(delay),
@@ -85,16 +89,15 @@ pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
 
 /// The Age received: its first member, and nothing when that is no number (RFC 9111 §5.1).
 fn age_value(response: &HeaderMap) -> Duration {
-    response
-        .get(AGE)
-        .and_then(|line| line.as_bytes().split(|byte| *byte == b',').next())
-        .and_then(|first| delta_seconds(trim(first)))
+    list(response, &AGE)
+        .next()
+        .and_then(delta_seconds)
         .unwrap_or_default()
 }
 
-/// The response's Date, where there is one and it is a date.
-pub(super) fn date(response: &HeaderMap) -> Option<Timestamp> {
-    single(response, &DATE).and_then(Timestamp::from_http_date)
+/// The Date of a response that came at `received`, where there is one and it is a date.
+pub(super) fn date(response: &HeaderMap, received: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_http_date(single(response, &DATE)?, received)
 }
 
 /// The lifetime that the app states: s-maxage, max-age or Expires − Date (RFC 9111 §4.2.1). Zero
@@ -114,26 +117,27 @@ pub(super) fn stated(
     if said.targeted || !response.contains_key(EXPIRES) {
         return None;
     }
-    let expires = single(response, &EXPIRES).and_then(Timestamp::from_http_date);
+    let expires =
+        single(response, &EXPIRES).and_then(|expires| Timestamp::from_http_date(expires, received));
     Some(expires.map_or(Duration::ZERO, |expires| {
-        let date = date(response).unwrap_or(received);
+        let date = date(response, received).unwrap_or(received);
         Duration::from_secs(expires.as_secs().saturating_sub(date.as_secs()))
     }))
 }
 
 /// A lifetime guessed from Last-Modified (RFC 9111 §4.2.2).
 pub(super) fn guessed(response: &HeaderMap, received: Timestamp) -> Option<Duration> {
-    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?)?;
-    let date = date(response).unwrap_or(received);
+    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?, received)?;
+    let date = date(response, received).unwrap_or(received);
     let unchanged = date.since(modified);
     (!unchanged.is_zero()).then(|| (unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX))
 }
 
-/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1).
+/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1, RFC 7725 §3).
 pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 451 | 501
     )
 }
 
@@ -175,9 +179,33 @@ mod tests {
     }
 
     #[test]
+    fn a_second_that_begins_while_the_answer_comes_ages_nothing_rfc9111_4_2_3() {
+        let date = at(0).http_date();
+        let (request, response) = (
+            HeaderMap::new(),
+            headers(&format!("date: {}", date.to_str().unwrap())),
+        );
+        let late = Timestamp::from_millis(at(0).as_millis() + 990);
+        let exchange = Exchange {
+            requested: late,
+            received: late + Duration::from_millis(20),
+            ..exchange(200, &request, &response)
+        };
+        let age = initial_age(&exchange);
+        assert_eq!(age.corrected(), Duration::from_millis(20));
+        let earlier = Exchange {
+            requested: at(1),
+            received: at(1),
+            ..exchange
+        };
+        assert_eq!(initial_age(&earlier).corrected().as_secs(), 1);
+    }
+
+    #[test]
     fn the_first_member_of_age_counts_and_what_is_no_number_does_not_rfc9111_5_1() {
         assert_eq!(age("age: 7, 9", 0), 7);
         assert_eq!(age("age: 7\nage: 9", 0), 7);
+        assert_eq!(age("age: , 7\nage: 9", 0), 7);
         for ignored in ["-7", "7.0", "7;a=b", "x", "", "x, 7"] {
             assert_eq!(age(&format!("age: {ignored}"), 0), 0, "{ignored}");
         }

@@ -178,7 +178,7 @@ pub fn merge(stored: &Stored, exchange: &Exchange<'_>) -> Stored {
     let mut headers = merged(stored, exchange);
     remove_unstorable(&mut headers);
     Stored {
-        validators: super::Validators::of(&headers),
+        validators: super::Validators::of(&headers, exchange.received),
         headers,
         lifetime: super::stored::Lifetime {
             received: exchange.received,
