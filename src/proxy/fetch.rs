@@ -328,12 +328,15 @@ impl Proxy {
             }
         }
         // Where nothing is held, the client's conditions are for the app to judge (RFC 9111 §4.3.2),
-        // unless it has done so just now: somebody has to fetch the whole. Ranges are ours to cut.
+        // unless it has done so just now: somebody has to fetch the whole, if it is for all. Ranges
+        // are ours to cut.
         let coalescer = &self.0.shared.coalescer;
-        let judged = stale.is_none()
-            && manner != Manner::Behind
-            && validation::is_conditional(&fields)
-            && !coalescer.is_wanted_whole(&lead.key(), visit.now);
+        let theirs = match manner {
+            Manner::Together => !coalescer.is_wanted_whole(&lead.key(), visit.now),
+            Manner::Apart => true,
+            Manner::Behind => false,
+        };
+        let judged = stale.is_none() && theirs && validation::is_conditional(&fields);
         if manner != Manner::Apart || stale.is_some() {
             if judged {
                 validation::make_whole(&mut fields);
