@@ -33,7 +33,7 @@ async fn unsafe_methods_invalidate_their_target_rfc9111_4_4() {
 async fn safe_methods_invalidate_nothing_rfc9111_4_4() {
     let scene = Scene::begins().await;
     for method in [
-        "OPTIONS", "HEAD", "GET", "QUERY", "PROPFIND", "REPORT", "SEARCH",
+        "OPTIONS", "HEAD", "GET", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH",
     ] {
         let path = scene.path();
         scene.get(&path, FRESH).await;
@@ -88,6 +88,8 @@ async fn locations_of_the_same_origin_are_invalidated_too_rfc9111_4_4() {
             ("{name}", true),
             ("http://other.test{path}", false),
             ("http://localhost:1{path}", false),
+            ("HTTP://{own}/x/..{path}", true),
+            ("https://{own}{path}", false),
             ("ftp://{own}{path}", false),
             ("http://{own}.other.test{path}", false),
         ] {
