@@ -81,7 +81,11 @@ impl Proxy {
         let alone = || shared.coalescer.alone(key, position);
         let join = || match ask.is_personal() {
             true => Join::Apart,
-            false => shared.coalescer.join(key, position, ask.visit.now),
+            false => match shared.coalescer.join(key, position, ask.visit.now) {
+                // A fetch that began before is not what was asked for.
+                Join::Follow(_) if ask.wants_news() => Join::Apart,
+                joined => joined,
+            },
         };
         let mut joined = join();
         if let Join::Follow(fill) = &joined
@@ -97,11 +101,11 @@ impl Proxy {
                 None => self.lead(ask, lead, stale, why, Manner::Together).await,
             },
             // A part of something that is not stored anyway is asked for as a part.
-            Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+            Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
             Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
-            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref()).await {
+            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref(), why).await {
                 Some(outcome) => outcome,
-                None if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+                None if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
                 None => {
                     self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
                         .await
@@ -168,7 +172,7 @@ impl Proxy {
                         },
                         why,
                     )),
-                    None => self.part(ask).await,
+                    None => self.part(ask, why).await,
                 }
             }
             Ok(Led::Streaming {
@@ -181,14 +185,12 @@ impl Proxy {
             Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
             Ok(Led::Apart { response, reason }) => match stale {
                 Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
-                    Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
+                    Ok(Reply::stand_in(ask, &stale, Some(response.status())))
                 }
-                _ => Ok(Reply::app(
-                    ask,
-                    response,
-                    Outcome::Bypass,
-                    ask.reason_word(reason),
-                )),
+                _ => {
+                    let reason = ask.reason_word(reason);
+                    Ok(Reply::app(ask, response, Outcome::Bypass, reason).because(why))
+                }
             },
             Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
             Err(_) => self.stand_in(ask, stale, Problem::App(UpstreamError::Reset)),
@@ -201,6 +203,7 @@ impl Proxy {
         ask: &Ask<'_>,
         fill: Arc<Fill>,
         stale: Option<&Arc<Entry>>,
+        why: Reason,
     ) -> Option<Result<Reply, Problem>> {
         let recorder = &self.0.recorder;
         recorder.coalescing(1);
@@ -222,29 +225,25 @@ impl Proxy {
             Filled::Streaming(stored, reader)
                 if fits(&stored) && !visit.headers.contains_key(RANGE) =>
             {
-                Some(Ok(Reply::following(ask, &stored, reader, Reason::Cold)))
+                Some(Ok(Reply::following(ask, &stored, reader, why)))
             }
             Filled::Ready(entry) if fits(&entry.stored) => {
-                Some(Ok(
-                    Reply::confirmed(ask, &entry, Reason::Expired, true).collapsed()
-                ))
+                Some(Ok(Reply::confirmed(ask, &entry, why, true).collapsed()))
             }
-            Filled::Failed(error) => Some(self.stand_in(ask, stale.cloned(), Problem::App(error))),
+            Filled::Failed(error) => {
+                let stood_in = self.stand_in(ask, stale.cloned(), Problem::App(error));
+                Some(stood_in.map(Reply::collapsed))
+            }
             Filled::Released(Reason::Status) => {
                 let stale = stale.filter(|stale| self.may_stand_in(ask, stale))?;
-                Some(Ok(Reply::stored(
-                    ask,
-                    stale,
-                    Outcome::Stale,
-                    Reason::AppError,
-                )))
+                Some(Ok(Reply::stand_in(ask, stale, None).collapsed()))
             }
             _ => None,
         }
     }
 
     /// A range of what is not stored, straight from the app.
-    async fn part(&self, ask: &Ask<'_>) -> Result<Reply, Problem> {
+    async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
         let fields = forward::request_fields(ask, false);
         let request = ask.request(
             fields,
@@ -252,7 +251,7 @@ impl Proxy {
             RequestBody::empty(),
         );
         let response = self.ask_app(ask, request).await?;
-        Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range))
+        Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
     /// What is stored answers for an app that failed, where that is allowed.
@@ -263,9 +262,7 @@ impl Proxy {
         problem: Problem,
     ) -> Result<Reply, Problem> {
         match stale {
-            Some(stale) if self.may_stand_in(ask, &stale) => {
-                Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
-            }
+            Some(stale) if self.may_stand_in(ask, &stale) => Ok(Reply::stand_in(ask, &stale, None)),
             Some(stale) if stale.stored.suffices(&ask.visit.headers) => Err(problem.unconfirmed()),
             _ => Err(problem),
         }
@@ -390,6 +387,14 @@ impl Ask<'_> {
         (told_apart && !policy.per_identity)
             || (self.visit.client_refresh() == ClientRefresh::Honor
                 && RequestDirectives::of_request(headers).no_store)
+    }
+
+    /// The client wants an answer that the app gives now.
+    fn wants_news(&self) -> bool {
+        self.visit.client_refresh() == ClientRefresh::Honor && {
+            let asked = RequestDirectives::of_request(&self.visit.headers);
+            asked.no_cache || asked.max_age == Some(Duration::ZERO)
+        }
     }
 
     fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {

@@ -184,3 +184,54 @@ async fn a_head_is_answered_from_what_a_get_stored_rfc9110_9_3_2() {
     assert_eq!(head.header("x"), "y");
     assert_eq!(head.header("age"), "0");
 }
+
+#[tokio::test]
+async fn a_fetch_that_began_before_is_no_answer_to_no_cache_rfc9111_5_2_1_4() {
+    for request in ["no-cache", "max-age=0"] {
+        let gate = Gate::closed();
+        let held = gate.clone();
+        let number = AtomicUsize::new(0);
+        let app = App::says(move |_| match number.fetch_add(1, Ordering::Relaxed) {
+            0 => Answer::public("before").behind(&held),
+            _ => Answer::public("after"),
+        })
+        .await;
+        let scene = Scene::with(app).await;
+        let (other, third) = (scene.larder.client(), scene.larder.client());
+        let (before, ()) = tokio::join!(other.get("/x"), async {
+            eventually("the app is asked", async || {
+                (scene.app.count("/x") > 0).then_some(())
+            })
+            .await;
+            // It does not wait for the other's answer either.
+            let fields = [("Cache-Control", request)];
+            let after = scene.client.get_with("/x", &fields).await;
+            assert_eq!(after.text(), "after", "{request}");
+            gate.open();
+        });
+        assert_eq!(before.text(), "before");
+        assert_eq!(third.get("/x").await.cache(), "HIT");
+        assert_eq!(scene.app.count("/x"), 2);
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_last_byte_finds_it_stored_rfc9111_3() {
+    let scene = Scene::begins().await;
+    for says in [
+        "",
+        "body:",
+        "framing: chunked",
+        "framing: chunked\nbody:",
+        "status: 204",
+        "status: 301\nlocation: /a\nbody:",
+        "status: 404",
+    ] {
+        for _ in 0..20 {
+            let path = scene.path();
+            scene.get(&path, &format!("{FRESH}\n{says}")).await;
+            scene.get(&path, "").await;
+            assert_eq!(scene.app.count(&path), 1, "{says}");
+        }
+    }
+}
