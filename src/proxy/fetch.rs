@@ -711,7 +711,19 @@ impl Job {
         {
             return Err(Reason::Range);
         }
-        let stored = semantics::storable(&self.exchange(response, requested), policy)?;
+        let mut stored = semantics::storable(&self.exchange(response, requested), policy)?;
+        // Apps forget Vary on what they send by default. It must not hide what they chose for others
+        // (RFC 9111 §4.1), so it is kept as one of them.
+        if stored.vary.is_empty() {
+            let now = self.now();
+            let beside = self.proxy.0.cache.variants(&self.lead.key(), now);
+            let mut fresh = beside
+                .iter()
+                .filter(|one| one.stored.lifetime.is_fresh(now));
+            if let Some(other) = fresh.next() {
+                stored.vary = other.stored.vary.taken_from(&self.client);
+            }
+        }
         let length = HttpBody::size_hint(response.body()).lower();
         if length > self.snapshot.settings.cache.max_body {
             return Err(Reason::TooLarge);
@@ -746,6 +758,13 @@ impl Job {
         }
         entry.position = self.lead.fill().position();
         let entry = Arc::new(entry);
+        for other in cache.variants(&key, self.now()) {
+            let is_other = other.stored.vary != entry.stored.vary;
+            let freshened = validation::freshen_beside(&other.stored, &exchange, self.policy()?);
+            if let Some(stored) = freshened.filter(|_| is_other) {
+                cache.store(&key, Arc::new(other.with(stored)), self.now());
+            }
+        }
         cache.store(&key, entry.clone(), self.now());
         Some((entry, true))
     }
