@@ -197,3 +197,23 @@ async fn who_names_an_age_does_not_want_what_is_stale_rfc9111_5_2_1_1() {
         assert_eq!(answer.body == old.body, stale, "{request}");
     }
 }
+
+#[tokio::test]
+async fn a_client_cannot_ask_for_what_the_app_forbids_rfc9111_5_2_2_2() {
+    let scene = Scene::begins().await;
+    for forbids in ["must-revalidate", "proxy-revalidate", "s-maxage=100"] {
+        let path = scene.path();
+        let says = format!("cache-control: max-age=100, {forbids}");
+        scene.get(&path, &says).await;
+        scene.advance("101s").await;
+        for request in [
+            "stale-if-error=1000",
+            "max-stale",
+            "only-if-cached, max-stale",
+        ] {
+            let request = format!("cache-control: {request}");
+            let answer = scene.ask("GET", &path, &request, "framing: hang-up").await;
+            assert_eq!(answer.status, 504, "{forbids} {request}");
+        }
+    }
+}
