@@ -605,7 +605,9 @@ impl Job {
                 };
                 let entry = self.entry(stored, app_time);
                 let cache = &self.proxy.0.cache;
-                if cache.store(&self.lead.key(), Arc::new(entry), self.now()) {
+                if !self.is_outdated(&entry.stored, requested)
+                    && cache.store(&self.lead.key(), Arc::new(entry), self.now())
+                {
                     recorder.store(&handle, None);
                 }
                 // Who has the last of it may count on the store.
@@ -618,6 +620,19 @@ impl Job {
                 recorder.store(&handle, Some(reason));
                 self.set_apart(reason);
             }
+        }
+    }
+
+    /// Whether another fetch has brought something meanwhile that the app dates later: the most recent
+    /// answer is the one to use (RFC 9111 §4).
+    fn is_outdated(&self, stored: &Stored, requested: Timestamp) -> bool {
+        let cache = &self.proxy.0.cache;
+        match cache.peek(&self.lead.key(), &self.client, self.now()) {
+            Lookup::Found { entry, .. } => {
+                entry.stored.lifetime.received >= requested
+                    && entry.stored.validators.date > stored.validators.date
+            }
+            Lookup::Absent(_) => false,
         }
     }
 

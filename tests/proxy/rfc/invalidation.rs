@@ -215,3 +215,31 @@ async fn a_304_may_put_an_answer_into_a_group_rfc9875_2() {
     scene.get(&path, FRESH).await;
     assert_eq!(scene.app.count(&path), 3);
 }
+
+#[tokio::test]
+async fn what_is_no_list_of_strings_names_no_group_rfc9875_2() {
+    let scene = Scene::begins().await;
+    for (joins, ends, ended) in [
+        ("\"a\"", "\"a\"", true),
+        ("\"a\"", "\"x\",\"a\";p=1", true),
+        ("\"a\"", "\"x\"\ncache-group-invalidation: \"a\"", true),
+        ("\"a \\\" b\"", "\"a \\\" b\"", true),
+        ("\"\"", "\"\"", true),
+        ("\"a\"", "a", false),
+        ("a", "\"a\"", false),
+        ("\"a\", b", "\"a\"", false),
+        ("\"a\"", "\"a\",", false),
+        ("\"a\"", "(\"a\")", false),
+        ("\"a\"", "\"a", false),
+        ("\"a\"", "\"A\"", false),
+        ("\"a\"", "*", false),
+    ] {
+        let path = scene.path();
+        let says = format!("{FRESH}\ncache-groups: {joins}");
+        scene.get(&path, &says).await;
+        let ending = format!("cache-group-invalidation: {ends}");
+        scene.ask("POST", "/elsewhere", "", &ending).await;
+        scene.get(&path, &says).await;
+        assert_eq!(scene.app.count(&path) == 2, ended, "{joins} / {ends}");
+    }
+}

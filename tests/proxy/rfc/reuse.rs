@@ -320,3 +320,34 @@ async fn another_target_is_another_resource_rfc9111_4() {
     }
     assert_eq!(scene.app.count(&named), 1);
 }
+
+#[tokio::test]
+async fn the_most_recent_answer_is_used_whichever_came_in_last_rfc9111_4() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let number = AtomicUsize::new(0);
+    let app = App::says(move |seen| {
+        let dated = |text, name| Answer::public(text).header("Date", seen.header(name).unwrap());
+        match number.fetch_add(1, Ordering::Relaxed) {
+            0 => dated("before", "Dated").behind(&held),
+            _ => dated("after", "Dated"),
+        }
+    })
+    .await;
+    let scene = Scene::with(app).await;
+    let (other, third) = (scene.larder.client(), scene.larder.client());
+    let (early, late) = (scene.date(-9), scene.date(-1));
+    let before = [("Dated", early.as_str())];
+    let (before, ()) = tokio::join!(other.get_with("/x", &before), async {
+        eventually("the app is asked", async || {
+            (scene.app.count("/x") > 0).then_some(())
+        })
+        .await;
+        let after = [("Dated", late.as_str()), ("Cache-Control", "no-cache")];
+        assert_eq!(scene.client.get_with("/x", &after).await.text(), "after");
+        gate.open();
+    });
+    assert_eq!(before.text(), "before");
+    assert_eq!(third.get("/x").await.text(), "after");
+    assert_eq!(scene.app.count("/x"), 2);
+}

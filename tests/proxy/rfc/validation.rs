@@ -628,3 +628,56 @@ async fn an_error_in_answer_to_our_condition_is_the_clients_rfc9111_4_3_3() {
         assert_eq!(scene.get(&path, &says).await.body, first.body, "{status}");
     }
 }
+
+#[tokio::test]
+async fn a_head_that_says_nothing_of_the_content_changes_nothing_rfc9111_4_3_5() {
+    let scene = Scene::begins().await;
+    for (stored, request, says) in [
+        (
+            "etag: \"a\"",
+            "if-none-match: \"a\"",
+            "status: 304\netag: \"a\"",
+        ),
+        ("etag: \"a\"", "", "status: 500\netag: \"b\""),
+        ("etag: \"a\"", "", "status: 302\nlocation: /a\netag: \"b\""),
+        (
+            "etag: \"a\"",
+            "",
+            "status: 206\ncontent-range: bytes 0-1/9\netag: \"b\"",
+        ),
+        ("etag: \"a\"\nvary: foo", "foo: 2", "etag: \"b\"\nvary: foo"),
+    ] {
+        let path = scene.path();
+        let first = scene.get(&path, &format!("{FRESH}\n{stored}")).await;
+        let request = format!("cache-control: no-cache\n{request}");
+        scene.ask("HEAD", &path, &request, says).await;
+        let again = scene.get(&path, "").await;
+        assert_eq!(
+            (&again.body, scene.app.count(&path)),
+            (&first.body, 2),
+            "{says}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_for_what_is_fresh_meets_conditions_like_a_get_rfc9110_13_2() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    scene
+        .get(
+            &path,
+            &format!("{FRESH}\netag: \"a\"\nlast-modified: {MODIFIED}"),
+        )
+        .await;
+    for (condition, status) in [
+        ("if-none-match: \"a\"".to_owned(), 304),
+        ("if-none-match: \"b\"".to_owned(), 200),
+        (format!("if-modified-since: {MODIFIED}"), 304),
+        ("range: bytes=0-1\nif-range: \"a\"".to_owned(), 200),
+    ] {
+        let head = scene.ask("HEAD", &path, &condition, "").await;
+        assert_eq!((head.status, head.body.len()), (status, 0), "{condition}");
+    }
+    assert_eq!(scene.app.count(&path), 1);
+}
