@@ -501,6 +501,7 @@ fn entry_of(stored: Stored) -> Entry {
         url: format!("shop.example:8080{PATH}").into(),
         position: Position::default(),
         app_time: Duration::from_millis(400),
+        prepared: Default::default(),
     }
 }
 

@@ -809,6 +809,7 @@ impl Job {
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
+            prepared: crate::cache::Prepared::new(),
         }
     }
 

@@ -7,14 +7,17 @@ mod coalesce;
 pub mod explain;
 mod fetch;
 mod forward;
+mod hit;
 mod purge;
 mod reply;
 mod respond;
 mod tunnel;
 mod visit;
+mod wire;
 
 pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
+pub use hit::Hit;
 pub use respond::Problem;
 pub use tunnel::Tunnels;
 pub use visit::Peer;

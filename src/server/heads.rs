@@ -44,6 +44,8 @@ pub(super) struct Watch {
     faulty: AtomicU64,
     /// Heads that were handed over.
     served: AtomicU64,
+    /// Of these, answers that have been handed to hyper whole, or given up.
+    answered: AtomicU64,
     refused: AtomicBool,
     tunnel: AtomicBool,
     bare_lf: AtomicBool,
@@ -61,6 +63,17 @@ impl Watch {
         }
         let number = faulty & ((1 << FAULT_BITS) - 1);
         Err(Problem::BadRequest(Fault::words(number)))
+    }
+
+    /// The answer to a request has been handed to hyper to its end.
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were handed over, if all of them are answered.
+    fn all_answered(&self) -> Option<u64> {
+        let served = self.served.load(Ordering::Relaxed);
+        (self.answered.load(Ordering::Relaxed) == served).then_some(served)
     }
 
     /// Whether a line since the last call ended without CR.
@@ -156,6 +169,14 @@ impl Heads {
             At::Length(_) | At::Chunk(_) => Awaited::Body,
             At::Blind => Awaited::Unknown,
         }
+    }
+
+    /// Whether a head is awaited and none that came before it is still being answered.
+    pub(super) fn are_all_answered(&self, watch: &Watch) -> bool {
+        matches!(self.awaited(), Awaited::Anything | Awaited::NextHead)
+            && !watch.is_tunnel()
+            && !watch.has_refused()
+            && watch.all_answered() == Some(self.seen)
     }
 
     /// Looks at what was just read.

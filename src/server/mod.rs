@@ -3,12 +3,15 @@
 //! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
 //! handed between threads.
 
+mod direct;
 mod heads;
 mod stream;
 mod strict;
 pub mod tls;
+mod watched;
 
 use crate::proxy::{Body, Peer, Problem, Proxy};
+use direct::Direct;
 use heads::Watch;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -27,11 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
-use stream::{ClientStream, IDLE_TIME};
+use stream::ClientStream;
 use tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use watched::Watched;
 
 /// Pause between two looks at whether an HTTP/2 client is still there.
 const PING_TIME: Duration = Duration::from_secs(30);
@@ -221,16 +225,40 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::default());
-    let stream = ClientStream::new(stream, watch.clone());
+    let direct = Direct::new(proxy.clone(), peer);
+    let mut stream = ClientStream::new(stream, watch.clone(), Some(direct));
+    let needs_hyper = tokio::select! {
+        biased;
+        needs_hyper = stream.needs_hyper() => needs_hyper,
+        () = stop.called() => false,
+    };
+    if !needs_hyper {
+        return stream.finish().await;
+    }
+    // Boxed: what hyper needs is a lot to hold for every client who only ever gets hits.
+    Box::pin(by_hyper(stream, watch, peer, proxy, stop)).await;
+}
+
+async fn by_hyper<S>(
+    stream: ClientStream<S>,
+    watch: Arc<Watch>,
+    peer: Peer,
+    proxy: Proxy,
+    mut stop: Stop,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let door = proxy.clone();
     let service = service_fn(move |request| {
         let (proxy, watch) = (door.clone(), watch.clone());
-        async move { Ok::<_, Infallible>(answer(&proxy, request, peer, &watch).await) }
+        async move {
+            let response = answer(&proxy, request, peer, &watch).await;
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, watch)))
+        }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX);
     http.http2()
         .timer(TokioTimer::new())
