@@ -90,11 +90,11 @@ impl Reply {
     pub fn stand_in(ask: &Ask<'_>, entry: &Entry, status: Option<StatusCode>) -> Self {
         let mut reply = Self::stored(ask, entry, Outcome::Stale, Reason::AppError);
         // What is still fresh was only not new enough for this client.
-        reply.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
+        reply.told.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
             true => Reason::Request,
             false => Reason::Expired,
         });
-        reply.fwd_status = status;
+        reply.told.fwd_status = status;
         reply
     }
 
@@ -120,7 +120,7 @@ impl Reply {
 
     /// Tells why the app was asked for what then was not kept.
     pub fn because(mut self, why: Reason) -> Self {
-        self.forwarded = Some(why);
+        self.told.forwarded = Some(why);
         self
     }
 
