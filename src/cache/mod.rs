@@ -198,6 +198,28 @@ impl Cache {
         self.in_memory(key, request, now).0
     }
 
+    /// The responses that memory holds beside each other under `key`, selected by what they vary on;
+    /// none where nothing varies.
+    #[must_use]
+    pub fn variants(&self, key: &Key, now: Timestamp) -> Vec<Arc<Entry>> {
+        let Some(Held::Vary(rule)) = self.shared.memory.get(key) else {
+            return Vec::new();
+        };
+        let known = rule.variants().clone();
+        let valid = |at: &Key| match self.shared.memory.get(at)? {
+            Held::Entry(slot) => match self.judge(at, &slot, now) {
+                Lookup::Found {
+                    entry,
+                    softly_purged: false,
+                    ..
+                } => Some(entry),
+                Lookup::Found { .. } | Lookup::Absent(_) => None,
+            },
+            Held::Vary(_) => None,
+        };
+        known.iter().filter_map(valid).collect()
+    }
+
     /// The purge log's position now; read it before a fetch begins.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -302,7 +324,10 @@ impl Cache {
             held = self.shared.memory.get(&at);
         }
         let here = match held {
-            Some(Held::Entry(slot)) => self.judge(&at, &slot, request, now),
+            Some(Held::Entry(slot)) if slot.entry.stored.vary.matches(request) => {
+                self.judge(&at, &slot, now)
+            }
+            Some(Held::Entry(_)) => Lookup::Absent(Reason::Vary),
             Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
                 Some(_) => Reason::Vary,
                 None => Reason::Cold,
@@ -312,14 +337,11 @@ impl Cache {
     }
 
     /// Whether an entry in memory may be shown.
-    fn judge(&self, at: &Key, slot: &Arc<Slot>, request: &HeaderMap, now: Timestamp) -> Lookup {
+    fn judge(&self, at: &Key, slot: &Arc<Slot>, now: Timestamp) -> Lookup {
         let entry = &slot.entry;
         if now >= slot.dead_at {
             self.shared.memory.remove_this(at, slot);
             return Lookup::Absent(Reason::Expired);
-        }
-        if !entry.stored.vary.is_empty() && !entry.stored.vary.matches(request) {
-            return Lookup::Absent(Reason::Vary);
         }
         let checked = slot.checked.load(Ordering::Relaxed);
         let purges = self.shared.purges.local();

@@ -326,7 +326,7 @@ impl Proxy {
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)
         {
-            return Ok(Reply::stored(ask, entry, Outcome::Stale, Reason::AppError));
+            return Ok(Reply::stand_in(ask, entry, Some(response.status())));
         }
         if let Some((key, entry)) = stale {
             self.heed_head(ask, key, &entry, &response, requested).await;

@@ -61,6 +61,7 @@ impl Proxy {
         let authority = visit.authority();
         let urls = invalidation::invalidated(
             &visit.method,
+            visit.peer.scheme(),
             &authority,
             visit.path_and_query(),
             status,

@@ -86,6 +86,18 @@ impl Reply {
         reply
     }
 
+    /// From the store, in place of an app that failed: with this `status`, or without any.
+    pub fn stand_in(ask: &Ask<'_>, entry: &Entry, status: Option<StatusCode>) -> Self {
+        let mut reply = Self::stored(ask, entry, Outcome::Stale, Reason::AppError);
+        // What is still fresh was only not new enough for this client.
+        reply.told.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
+            true => Reason::Request,
+            false => Reason::Expired,
+        });
+        reply.told.fwd_status = status;
+        reply
+    }
+
     /// Names the tier it came from.
     pub fn from(mut self, tier: Tier) -> Self {
         self.told.source = tier.source();
@@ -104,6 +116,12 @@ impl Reply {
         let patience = ask.visit.snapshot.settings.upstream.timeout;
         let patience = (!fields::is_event_stream(&head.headers)).then_some(patience);
         Self::from_app(head, Body::app(body, patience), outcome, reason)
+    }
+
+    /// Tells why the app was asked for what then was not kept.
+    pub fn because(mut self, why: Reason) -> Self {
+        self.told.forwarded = Some(why);
+        self
     }
 
     /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the

@@ -53,15 +53,21 @@ impl Vary {
             names.push(name);
         }
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        Ok(Self {
-            fields: names
-                .into_iter()
-                .map(|name| {
-                    let value = normal(&name, request).map(|value| value.into_owned().into());
-                    (name, value)
-                })
+        let fields = names.into_iter().map(|name| (name, None)).collect();
+        Ok(Self { fields }.taken_from(request))
+    }
+
+    /// The same fields, with the values that `request` has for them.
+    #[must_use]
+    pub fn taken_from(&self, request: &HeaderMap) -> Self {
+        let taken =
+            |name: &HeaderName| normal(name, request).map(|value| value.into_owned().into());
+        Self {
+            fields: self
+                .names()
+                .map(|name| (name.clone(), taken(name)))
                 .collect(),
-        })
+        }
     }
 
     /// Whether `request` selects the response that this was taken from.
