@@ -11,6 +11,7 @@ use crate::limit::checks::checks;
 use crate::redis_client;
 use crate::route::{Per, Plan, Target};
 use crate::semantics::fields::{has_credentials, has_telling_cookie, remove_unkeyed};
+use crate::semantics::search::told;
 use crate::semantics::{Outcome, Reason, Reuse};
 use crate::telemetry::Span;
 use http::header::{AUTHORIZATION, HOST};
@@ -165,6 +166,7 @@ pub async fn explain(shared: &Shared, cache: &Cache, question: Question) -> Expl
         found: &found,
         caller: &caller,
         span: &Span::default(),
+        search: shared.searches.find(|| visit.authority(), target.path),
     };
     // No body is asked about: only GET and HEAD get as far as to be judged by one.
     let plan = ask.plan(false);
@@ -352,6 +354,13 @@ impl Ask<'_> {
                 Some(kept) => format!("from {kept} of the query; the app does not see the rest"),
                 None => "nothing of the query; the app does not see it".to_owned(),
             });
+        }
+        if let Some(stated) = &self.search {
+            let left = self.found.rule.loosened(self.target.query, stated);
+            step = step.detail(format!(
+                "of it {:?} counts: the path's last answer said No-Vary-Search: {stated}",
+                told(&left)
+            ));
         }
         let headers = rule.headers.iter().map(|name| format!("field {name}"));
         let cookies = rule.cookies.iter().map(|name| format!("cookie {name}"));
@@ -679,6 +688,7 @@ mod tests {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             coalescer: Arc::default(),
+            searches: crate::proxy::Searches::default(),
             tunnels: Tunnels::default(),
             clock: Clock::manual(Timestamp::from_millis(1_000_000)),
             log: crate::telemetry::AccessLog::default(),

@@ -5,6 +5,7 @@ mod cache_status;
 mod fields;
 mod freshness;
 mod invalidation;
+mod no_vary_search;
 mod ranges;
 mod reuse;
 mod stale;
