@@ -89,8 +89,10 @@ impl Variation {
     }
 
     fn names(&self, name: &str) -> bool {
-        let known = |known: &Box<str>| known.as_ref().cmp(name);
-        self.names.binary_search_by(known).is_ok()
+        let found = self
+            .names
+            .binary_search_by(|known| known.as_ref().cmp(name));
+        found.is_ok()
     }
 }
 
