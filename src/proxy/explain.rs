@@ -355,7 +355,7 @@ impl Ask<'_> {
                 None => "nothing of the query; the app does not see it".to_owned(),
             });
         }
-        if let Some(stated) = &self.search {
+        if let Some(stated) = self.search.as_ref().filter(|_| self.has_places()) {
             let left = self.found.rule.loosened(self.target.query, stated);
             step = step.detail(format!(
                 "of it {:?} counts: the path's last answer said No-Vary-Search: {stated}",

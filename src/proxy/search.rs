@@ -153,7 +153,8 @@ impl Ask<'_> {
         })
     }
 
-    fn has_places(&self) -> bool {
+    /// Whether the method is one whose answers may lie elsewhere than under their exact URL.
+    pub(super) fn has_places(&self) -> bool {
         matches!(self.visit.method, Method::GET | Method::HEAD)
     }
 

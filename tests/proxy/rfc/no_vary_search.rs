@@ -237,6 +237,28 @@ async fn a_head_may_change_the_rule_rfc9111_4_3_5() {
 }
 
 #[tokio::test]
+async fn what_a_head_spoils_does_not_come_back_with_the_rule_rfc9111_4_3_5() {
+    let scene = Scene::begins().await;
+    let etag = "cache-control: max-age=60\netag: \"a\"\nbody: 0123";
+    let path = scene.path();
+    let url = |query: &str| format!("{path}?{query}");
+    scene.get(&url("x=1"), &format!("{etag}\n{NO_X}")).await;
+    scene.advance("61s").await;
+    let says = format!("{FRESH}\netag: \"a\"\nbody: 0123\n{NO_Y}");
+    scene.ask("HEAD", &url("x=1"), "", &says).await;
+    scene.get(&url("a=1"), &fresh(NO_X)).await;
+    let before = scene.app.count(&path);
+    scene.get(&url("x=2"), &fresh(NO_X)).await;
+    assert_eq!(scene.app.count(&path), before + 1);
+    // One that is about nothing stored still tells the rule in force.
+    scene.get(&url("x=3"), "").await;
+    assert_eq!(scene.app.count(&path), before + 1);
+    scene.ask("HEAD", &url("b=1"), "", &fresh(NO_Y)).await;
+    scene.get(&url("x=3"), &fresh(NO_Y)).await;
+    assert_eq!(scene.app.count(&path), before + 3);
+}
+
+#[tokio::test]
 async fn a_change_of_one_query_ends_what_is_stored_for_many_rfc9111_4_4() {
     let scene = Scene::begins().await;
     for query in ["?a=1&x=9", "?a=1", "?x=1&a=1", "?a=2", ""] {
