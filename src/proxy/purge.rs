@@ -80,7 +80,7 @@ impl Proxy {
         }
         purges.extend(paths.into_iter().map(Scope::Tag).map(hard));
         let outcome = self.0.cache.purge(purges).await;
-        reply.note = note.map(|note| match outcome {
+        reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
         });

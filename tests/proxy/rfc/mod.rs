@@ -3,7 +3,9 @@
 
 mod cache_status;
 mod fields;
+mod forwarding;
 mod freshness;
+mod interim;
 mod invalidation;
 mod no_vary_search;
 mod ranges;
@@ -11,6 +13,7 @@ mod reuse;
 mod stale;
 mod storing;
 mod targeted;
+mod trailers;
 mod validation;
 mod vary;
 
