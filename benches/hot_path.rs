@@ -593,6 +593,7 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
         shared: Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             coalescer: Arc::new(Coalescer::default()),
+            searches: larder::proxy::Searches::default(),
             tunnels: Tunnels::default(),
             clock,
             log: AccessLog::default(),

@@ -108,6 +108,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
     let shared = Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         coalescer: Arc::default(),
+        searches: crate::proxy::Searches::default(),
         tunnels: crate::proxy::Tunnels::default(),
         clock: clock.clone(),
         log: crate::telemetry::AccessLog::default(),

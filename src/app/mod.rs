@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
 use crate::limit::LocalLimits;
-use crate::proxy::{Coalescer, Shared, Tunnels};
+use crate::proxy::{Coalescer, Searches, Shared, Tunnels};
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::otlp::Otlp;
@@ -154,6 +154,7 @@ impl House {
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(reload::snapshot(settings.clone(), identity, &metrics)),
             coalescer: Arc::new(Coalescer::default()),
+            searches: Searches::default(),
             tunnels: Tunnels::default(),
             log: log.access(settings.log.slow),
             traces: otlp.traces(),

@@ -268,7 +268,9 @@ impl Cache {
     /// Purges: here at once, for the other sidecars through the log. Returns when the log has it,
     /// or says that it is queued. The log counts by places and not by moments, so that no clock can
     /// undo a purge.
-    pub async fn purge(&self, purges: Vec<Purge>) -> PurgeOutcome {
+    pub async fn purge(&self, mut purges: Vec<Purge>) -> PurgeOutcome {
+        let paths: Vec<_> = purges.iter().filter_map(Purge::of_path).collect();
+        purges.extend(paths);
         let redis = self.redis.as_ref().map(RedisTier::behind);
         self.shared.purges.purge(purges, redis).await
     }

@@ -6,6 +6,7 @@
 //! that nothing was purged.
 
 use crate::redis_client::{Outage, PrivateLine, Redis, error_reply};
+use crate::semantics::search::path_tag;
 use redis::{Script, Value};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -55,6 +56,23 @@ pub struct Purge {
     pub scope: Scope,
     /// Stale and refreshed behind (soft), or gone (hard).
     pub soft: bool,
+}
+
+impl Purge {
+    /// The purge that goes with one of a URL: of what is stored for more queries than one, whichever
+    /// URL of its path it was fetched by. `None` for purges of anything else.
+    #[must_use]
+    pub fn of_path(&self) -> Option<Self> {
+        let Scope::Url(url) = &self.scope else {
+            return None;
+        };
+        let (authority, rest) = url.split_at(url.find('/')?);
+        let path = rest.split('?').next().unwrap_or_default();
+        Some(Self {
+            scope: Scope::Tag(path_tag(authority, path)),
+            soft: self.soft,
+        })
+    }
 }
 
 /// What a purge hits.

@@ -3,6 +3,7 @@
 use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
 use super::respond::Problem;
+use super::search::Places;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::{Entry, Lookup};
 use crate::route::RouteId;
@@ -10,6 +11,7 @@ use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
 use crate::semantics::groups;
 use crate::semantics::reuse::{ClientRefresh, is_failure};
+use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
@@ -73,14 +75,13 @@ impl Proxy {
     pub(super) async fn fetch(
         &self,
         ask: &Ask<'_>,
-        key: Key,
-        stale: Option<Arc<Entry>>,
+        mut key: Key,
+        mut stale: Option<Arc<Entry>>,
         why: Reason,
     ) -> Result<Reply, Problem> {
         let (cache, shared) = (&self.0.cache, &self.0.shared);
         let position = cache.position();
-        let alone = || shared.coalescer.alone(key, position);
-        let join = || match ask.is_personal() {
+        let join = |key| match ask.is_personal() {
             true => Join::Apart,
             false => match shared.coalescer.join(key, position, ask.visit.now) {
                 // A fetch that began before is not what was asked for.
@@ -88,17 +89,22 @@ impl Proxy {
                 joined => joined,
             },
         };
-        let mut joined = join();
+        let mut joined = join(key);
         if let Join::Follow(fill) = &joined
-            && matches!(
-                self.outcome_of(fill).await,
-                Filled::Released(Reason::NotModified)
-            )
+            && let Filled::Released(reason) = self.outcome_of(fill).await
         {
-            // The leader was told that what it has is current. That is no answer for anybody else,
-            // but the next fetch is for all.
-            joined = join();
+            if let Some(likely) = ask.likely(shared).filter(|likely| *likely != key) {
+                // The leader has learnt that what is one for it is not one for us, or no longer under
+                // this key.
+                (key, stale) = (likely, None);
+                joined = join(key);
+            } else if reason == Reason::NotModified {
+                // The leader was told that what it has is current. That is no answer for anybody else,
+                // but the next fetch is for all.
+                joined = join(key);
+            }
         }
+        let alone = || shared.coalescer.alone(key, position);
         match joined {
             Join::Lead(lead) => match self.just_stored(ask, &key, &lead) {
                 Some(reply) => Ok(reply),
@@ -121,11 +127,17 @@ impl Proxy {
     /// What another request's fetch has brought since ours looked into the store: that fetch was over
     /// when ours would have joined it, and what it brought was stored before it was over.
     fn just_stored(&self, ask: &Ask<'_>, key: &Key, lead: &Lead) -> Option<Reply> {
-        let held = self.0.cache.peek(key, &ask.visit.headers, ask.visit.now);
+        let likely = ask.likely(&self.0.shared).unwrap_or(*key);
+        let held = self
+            .0
+            .cache
+            .peek(&likely, &ask.visit.headers, ask.visit.now);
         match (ask.reuse(&held), held) {
             (Reuse::Fresh, Lookup::Found { entry, tier, .. }) => {
-                // Whoever follows us already has it too.
-                lead.ready(entry.clone());
+                // Whoever follows us already has it too; under another key, they look for themselves.
+                if likely == *key {
+                    lead.ready(entry.clone());
+                }
                 let reply = Reply::stored(ask, &entry, Outcome::Hit, tier.reason());
                 Some(reply.from(tier))
             }
@@ -306,8 +318,14 @@ impl Proxy {
             client: ask.visit.client_refresh(),
             chance: fastrand::f32(),
         };
+        let belongs = |stored: &Stored| {
+            let places = ask.places(&self.0.shared);
+            places.is_none_or(|places| places.under(ask.found.rule, &stored.headers) == key)
+        };
         match validation::judge_head(&entry.stored, &exchange, ask.policy()) {
             HeadVerdict::Unrelated => {}
+            // What is said of queries now is not said of what this was stored for.
+            HeadVerdict::Freshened(stored) if !belongs(&stored) => self.0.cache.remove(&key).await,
             HeadVerdict::Freshened(stored) => {
                 self.0
                     .cache
@@ -373,6 +391,7 @@ impl Proxy {
             rule: rule.id,
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
+            places: ask.places(&self.0.shared),
             request,
             target,
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),
@@ -433,6 +452,8 @@ struct Job {
     rule: RouteId,
     url: Box<str>,
     tags: purge::Tags,
+    /// Where the answer may belong; none: under the key that is fetched.
+    places: Option<Places>,
     /// What the app is asked for; of `request` nothing is left once it is sent.
     target: http::Uri,
     request: Request<RequestBody>,
@@ -561,21 +582,31 @@ impl Job {
             ..self.exchange(response, requested)
         };
         semantics::storable(&exchange, self.policy()?).ok()?;
+        // Two parts are of one whole only while the app says the same of their queries.
+        if self.key_of(&headers) != self.lead.key() {
+            return None;
+        }
         let fits = part.part()?.length <= self.snapshot.settings.cache.max_body;
         (fits && response.body().is_delimited()).then_some(headers)
     }
 
     /// Decides whether `response` is stored, and stores it.
     async fn take_in(
-        self,
+        mut self,
         response: Response<ResponseBody>,
         requested: Timestamp,
         app_time: Duration,
         tell: Option<oneshot::Sender<Led>>,
     ) {
-        let recorder = &self.proxy.0.recorder;
         let handle = self.snapshot.handles[self.rule].clone();
-        let stored = match self.storable(&response, requested) {
+        let judged = self.storable(&response, requested);
+        let sought = self.lead.key();
+        let key = match &judged {
+            Ok(stored) => self.settle(&stored.headers),
+            Err(_) => sought,
+        };
+        let recorder = &self.proxy.0.recorder;
+        let stored = match judged {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
@@ -617,8 +648,8 @@ impl Job {
                 };
                 let entry = self.entry(stored, app_time);
                 let cache = &self.proxy.0.cache;
-                if !self.is_outdated(&entry.stored, requested)
-                    && cache.store(&self.lead.key(), Arc::new(entry), self.now())
+                if !self.is_outdated(&key, &entry.stored, requested)
+                    && cache.store(&key, Arc::new(entry), self.now())
                 {
                     recorder.store(&handle, None);
                 }
@@ -627,6 +658,10 @@ impl Job {
                     fill.push(last);
                 }
                 fill.finish(trailers);
+                // What lies where this was looked for is older, and says what is no longer said.
+                if key != sought {
+                    cache.remove(&sought).await;
+                }
             }
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
@@ -637,15 +672,40 @@ impl Job {
 
     /// Whether another fetch has brought something meanwhile that the app dates later: the most recent
     /// answer is the one to use (RFC 9111 §4).
-    fn is_outdated(&self, stored: &Stored, requested: Timestamp) -> bool {
+    fn is_outdated(&self, key: &Key, stored: &Stored, requested: Timestamp) -> bool {
         let cache = &self.proxy.0.cache;
-        match cache.peek(&self.lead.key(), &self.client, self.now()) {
+        match cache.peek(key, &self.client, self.now()) {
             Lookup::Found { entry, .. } => {
                 entry.stored.lifetime.received >= requested
                     && entry.stored.validators.date > stored.validators.date
             }
             Lookup::Absent(_) => false,
         }
+    }
+
+    /// Where an answer with these fields belongs.
+    fn key_of(&self, answer: &HeaderMap) -> Key {
+        let rule = &self.snapshot.settings.routes.all()[self.rule];
+        let places = self.places.as_ref();
+        places.map_or_else(|| self.lead.key(), |places| places.under(rule, answer))
+    }
+
+    /// The same, remembered for those who come next. Who has followed because the queries were one
+    /// by a rule that is no longer stated is let go: what this answer says may leave theirs out.
+    /// Who asked for the very same query may stay, whatever is said of others.
+    fn settle(&mut self, answer: &HeaderMap) -> Key {
+        let key = self.key_of(answer);
+        let Some(places) = &self.places else {
+            return key;
+        };
+        let shared = &self.proxy.0.shared;
+        places.learn(shared, answer);
+        if key != self.lead.key() && self.lead.key() != places.exact {
+            let position = self.lead.fill().position();
+            let alone = shared.coalescer.alone(key, position);
+            std::mem::replace(&mut self.lead, alone).release(Reason::CollapsedFailed);
+        }
+        key
     }
 
     /// Spares those who come next the wait for what will not be theirs. What one client gets for
@@ -768,27 +828,38 @@ impl Job {
     /// The stored response with a confirming 304 merged in, and whether it was stored anew: a 304
     /// that forbids to keep it any longer still answers the one request that brought it.
     async fn confirmed(
-        &self,
+        &mut self,
         response: &Response<ResponseBody>,
         requested: Timestamp,
     ) -> Option<(Arc<Entry>, bool)> {
-        let stale = self.stale.as_ref()?;
+        let stale = self.stale.clone()?;
         if !validation::confirms(response.headers(), &stale.stored) {
             return None;
         }
-        let (cache, key) = (&self.proxy.0.cache, self.lead.key());
+        let stated = match response.headers().contains_key(NO_VARY_SEARCH) {
+            true => response.headers(),
+            false => &stale.stored.headers,
+        };
+        let sought = self.lead.key();
+        // Validators are of one URL. What was stored for another one is this one's only as long as the
+        // app says that the two are one.
+        if stale.url != self.url && self.key_of(stated) != sought {
+            return None;
+        }
+        let key = self.settle(stated);
         let exchange = self.exchange(response, requested);
         let Some(stored) = validation::freshen(&stale.stored, &exchange, self.policy()?) else {
-            cache.remove(&key).await;
+            self.proxy.0.cache.remove(&sought).await;
             let merged = validation::merge(&stale.stored, &exchange);
             return Some((Arc::new(stale.with(merged)), false));
         };
         let mut entry = stale.with(stored);
-        if response.headers().contains_key(groups::CACHE_GROUPS) {
+        if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
             entry.tags = self.tags.of(&entry.stored);
         }
         entry.position = self.lead.fill().position();
         let entry = Arc::new(entry);
+        let cache = &self.proxy.0.cache;
         for other in cache.variants(&key, self.now()) {
             let is_other = other.stored.vary != entry.stored.vary;
             let freshened = validation::freshen_beside(&other.stored, &exchange, self.policy()?);
@@ -797,6 +868,9 @@ impl Job {
             }
         }
         cache.store(&key, entry.clone(), self.now());
+        if key != sought {
+            cache.remove(&sought).await;
+        }
         Some((entry, true))
     }
 

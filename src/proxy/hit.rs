@@ -72,6 +72,7 @@ impl Proxy {
             found: &found,
             caller: &caller,
             span: &Span::default(),
+            search: (self.0.shared.searches).find(|| visit.authority(), target.path),
         };
         let Plan::Lookup(key) = ask.plan(false) else {
             return None;

@@ -11,6 +11,7 @@ mod hit;
 mod purge;
 mod reply;
 mod respond;
+mod search;
 mod tunnel;
 mod visit;
 mod wire;
@@ -20,6 +21,7 @@ pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
 pub use hit::Hit;
 pub use respond::Problem;
+pub use search::Searches;
 pub use tunnel::Tunnels;
 pub use visit::Peer;
 
@@ -32,7 +34,8 @@ use crate::redis_client;
 use crate::route::{Asked, Match, Per, Plan, Target};
 use crate::semantics::invalidation;
 use crate::semantics::reuse::is_failure;
-use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
+use crate::semantics::search::NO_VARY_SEARCH;
+use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
@@ -63,6 +66,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Fetches under way.
     pub coalescer: Arc<Coalescer>,
+    /// What apps have stated of their queries.
+    pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
     /// What time it is.
@@ -99,6 +104,8 @@ struct Ask<'a> {
     found: &'a Match<'a>,
     caller: &'a Caller<'a>,
     span: &'a Span,
+    /// What the last answer of its path has stated of queries.
+    search: Option<Arc<Variation>>,
 }
 
 impl Proxy {
@@ -139,6 +146,7 @@ impl Proxy {
             found: &found,
             caller: &caller,
             span: &span,
+            search: shared.searches.find(|| visit.authority(), target.path),
         };
         let mut limits = None;
         let served = self.serve(&ask, body, upgrade, &mut limits);
@@ -328,6 +336,13 @@ impl Proxy {
         {
             return Ok(Reply::stand_in(ask, entry, Some(response.status())));
         }
+        // That an answer to HEAD states nothing says nothing: it may leave out what GET would say.
+        if response.status().is_success()
+            && response.headers().contains_key(NO_VARY_SEARCH)
+            && let Some(places) = ask.places(&self.0.shared)
+        {
+            places.learn(&self.0.shared, response.headers());
+        }
         if let Some((key, entry)) = stale {
             self.heed_head(ask, key, &entry, &response, requested).await;
         }
@@ -394,7 +409,8 @@ impl<'a> Ask<'a> {
         self.found.rule.policy.as_ref().unwrap_or(&PLAIN)
     }
 
-    fn plan(&self, has_body: bool) -> Plan {
+    /// What is to be done with the request, if it were for `target`: the key is that of the exact URL.
+    fn exact_plan(&self, target: &Target<'_>, has_body: bool) -> Plan {
         let identity: Vec<Option<Vec<u8>>> = self
             .found
             .rule
@@ -407,7 +423,7 @@ impl<'a> Ask<'a> {
             method: &self.visit.method,
             scheme: self.visit.peer.scheme(),
             authority: &self.visit.authority(),
-            target: self.target,
+            target,
             headers: &self.visit.headers,
             has_body,
         };

@@ -8,7 +8,8 @@ use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
 use crate::route::{Placeholder, Rule, Target, Template};
 use crate::semantics::line::hex;
-use crate::semantics::{Stored, groups, invalidation};
+use crate::semantics::search::path_tag;
+use crate::semantics::{Stored, Variation, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
 use http::Method;
 use http_body::Body as HttpBody;
@@ -67,8 +68,9 @@ impl Proxy {
             status,
             reply.response.headers(),
         );
-        let resources = urls.iter().filter_map(|url| ask.resource_tag(url));
-        purges.extend(resources.map(Scope::Tag).map(hard));
+        let resources = urls.iter().filter_map(|url| ask.resource_tags(url));
+        let (resources, paths): (Vec<_>, Vec<_>) = resources.unzip();
+        purges.extend(resources.into_iter().map(Scope::Tag).map(hard));
         let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
         purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
         if purges.is_empty() {
@@ -77,6 +79,7 @@ impl Proxy {
         for purge in &purges {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }
+        purges.extend(paths.into_iter().map(Scope::Tag).map(hard));
         let outcome = self.0.cache.purge(purges).await;
         reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
@@ -128,8 +131,9 @@ impl Ask<'_> {
         }
     }
 
-    /// The tag of the resource behind `target`, if a GET of it could be answered from the store at all.
-    fn resource_tag(&self, target: &str) -> Option<String> {
+    /// The tags of the resource behind `target`, if a GET of it could be answered from the store at
+    /// all: that of what is stored for it, and that of what is stored for more queries than one.
+    fn resource_tags(&self, target: &str) -> Option<(String, String)> {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
@@ -138,7 +142,11 @@ impl Ask<'_> {
         let routes = &self.visit.snapshot.settings.routes;
         let rule = routes.find(&Method::GET, &target).rule;
         rule.policy.as_ref()?;
-        Some(rule.resource_tag(&self.visit.authority(), &target))
+        let authority = self.visit.authority();
+        Some((
+            rule.resource_tag(&authority, &target),
+            path_tag(&authority, target.path),
+        ))
     }
 }
 
@@ -146,6 +154,7 @@ impl Ask<'_> {
 #[derive(Debug)]
 pub(super) struct Tags {
     authority: String,
+    path: Box<str>,
     known: Vec<String>,
     late: Vec<(Template, Vec<(Placeholder, String)>)>,
 }
@@ -154,6 +163,7 @@ impl Tags {
     pub(super) fn new(ask: &Ask<'_>) -> Self {
         let mut tags = Self {
             authority: ask.visit.authority().into_owned(),
+            path: ask.target.path.into(),
             known: vec![
                 ask.found.rule.own_tag(),
                 (ask.found.rule).resource_tag(&ask.visit.authority(), ask.target),
@@ -183,6 +193,9 @@ impl Tags {
     pub(super) fn of(&self, stored: &Stored) -> Box<[Box<str>]> {
         let body = &stored.body;
         let mut tags = self.known.clone();
+        if Variation::of(&stored.headers).is_some() {
+            tags.extend(["", &self.authority].map(|authority| path_tag(authority, &self.path)));
+        }
         if !self.late.is_empty() && body.len() <= JSON_BYTES_MAX {
             let json: Option<Value> = serde_json::from_slice(body).ok();
             tags.extend(self.late.iter().filter_map(|(template, values)| {

@@ -2,10 +2,10 @@
 //!
 //! Never looks into a store, and never at the app's answer.
 
-use super::target::{decode_form, parameters};
 use super::{KeyRule, Per, Rule, Target};
 use crate::semantics::fields::{cookies, has_token, list};
-use crate::semantics::{Key, KeyBuilder, Reason};
+use crate::semantics::search::{decode_form, parameters};
+use crate::semantics::{Key, KeyBuilder, Reason, Variation};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Method};
 use std::borrow::Cow;
@@ -117,15 +117,52 @@ impl Rule {
             .filter(|name| !self.key.holds(name))
             .collect()
     }
+
+    /// What is left of the query where the app has stated `variation`: decoded, by name. A parameter
+    /// is left out if either says so, the route or the app; that different parameters may stand in any
+    /// order the route says of every query.
+    #[must_use]
+    pub fn loosened<'a>(
+        &self,
+        query: Option<&'a str>,
+        variation: &Variation,
+    ) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
+        let mut left = variation.significant(query);
+        left.retain(|(name, _)| self.key.names(name));
+        left.sort_by(|one, other| one.0.cmp(&other.0));
+        left
+    }
+
+    /// The key of all requests that `variation` makes one, given the key of this one `without` its
+    /// query. The variation is part of it: what was stored under another one is never found by it.
+    ///
+    /// Parameters that are left out here still go to the app. That is no hole in the key, as it would
+    /// be for those that the route leaves out: the app has said that its answers do not depend on
+    /// them, and it says so again in every answer that is stored under this key.
+    #[must_use]
+    pub fn loosened_key(&self, without: &Key, query: Option<&str>, variation: &Variation) -> Key {
+        let mut key = KeyBuilder::new("loosened");
+        key.part(without.bytes());
+        key.part(variation.to_string().as_bytes());
+        for (name, value) in self.loosened(query, variation) {
+            key.part(name.as_bytes());
+            key.part(value.as_bytes());
+        }
+        key.finish()
+    }
 }
 
 impl KeyRule {
     /// Whether the key holds the query parameter with this name, as sent.
     fn holds(&self, name: &str) -> bool {
-        let name = decode_form(name);
+        self.names(&decode_form(name))
+    }
+
+    /// The same of a name that is decoded.
+    fn names(&self, name: &str) -> bool {
         match &self.query {
-            Some(listed) => names(listed, &name),
-            None => !names(&self.ignore_query, &name),
+            Some(listed) => names(listed, name),
+            None => !names(&self.ignore_query, name),
         }
     }
 
@@ -480,6 +517,30 @@ mod tests {
             rule.fetch_query(Some("a=1")),
             Some(Cow::Borrowed(_))
         ));
+    }
+
+    #[test]
+    fn what_route_or_app_leave_out_is_left_out_of_a_loosened_key() {
+        let rule = rule(ignoring(&["utm_*"]));
+        let variation =
+            |field: &str| Variation::of(&headers(&format!("no-vary-search: {field}"))).unwrap();
+        let key = |query: &str, field: &str| {
+            rule.loosened_key(&key(&rule, "/a", ""), Some(query), &variation(field))
+        };
+        let params = "params=(\"x\")";
+        assert_eq!(key("a=1&x=1&utm_b=1", params), key("x=2&a=1", params));
+        assert_eq!(key("b=1&a=1", params), key("a=%31&b=1", params));
+        assert_ne!(key("a=1", params), key("a=2", params));
+        assert_ne!(key("a=1&a=2", params), key("a=2&a=1", params));
+        assert_ne!(key("a=1", params), key("a=1", "params=(\"y\")"));
+        let except = "except=(\"a\" \"utm_b\")";
+        assert_eq!(key("a=1&b=2&utm_b=3", except), key("a=1", except));
+        let other = rule.loosened_key(
+            &super::tests::key(&rule, "/b", ""),
+            Some("a=1"),
+            &variation(params),
+        );
+        assert_ne!(other, key("a=1", params));
     }
 
     #[test]

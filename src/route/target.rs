@@ -2,6 +2,8 @@
 //!
 //! Never changes what is sent to the app.
 
+pub use crate::semantics::search::decode_form;
+use crate::semantics::search::parameters;
 use std::borrow::Cow;
 
 /// Path and query of a request.
@@ -39,29 +41,6 @@ impl<'a> Target<'a> {
             .find(|(known, _)| decode_form(known) == name)
             .map(|(_, value)| decode_form(value.unwrap_or_default()))
     }
-}
-
-/// Name and value of each parameter, as sent; a parameter without `=` has no value. Empty ones are
-/// left out.
-pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    query
-        .split('&')
-        .filter(|parameter| !parameter.is_empty())
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (parameter, None),
-        })
-}
-
-/// A name or value of a form, decoded: `+` is a space; what is no UTF-8 is replaced.
-#[must_use]
-pub fn decode_form(text: &str) -> Cow<'_, str> {
-    if !text.contains(['+', '%']) {
-        return Cow::Borrowed(text);
-    }
-    let spaced = text.replace('+', " ");
-    let decoded = percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy();
-    Cow::Owned(decoded.into_owned())
 }
 
 /// Decoded path, and whether it can be read otherwise.

@@ -1,4 +1,4 @@
-//! HTTP caching as pure decisions: RFC 9110, 9111, 5861, 8246, 9211, 9213, 9875.
+//! HTTP caching as pure decisions: RFC 9110, 9111, 5861, 8246, 9211, 9213, 9875, No-Vary-Search.
 //!
 //! Header fields and a [`Timestamp`] go in, a verdict with its [`Reason`] comes out. This room knows
 //! no socket, no clock, no YAML and no Redis, and writes no log.
@@ -17,6 +17,7 @@ pub mod line;
 pub mod range;
 pub mod reason;
 pub mod reuse;
+pub mod search;
 pub mod slices;
 pub mod stored;
 pub mod storing;
@@ -33,6 +34,7 @@ pub use cache_status::CacheStatus;
 pub use key::{Key, KeyBuilder};
 pub use reason::{Outcome, Reason};
 pub use reuse::{Reuse, reuse, usable_on_error};
+pub use search::Variation;
 pub use slices::Slices;
 pub use stored::{Sharing, Stored, Validators};
 pub use storing::{Exchange, Policy, SetCookie, Ttl, storable};

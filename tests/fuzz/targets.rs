@@ -233,7 +233,7 @@ fn date(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(trim(bytes)) else {
         return;
     };
-    let Some(read) = Timestamp::from_http_date(&value) else {
+    let Some(read) = Timestamp::from_http_date(&value, at(0)) else {
         // What another reader takes for a date of the form that is sent, we take for one too.
         let ours = text(value.as_bytes()).filter(|text| text.len() == 29);
         let theirs = ours.and_then(|text| httpdate::parse_http_date(text).ok());
@@ -244,7 +244,10 @@ fn date(bytes: &[u8]) {
         return;
     };
     assert_eq!(read.as_millis() % 1_000, 0);
-    assert_eq!(Timestamp::from_http_date(&read.http_date()), Some(read));
+    assert_eq!(
+        Timestamp::from_http_date(&read.http_date(), at(0)),
+        Some(read)
+    );
     assert_eq!(read.rfc3339().len(), 20);
     let theirs = text(value.as_bytes()).and_then(|text| httpdate::parse_http_date(text).ok());
     if let Some(theirs) = theirs
@@ -760,7 +763,14 @@ fn location(bytes: &[u8]) {
             response.insert(name, value);
         }
     }
-    let ended = invalidation::invalidated(&Method::POST, "host", target, StatusCode::OK, &response);
+    let ended = invalidation::invalidated(
+        &Method::POST,
+        "http",
+        "host",
+        target,
+        StatusCode::OK,
+        &response,
+    );
     assert!((1..=3).contains(&ended.len()) && ended[0] == target);
     for path in &ended[1..] {
         assert!(path.starts_with('/'), "{path:?}");
@@ -772,8 +782,15 @@ fn location(bytes: &[u8]) {
         assert!(!path.contains('#') || target.contains('#'));
     }
     assert!(
-        invalidation::invalidated(&Method::GET, "host", target, StatusCode::OK, &response)
-            .is_empty()
+        invalidation::invalidated(
+            &Method::GET,
+            "http",
+            "host",
+            target,
+            StatusCode::OK,
+            &response
+        )
+        .is_empty()
     );
 }
 

@@ -136,6 +136,7 @@ pub async fn explain_settings(settings: Settings, question: Question) -> Explana
     let shared = Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         coalescer: Arc::default(),
+        searches: super::Searches::default(),
         tunnels: Tunnels::default(),
         clock: Clock::system(),
         log: AccessLog::default(),
@@ -160,6 +161,7 @@ async fn answer(shared: &Shared, live: Option<Live<'_>>, question: Question) -> 
         found: &found,
         caller: &caller,
         span: &Span::default(),
+        search: shared.searches.find(|| visit.authority(), target.path),
     };
     // No body is asked about: only GET and HEAD get as far as to be judged by one.
     let plan = ask.plan(false);

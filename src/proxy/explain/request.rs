@@ -8,6 +8,7 @@ use crate::proxy::Ask;
 use crate::route::{Per, Plan, Rule};
 use crate::semantics::Reason;
 use crate::semantics::fields::{remove_unkeyed, telling_cookies};
+use crate::semantics::search::told;
 use http::header::AUTHORIZATION;
 
 /// Routes before the one that matches, of which is told why they do not.
@@ -234,6 +235,13 @@ impl Ask<'_> {
             if !left_out.is_empty() {
                 step = step.detail(format!("left out: {}", few(&left_out, ", ")));
             }
+        }
+        if let Some(stated) = self.search.as_ref().filter(|_| self.has_places()) {
+            let left = self.found.rule.loosened(self.target.query, stated);
+            step = step.detail(format!(
+                "of it {:?} counts: the path's last answer said No-Vary-Search: {stated}",
+                masked(&told(&left))
+            ));
         }
         let headers = rule.headers.iter().map(|name| format!("field {name}"));
         let cookies = rule.cookies.iter().map(|name| format!("cookie {name}"));

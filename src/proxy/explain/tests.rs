@@ -24,6 +24,7 @@ fn shared(yaml: &str) -> Shared {
     Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         coalescer: Arc::default(),
+        searches: crate::proxy::Searches::default(),
         tunnels: Tunnels::default(),
         clock: Clock::manual(Timestamp::from_millis(1_000_000)),
         log: crate::telemetry::AccessLog::default(),

@@ -8,6 +8,7 @@ mod freshness;
 mod interim;
 mod invalidation;
 mod odd;
+mod no_vary_search;
 mod ranges;
 mod reuse;
 mod stale;
