@@ -9,6 +9,7 @@ mod compile;
 pub mod env;
 pub mod load;
 mod pem;
+mod preset;
 pub mod problem;
 mod raw;
 mod read;

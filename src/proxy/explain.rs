@@ -9,7 +9,7 @@ use crate::config::settings::{LimitMode, LimitPer, RedisDown};
 use crate::identity::{User, UserSource};
 use crate::limit::checks::checks;
 use crate::redis_client;
-use crate::route::{Per, Plan, Target};
+use crate::route::{Content, Per, Plan, Target};
 use crate::semantics::fields::{has_credentials, has_telling_cookie, remove_unkeyed};
 use crate::semantics::{Outcome, Reason, Reuse};
 use crate::telemetry::Span;
@@ -166,14 +166,14 @@ pub async fn explain(shared: &Shared, cache: &Cache, question: Question) -> Expl
         caller: &caller,
         span: &Span::default(),
     };
-    // No body is asked about: only GET and HEAD get as far as to be judged by one.
-    let plan = ask.plan(false);
+    // No body is asked about: a QUERY, or a POST that is a read, is explained as one without.
+    let plan = ask.plan(Content::None);
     let held = match &plan {
         Plan::Lookup(key) => {
             let lookup = cache.lookup(key, &visit.headers, visit.now);
             Some(redis_client::as_one(lookup).await)
         }
-        Plan::Tunnel | Plan::Pass(_) => None,
+        Plan::Tunnel | Plan::Pass(_) | Plan::Read => None,
     };
     let (answer, outcome, reason) = ask.answered(&plan, held.as_ref());
     let mut key = ask.keyed(&plan);
@@ -333,7 +333,7 @@ impl Ask<'_> {
                 let (by, change) = self.why_passed(*reason);
                 return step.detail(meaning(*reason)).by(by, change);
             }
-            Plan::Tunnel => {
+            Plan::Tunnel | Plan::Read => {
                 let step = Step::new("key", "none: upgrade");
                 let (by, change) = self.why_passed(Reason::Upgrade);
                 return step.detail(meaning(Reason::Upgrade)).by(by, change);
@@ -453,7 +453,7 @@ impl Ask<'_> {
     fn answered(&self, plan: &Plan, held: Option<&Lookup>) -> (Step, &'static str, Reason) {
         let passed = match (plan, held) {
             (Plan::Pass(reason), _) => *reason,
-            (Plan::Tunnel, _) | (Plan::Lookup(_), None) => Reason::Upgrade,
+            (Plan::Tunnel | Plan::Read, _) | (Plan::Lookup(_), None) => Reason::Upgrade,
             (Plan::Lookup(_), Some(held)) => return self.reused(held),
         };
         let (by, change) = self.why_passed(passed);
@@ -584,7 +584,7 @@ impl Ask<'_> {
             ),
             Reason::Method => (
                 "RFC 9110 §9.2.3".into(),
-                "GET and HEAD are looked up, no other method.",
+                "GET, HEAD and QUERY are looked up, and POST where key.body says that it reads.",
             ),
             Reason::AmbiguousPath => (
                 "RFC 3986 §6.2.2".into(),

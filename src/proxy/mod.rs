@@ -4,6 +4,7 @@
 
 mod body;
 mod coalesce;
+mod content;
 pub mod explain;
 mod fetch;
 mod forward;
@@ -25,8 +26,7 @@ use crate::config::Settings;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
-use crate::route::{Asked, Match, Per, Plan, Target};
-use crate::semantics::invalidation;
+use crate::route::{Asked, Content, Match, Per, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse};
 use crate::telemetry::metrics::Source;
@@ -34,7 +34,8 @@ use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
 use arc_swap::ArcSwap;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use content::Reading;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
 use std::sync::{Arc, LazyLock};
@@ -175,11 +176,21 @@ impl Proxy {
             return Err(Problem::Misdirected);
         }
         self.admit(ask, limits).await?;
-        match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
+        let content = match body.is_end_stream() {
+            true => Content::None,
+            false => Content::Unread,
+        };
+        let (plan, body, changes) = match ask.plan(content) {
+            Plan::Read => Box::pin(ask.read(body)).await?,
+            plan => (plan, RequestBody::streaming(body), ask.is_unsafe(content)),
+        };
+        match plan {
             // Boxed, here and below: the future of what asks the app is large, and every connection would
             // keep room for it while it idles.
             Plan::Tunnel => Box::pin(self.tunnel(ask, upgrade)).await,
-            Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason)).await,
+            Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason, changes)).await,
+            // What was read is not read again.
+            Plan::Read => Box::pin(self.pass(ask, body, Reason::Body, changes)).await,
             Plan::Lookup(key) => self.answer(ask, key).await,
         }
     }
@@ -276,15 +287,21 @@ impl Proxy {
         }
     }
 
-    /// Sends a request through to the app and its answer back, untouched by the store.
-    async fn pass(&self, ask: &Ask<'_>, body: Incoming, reason: Reason) -> Result<Reply, Problem> {
-        let mut body = RequestBody::streaming(body);
+    /// Sends a request through to the app and its answer back, untouched by the store; one that
+    /// `changes` something purges behind itself.
+    async fn pass(
+        &self,
+        ask: &Ask<'_>,
+        mut body: RequestBody,
+        reason: Reason,
+        changes: bool,
+    ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let fields = forward::request_fields(ask, false);
         let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
         let response = self.ask_app(ask, request).await?;
         let reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        if invalidation::is_safe(&ask.visit.method) {
+        if !changes {
             return Ok(reply);
         }
         self.purge_after(ask, wanted, reply).await
@@ -380,7 +397,36 @@ impl<'a> Ask<'a> {
         self.found.rule.policy.as_ref().unwrap_or(&PLAIN)
     }
 
-    fn plan(&self, has_body: bool) -> Plan {
+    /// Reads the content that the key is made of, plans, and says whether the request changes anything.
+    async fn read(&self, body: Incoming) -> Result<(Plan, RequestBody, bool), Problem> {
+        let patience = self.visit.snapshot.settings.upstream.timeout;
+        let reading = Reading::of(body, patience).await?;
+        let plan = self.plan(reading.content());
+        let changes = self.is_unsafe(reading.content());
+        if matches!(plan, Plan::Lookup(_)) {
+            // A visit reads its content once.
+            let _ = self.visit.content.set(reading.bytes());
+        }
+        Ok((plan, reading.into_body(), changes))
+    }
+
+    fn is_unsafe(&self, content: Content<'_>) -> bool {
+        let authority = self.visit.authority();
+        self.found.rule.is_unsafe(&self.asked(&authority, content))
+    }
+
+    fn asked<'b>(&'b self, authority: &'b str, content: Content<'b>) -> Asked<'b> {
+        Asked {
+            method: &self.visit.method,
+            scheme: self.scheme(),
+            authority,
+            target: self.target,
+            headers: &self.visit.headers,
+            content,
+        }
+    }
+
+    fn plan(&self, content: Content<'_>) -> Plan {
         let identity: Vec<Option<Vec<u8>>> = self
             .found
             .rule
@@ -389,14 +435,8 @@ impl<'a> Ask<'a> {
             .iter()
             .map(|per| self.part(*per))
             .collect();
-        let asked = Asked {
-            method: &self.visit.method,
-            scheme: self.visit.peer.scheme(),
-            authority: &self.visit.authority(),
-            target: self.target,
-            headers: &self.visit.headers,
-            has_body,
-        };
+        let authority = self.visit.authority();
+        let asked = self.asked(&authority, content);
         self.found.rule.plan(&asked, &identity)
     }
 

@@ -66,7 +66,7 @@ impl Proxy {
             status,
             reply.response.headers(),
         );
-        let resources = urls.iter().filter_map(|url| ask.resource_tag(url));
+        let resources = urls.iter().flat_map(|url| ask.resource_tags(url));
         purges.extend(resources.map(Scope::Tag).map(hard));
         let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
         purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
@@ -127,17 +127,24 @@ impl Ask<'_> {
         }
     }
 
-    /// The tag of the resource behind `target`, if a GET of it could be answered from the store at all.
-    fn resource_tag(&self, target: &str) -> Option<String> {
+    /// The tags of the resource behind `target`, by the rules that could have stored something of it;
+    /// most often one.
+    fn resource_tags(&self, target: &str) -> Vec<String> {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
         let target = Target::parse(path, query);
         let routes = &self.visit.snapshot.settings.routes;
-        let rule = routes.find(&Method::GET, &target).rule;
-        rule.policy.as_ref()?;
-        Some(rule.resource_tag(&self.visit.authority(), &target))
+        let mut tags = Vec::new();
+        for method in [Method::GET, Method::QUERY, Method::POST] {
+            let rule = routes.find(&method, &target).rule;
+            let tag = rule.resource_tag(&self.visit.authority(), &target);
+            if rule.policy.is_some() && !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        tags
     }
 }
 

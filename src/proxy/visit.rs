@@ -5,13 +5,14 @@ use crate::semantics::Timestamp;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
+use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Longest `X-Request-Id` that is taken over.
@@ -48,6 +49,8 @@ pub struct Visit {
     pub(super) headers: HeaderMap,
     /// The request brought the debug token.
     pub(super) debug: bool,
+    /// Its content, where the key is made of it.
+    pub(super) content: OnceLock<Bytes>,
 }
 
 impl Visit {
@@ -75,6 +78,7 @@ impl Visit {
             version: parts.version,
             headers: parts.headers,
             debug,
+            content: OnceLock::new(),
             snapshot,
         }
     }

@@ -158,7 +158,7 @@ reasons! {
     Incomplete => "incomplete",
     /// The client asked for an answer newer than the stored one.
     Request => "request",
-    /// The app's preview mode is on for this client.
+    /// The request carries what the route's bypass_when names, such as a cookie of the app's preview mode.
     DraftMode => "draft-mode",
     /// Caching is switched off.
     KillSwitch => "kill-switch",

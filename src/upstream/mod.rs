@@ -182,7 +182,8 @@ impl Upstream {
     /// Sends a request and waits for the response head.
     ///
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
-    /// nothing had come back, the method is idempotent and no body was sent (hyper's issue 2136).
+    /// nothing had come back, the method is idempotent and there is no body, or the whole of it is
+    /// here (hyper's issue 2136).
     pub async fn send(
         &self,
         mut request: Request<RequestBody>,
@@ -190,7 +191,7 @@ impl Upstream {
         frame(&mut request);
         let address = self.address.load_full();
         let permit = self.gate.enter(address.settings.timeout).await?;
-        let repeatable = request.method().is_idempotent() && request.body().is_none();
+        let repeatable = request.method().is_idempotent();
         let outcome = loop {
             let (sender, reused) = match self.pool.take(&address).await {
                 Some(sender) => (sender, true),
@@ -199,7 +200,7 @@ impl Upstream {
                     Err(error) => break Err(error),
                 },
             };
-            let again = (reused && repeatable).then(|| copy(&request));
+            let again = (reused && repeatable).then(|| copy(&request)).flatten();
             match self.exchange(&address, sender, request).await {
                 Err(failure) if failure.error == UpstreamError::Reset => match again {
                     Some(copy) => request = copy,
@@ -339,12 +340,12 @@ impl Flood {
 }
 
 /// The same request once more; only called for requests without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
-    copy
+    Some(copy)
 }
 
 /// Idle connections, the last one back first.
