@@ -12,8 +12,8 @@ use super::read::{Given, owner};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
-    BodyKey, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode, OneOrMany,
-    PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    BodyKey, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode,
+    OneOrMany, PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
 };
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{
@@ -1053,7 +1053,10 @@ impl Compiler<'_> {
                 Code::W202,
                 &at("purge"),
                 "`purge` has no effect: only unsafe methods purge",
-                "add methods: [POST]",
+                match key.content {
+                    Some(_) => "remove it: these requests only read",
+                    None => "add methods: [POST]",
+                },
             );
         }
         let mut own_limits = Vec::new();
@@ -1158,7 +1161,7 @@ impl Compiler<'_> {
             );
         }
         KeyRule {
-            query: texts(&raw.query),
+            query: key_query(raw),
             headers: key_headers(raw),
             cookies,
             per,
@@ -1174,7 +1177,8 @@ impl Compiler<'_> {
     /// A POST is answered from the store only where the route says what tells one from another.
     fn posts(&mut self, route: &raw::Route, methods: &[Method], key: &KeyRule, path: &str) {
         let names_post = methods.contains(&Method::POST);
-        if names_post && !route.ttl.is_absent() && key.content.is_none() {
+        let refused = (route.key.get()).is_some_and(|key| matches!(key.body, Given::Bad));
+        if names_post && !route.ttl.is_absent() && key.content.is_none() && !refused {
             self.tell(
                 Code::E126,
                 &format!("{path}.ttl"),
@@ -1325,12 +1329,22 @@ impl Compiler<'_> {
                 .into_iter()
                 .flatten();
             let earlier = wilds.iter().chain(twins);
+            // A preset's rule that no GET reaches protects nothing.
+            let mut only_get = None;
+            if index >= own {
+                let methods = vec![Method::GET];
+                only_get = Some(Rule {
+                    methods,
+                    ..rule.clone()
+                });
+            }
+            let judged = only_get.as_ref().unwrap_or(rule);
             let by = earlier.copied().find(|earlier| {
                 checks += 1;
                 checks <= SHADOW_CHECKS_MAX
                     && rules
                         .get(*earlier)
-                        .is_some_and(|earlier| covers(earlier, rule))
+                        .is_some_and(|earlier| covers(earlier, judged))
             });
             if let Some(by) = by {
                 let message = format!(
@@ -1478,6 +1492,12 @@ pub(super) fn key_per(raw: &raw::Key) -> Vec<Per> {
         PerWho::Token => Per::Token,
     })
     .collect()
+}
+
+/// The query parameters of a key, where it lists them.
+pub(super) fn key_query(raw: &raw::Key) -> Option<Vec<String>> {
+    let list = raw.query.get()?;
+    Some(list.iter().map(|text| text.0.clone()).collect())
 }
 
 /// The request fields of a key.

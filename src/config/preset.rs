@@ -14,6 +14,8 @@ use http::HeaderName;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addition {
     pub paths: Vec<Pattern>,
+    /// Added where the route lists its parameters.
+    pub query: Vec<String>,
     pub headers: Vec<HeaderName>,
     pub per: Vec<Per>,
     pub bypass: Bypass,
@@ -43,6 +45,7 @@ pub(super) fn additions(text: &PresetText) -> Vec<Addition> {
             let key = member.key.get();
             Addition {
                 paths: paths(member.path.get()),
+                query: key.and_then(super::compile::key_query).unwrap_or_default(),
                 headers: key.map(super::compile::key_headers).unwrap_or_default(),
                 per: key.map(super::compile::key_per).unwrap_or_default(),
                 bypass: super::compile::bypass(member.bypass_when.get()),
@@ -66,6 +69,9 @@ impl Addition {
         // What no route matches has no paths.
         if !covered && (rule.paths.is_empty() || !meet(&self.paths, &rule.paths)) {
             return;
+        }
+        if let Some(query) = &mut rule.key.query {
+            add(query, &self.query);
         }
         add(&mut rule.key.headers, &self.headers);
         add(&mut rule.bypass.cookies, &self.bypass.cookies);
