@@ -33,8 +33,8 @@ use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
 use arc_swap::ArcSwap;
-use http::{Method, Request, Response};
 use content::Reading;
+use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
@@ -182,7 +182,10 @@ impl Proxy {
         };
         let (plan, body, changes) = match ask.plan(content) {
             Plan::Read => Box::pin(ask.read(body)).await?,
-            plan => (plan, RequestBody::streaming(body), ask.is_unsafe(content)),
+            plan => {
+                let changes = matches!(plan, Plan::Pass(_)) && ask.is_unsafe(content);
+                (plan, RequestBody::streaming(body), changes)
+            }
         };
         match plan {
             // Boxed, here and below: the future of what asks the app is large, and every connection would
@@ -402,11 +405,14 @@ impl<'a> Ask<'a> {
         let patience = self.visit.snapshot.settings.upstream.timeout;
         let reading = Reading::of(body, patience).await?;
         let plan = self.plan(reading.content());
-        let changes = self.is_unsafe(reading.content());
-        if matches!(plan, Plan::Lookup(_)) {
-            // A visit reads its content once.
-            let _ = self.visit.content.set(reading.bytes());
-        }
+        let changes = match plan {
+            Plan::Lookup(_) => {
+                // A visit reads its content once.
+                let _ = self.visit.content.set(reading.bytes());
+                false
+            }
+            _ => self.is_unsafe(reading.content()),
+        };
         Ok((plan, reading.into_body(), changes))
     }
 

@@ -209,3 +209,73 @@ async fn a_query_purges_nothing_and_a_get_that_mutates_is_not_stored() {
         assert_eq!(client.get(target).await.cache(), outcome, "{target}");
     }
 }
+
+#[tokio::test]
+async fn a_mutation_purges_by_what_its_content_says() {
+    let app = echo().await;
+    let larder = larder(&app)
+        .yaml(
+            "routes:
+  - { path: /graphql, methods: [POST], ttl: 1h, key: { body: graphql }, purge: [\"car:{request.variables.id}\"] }
+  - { path: \"/cars/{id}\", ttl: 1h, tags: [\"car:{id}\"] }",
+        )
+        .start()
+        .await;
+    let client = larder.client();
+    for path in ["/cars/1", "/cars/2"] {
+        client.get(path).await;
+    }
+    let rename = json!({ "query": "mutation($id:ID){rename(id:$id)}", "variables": { "id": 1 } });
+    let renamed = client.post("/graphql", &[JSON], rename.to_string()).await;
+    assert_eq!(renamed.text(), format!("POST {rename}"));
+    assert_eq!(client.get("/cars/1").await.cache(), "MISS");
+    assert_eq!(client.get("/cars/2").await.cache(), "HIT");
+}
+
+#[tokio::test]
+async fn what_two_wait_for_is_fetched_once() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| Answer::ok(seen.text()).behind(&held)).await;
+    let larder = larder(&app).yaml(BYTES).start().await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = larder.client();
+        clients.spawn(async move { client.post("/search", &[JSON], "1").await });
+    }
+    eventually("the app is asked", async || {
+        (app.count("/search") > 0).then_some(())
+    })
+    .await;
+    gate.open();
+    while let Some(answer) = clients.join_next().await {
+        assert_eq!(answer.unwrap().text(), "1");
+    }
+    assert_eq!(app.count("/search"), 1);
+}
+
+#[tokio::test]
+async fn a_read_that_is_stale_is_renewed_behind_with_its_content() {
+    let app = App::says(|seen| Answer::ok(format!("{} {}", seen.method, seen.text()))).await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /search, methods: [POST, QUERY], ttl: 1m, stale_while_revalidate: 1h, key: { body: true } }]")
+        .manual_clock()
+        .start()
+        .await;
+    let client = larder.client();
+    for method in ["POST", "QUERY"] {
+        client.send(method, "/search", &[JSON], "1").await;
+        larder.advance("2m").await;
+        let stale = client.send(method, "/search", &[JSON], "1").await;
+        assert_eq!(
+            (stale.cache(), stale.text()),
+            ("STALE".into(), format!("{method} 1"))
+        );
+        eventually("it is renewed", async || {
+            let answer = client.send(method, "/search", &[JSON], "1").await;
+            (answer.cache() == "HIT" && answer.text() == format!("{method} 1")).then_some(())
+        })
+        .await;
+        assert_eq!(app.last("/search").text(), "1");
+    }
+}
