@@ -340,7 +340,7 @@ fn whole_hits(criterion: &mut Criterion) {
                     let proxy = proxy.clone();
                     runtime.block_on(exchange(rounds, bytes, move |request| {
                         let proxy = proxy.clone();
-                        async move { proxy.handle(request, peer()).await }
+                        async move { proxy.handle(request, peer(), None).await }
                     }))
                 });
             });
@@ -501,6 +501,7 @@ fn entry_of(stored: Stored) -> Entry {
         url: format!("shop.example:8080{PATH}").into(),
         position: Position::default(),
         app_time: Duration::from_millis(400),
+        prepared: Default::default(),
     }
 }
 

@@ -245,6 +245,7 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
         url,
         position: Position { log, local: 0 },
         app_time,
+        prepared: super::Prepared::new(),
     })
 }
 
@@ -436,6 +437,7 @@ mod tests {
                 url: url.into(),
                 position: Position { log, local: 0 },
                 app_time: Duration::from_millis(spans[5]),
+                prepared: crate::cache::Prepared::new(),
             }
         }
     }

@@ -23,7 +23,7 @@ use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How far in the future a response may seem to have been received: what reading two clocks over a
@@ -43,7 +43,13 @@ pub struct Entry {
     pub position: Position,
     /// How long the app took to give it: what a hit spares.
     pub app_time: Duration,
+    /// Its head as it is sent, for whoever sends it often.
+    pub prepared: Prepared,
 }
+
+/// A form of an entry's head that is ready to be sent, made when it is first wanted; `None` where
+/// the head has no such form.
+pub type Prepared = OnceLock<Option<Box<[u8]>>>;
 
 /// Which tier an entry came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -451,6 +457,7 @@ impl Entry {
             url: self.url.clone(),
             position: self.position,
             app_time: self.app_time,
+            prepared: Prepared::new(),
         }
     }
 

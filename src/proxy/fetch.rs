@@ -14,7 +14,8 @@ use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
-use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+use crate::telemetry::Recorder;
+use crate::upstream::{Interim, RequestBody, ResponseBody, UpstreamError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, response};
@@ -85,7 +86,10 @@ impl Proxy {
         };
         let mut joined = join();
         if let Join::Follow(fill) = &joined
-            && matches!(fill.outcome().await, Filled::Released(Reason::NotModified))
+            && matches!(
+                self.outcome_of(fill).await,
+                Filled::Released(Reason::NotModified)
+            )
         {
             // The leader was told that what it has is current. That is no answer for anybody else,
             // but the next fetch is for all.
@@ -195,6 +199,12 @@ impl Proxy {
         }
     }
 
+    /// Waits for the head of another request's fetch, and is counted as waiting meanwhile.
+    async fn outcome_of(&self, fill: &Arc<Fill>) -> Filled {
+        let _waiting = Waiting::begin(&self.0.recorder);
+        fill.outcome().await
+    }
+
     /// Waits for another request's fetch. `None`: it brought nothing for this one.
     async fn follow(
         &self,
@@ -202,10 +212,7 @@ impl Proxy {
         fill: Arc<Fill>,
         stale: Option<&Arc<Entry>>,
     ) -> Option<Result<Reply, Problem>> {
-        let recorder = &self.0.recorder;
-        recorder.coalescing(1);
-        let outcome = fill.outcome().await;
-        recorder.coalescing(-1);
+        let outcome = self.outcome_of(&fill).await;
         let visit = ask.visit;
         let fits = |stored: &Stored| {
             stored.vary.matches(&visit.headers)
@@ -357,13 +364,18 @@ impl Proxy {
         });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
+        let mut request = ask.fetched(fields, target.clone());
+        if manner == Manner::Behind {
+            // Its client has its answer.
+            request.extensions_mut().remove::<Interim>();
+        }
         Job {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
-            request: ask.fetched(fields, target.clone()),
+            request,
             target,
             method: ask.fetch_method().clone(),
             content: ask.visit.content.get().cloned().unwrap_or_default(),
@@ -693,6 +705,10 @@ impl Job {
             }
             return Err(Reason::Incomplete);
         }
+        if self.rest.is_some() {
+            // They came with the rest, and may be about it alone.
+            trailers.clear();
+        }
         Ok(Arrived {
             body: fill.body_with(last.as_ref().unwrap_or(&Bytes::new())),
             trailers,
@@ -786,6 +802,7 @@ impl Job {
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
+            prepared: crate::cache::Prepared::new(),
         }
     }
 
@@ -797,6 +814,22 @@ impl Job {
 
     fn now(&self) -> Timestamp {
         self.proxy.0.shared.clock.now()
+    }
+}
+
+/// Somebody waits for another request's fetch, until he has what he waits for or goes away.
+struct Waiting<'a>(&'a Recorder);
+
+impl<'a> Waiting<'a> {
+    fn begin(recorder: &'a Recorder) -> Self {
+        recorder.coalescing(1);
+        Self(recorder)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.coalescing(-1);
     }
 }
 

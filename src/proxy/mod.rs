@@ -8,14 +8,18 @@ mod content;
 pub mod explain;
 mod fetch;
 mod forward;
+mod hit;
 mod purge;
 mod reply;
 mod respond;
 mod tunnel;
 mod visit;
+mod wire;
 
+pub use crate::upstream::{Interim, Interims};
 pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
+pub use hit::Hit;
 pub use respond::Problem;
 pub use tunnel::Tunnels;
 pub use visit::Peer;
@@ -105,8 +109,14 @@ impl Proxy {
         Self(Arc::new(rooms))
     }
 
-    /// Answers one request. Never fails: what goes wrong becomes an answer.
-    pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    /// Answers one request. Never fails: what goes wrong becomes an answer. If it is the app that is
+    /// asked for it, what the app says beforehand goes to `interim`.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        interim: Option<Interim>,
+    ) -> Response<Body> {
         let active = self.0.recorder.active();
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -116,7 +126,8 @@ impl Proxy {
             .traces
             .request(&trace, &parts.method, parts.uri.path());
         let now = shared.clock.now();
-        let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
+        let mut visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
+        visit.interim = interim;
         let target = Target::parse(visit.uri.path(), visit.uri.query());
         let found = visit.snapshot.settings.routes.find(&visit.method, &target);
         let caller = visit
@@ -176,6 +187,9 @@ impl Proxy {
             return Err(Problem::Misdirected);
         }
         self.admit(ask, limits).await?;
+        if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
+            return Ok(Reply::own(respond::options()));
+        }
         let content = match body.is_end_stream() {
             true => Content::None,
             false => Content::Unread,
@@ -497,6 +511,9 @@ impl<'a> Ask<'a> {
         *request.method_mut() = self.visit.method.clone();
         *request.uri_mut() = target;
         *request.headers_mut() = fields;
+        if let Some(interim) = &self.visit.interim {
+            request.extensions_mut().insert(interim.clone());
+        }
         request
     }
 }

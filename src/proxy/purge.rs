@@ -77,7 +77,7 @@ impl Proxy {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }
         let outcome = self.0.cache.purge(purges).await;
-        reply.note = note.map(|note| match outcome {
+        reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
         });

@@ -6,6 +6,7 @@ use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
 use bytes::Bytes;
+use crate::upstream::Interim;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
@@ -51,6 +52,8 @@ pub struct Visit {
     pub(super) debug: bool,
     /// Its content, where the key is made of it.
     pub(super) content: OnceLock<Bytes>,
+    /// Where the app's interim answers go, if the client knows such.
+    pub(super) interim: Option<Interim>,
 }
 
 impl Visit {
@@ -79,6 +82,7 @@ impl Visit {
             headers: parts.headers,
             debug,
             content: OnceLock::new(),
+            interim: None,
             snapshot,
         }
     }

@@ -6,9 +6,10 @@ use super::line::Line;
 use super::{Outcome, Reason};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// The field (RFC 9211 §2): a list, ours the member nearest to the client.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// The longest member there can be.
-const MEMBER_BYTES_MAX: usize = 112;
+pub const MEMBER_BYTES_MAX: usize = 112;
 /// What a structured integer can hold (RFC 9651 §3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
@@ -46,17 +47,23 @@ impl CacheStatus {
         }
     }
 
-    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2). Nothing is added to
-    /// what we refuse ourselves, since no cache took part in it.
+    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2).
     pub fn append(&self, headers: &mut HeaderMap) {
         if let Some(value) = self.value() {
             headers.append(CACHE_STATUS, value);
         }
     }
 
-    /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for a refusal.
+    /// [`CacheStatus::member`] as a field's value.
     #[must_use]
     pub fn value(&self) -> Option<HeaderValue> {
+        self.member().map(|member| member.value())
+    }
+
+    /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for what we refuse
+    /// ourselves, since no cache took part in it.
+    #[must_use]
+    pub fn member(&self) -> Option<Line<MEMBER_BYTES_MAX>> {
         let mut member = Line::<MEMBER_BYTES_MAX>::new();
         member.push("larder");
         match self.forward() {
@@ -83,7 +90,7 @@ impl CacheStatus {
         }
         member.push("; detail=");
         member.push(self.reason.word());
-        Some(member.value())
+        Some(member)
     }
 
     /// The `fwd` token (RFC 9211 §2.2); `None` when the request was not forwarded for this answer.

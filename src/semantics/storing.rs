@@ -217,6 +217,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     })
 }
 
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
 /// Who stated the lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
@@ -248,6 +250,8 @@ fn refuse_status(exchange: &Exchange<'_>) -> Result<(), Reason> {
         }
         416 if asked(&[RANGE]) => Err(Reason::Range),
         417 if asked(&[EXPECT]) => Err(Reason::Status),
+        // Who comes without early data has nothing to wait for (RFC 8470 §5.2).
+        425 if asked(&[EARLY_DATA]) => Err(Reason::Status),
         _ => Ok(()),
     }
 }

@@ -8,9 +8,11 @@ mod cause;
 mod check;
 mod connect;
 mod gate;
+mod interim;
 
 pub use body::{BodyCopy, Finished, RequestBody, ResponseBody};
 pub use gate::Gate;
+pub use interim::{Interim, Interims};
 
 use crate::config::settings;
 use arc_swap::ArcSwap;
@@ -184,6 +186,8 @@ impl Upstream {
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
     /// nothing had come back, the method is idempotent and there is no body, or the whole of it is
     /// here (hyper's issue 2136).
+    ///
+    /// Interim answers go to the [`Interim`] among the request's extensions.
     pub async fn send(
         &self,
         mut request: Request<RequestBody>,
@@ -317,7 +321,7 @@ async fn head_in_time<T>(
     }
 }
 
-/// Counts interim answers, which hyper passes over without a bound.
+/// Counts interim answers, which hyper passes over without a bound, and hands them on.
 #[derive(Clone, Debug, Default)]
 struct Flood(Arc<(AtomicU32, Notify)>);
 
@@ -325,10 +329,13 @@ impl Flood {
     fn watch(request: &mut Request<RequestBody>) -> Self {
         let flood = Self::default();
         let counter = flood.clone();
-        hyper::ext::on_informational(request, move |_| {
+        let client = request.extensions_mut().remove::<Interim>();
+        hyper::ext::on_informational(request, move |answer| {
             let (count, too_many) = &*counter.0;
-            if count.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
-                too_many.notify_one();
+            match (count.fetch_add(1, Ordering::Relaxed), &client) {
+                (INTERIM_MAX, _) => too_many.notify_one(),
+                (0..INTERIM_MAX, Some(client)) => client.send(answer.status(), answer.headers()),
+                _ => {}
             }
         });
         flood
@@ -345,6 +352,9 @@ fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
+    if let Some(interim) = request.extensions().get::<Interim>() {
+        copy.extensions_mut().insert(interim.clone());
+    }
     Some(copy)
 }
 

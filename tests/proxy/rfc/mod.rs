@@ -3,13 +3,16 @@
 
 mod cache_status;
 mod fields;
+mod forwarding;
 mod freshness;
+mod interim;
 mod invalidation;
 mod ranges;
 mod reuse;
 mod stale;
 mod storing;
 mod targeted;
+mod trailers;
 mod validation;
 mod vary;
 
