@@ -484,7 +484,7 @@ fn asked<'a>(target: &'a Target<'a>, headers: &'a HeaderMap) -> Asked<'a> {
         authority: "shop.example:8080",
         target,
         headers,
-        has_body: false,
+        content: larder::route::Content::None,
     }
 }
 

@@ -202,7 +202,10 @@ fn the_keys_of_the_schema_follow_the_naming_rules() {
 
 #[test]
 fn the_examples_of_the_manual_load() {
-    let text = std::fs::read_to_string(root("docs/configuration.md")).unwrap();
+    let manuals = ["configuration", "presets", "post-and-query"];
+    let text =
+        manuals.map(|name| std::fs::read_to_string(root(&format!("docs/{name}.md"))).unwrap());
+    let text = text.concat();
     let examples: Vec<&str> = text
         .split("```yaml\n")
         .skip(1)
@@ -218,6 +221,19 @@ fn the_examples_of_the_manual_load() {
         if let Err(report) = load("example", &text) {
             panic!("{}", report.render(Format::Human, false));
         }
+    }
+}
+
+#[test]
+fn the_manual_of_presets_spells_out_what_is_read() {
+    let manual = std::fs::read_to_string(root("docs/presets.md")).unwrap();
+    for preset in ["nextjs", "supabase"] {
+        let text = root(&format!("src/config/presets/{preset}.yaml"));
+        let text = std::fs::read_to_string(text).unwrap();
+        assert!(
+            manual.contains(&text),
+            "docs/presets.md is not what {preset} says"
+        );
     }
 }
 

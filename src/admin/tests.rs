@@ -20,6 +20,7 @@ fn settings() -> Settings {
         methods: Vec::new(),
         policy: None,
         key: crate::route::KeyRule::default(),
+        bypass: crate::route::Bypass::default(),
         tags: Vec::new(),
         purge: Vec::new(),
         limits: Vec::new(),

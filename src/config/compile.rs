@@ -5,20 +5,23 @@
 
 use super::env::Environment;
 use super::pem;
+use super::preset::{self, Addition};
 use super::problem::{Code, Fault, Problem};
 use super::raw::{self, Raw};
 use super::read::{Given, owner};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
-    CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode, OneOrMany,
-    PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    BodyKey, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode,
+    OneOrMany, PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
 };
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
-use crate::route::{KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template};
+use crate::route::{
+    Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template,
+};
 use crate::secret::Secret;
 use crate::semantics::{Hosts, Policy, SetCookie, Ttl};
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -858,11 +861,28 @@ impl Compiler<'_> {
         };
         let mut names: HashMap<Arc<str>, usize> = HashMap::new();
         let mut rules = Vec::new();
-        for (index, route) in raw.routes.get().into_iter().flat_map(List::indexed) {
-            let rule = self.rule(index, route, &base, &ignore_query, limits);
+        let mut presets = Vec::new();
+        for preset in raw.presets.get().into_iter().flat_map(OneOrMany::iter) {
+            if !presets.contains(preset) {
+                presets.push(*preset);
+            }
+        }
+        let presets: Vec<_> = presets.into_iter().map(preset::text).collect();
+        let additions: Vec<Addition> = presets.iter().flat_map(preset::additions).collect();
+        let own = raw.routes.get().into_iter().flat_map(List::indexed);
+        let theirs = presets.iter().filter_map(|text| text.routes.get());
+        let after = raw.routes.get().map_or(0, List::len);
+        let theirs = (after..).zip(theirs.flat_map(List::iter));
+        for (index, route) in own.chain(theirs) {
+            let mut rule = self.rule(index, route, &base, &ignore_query, limits);
+            for addition in &additions {
+                addition.extend(&mut rule, Some(route));
+            }
             if let Some(first) = names.insert(rule.name.clone(), index) {
                 let path = format!("routes[{index}].name");
-                let path = if route.name.is_absent() {
+                let path = if index >= after {
+                    "presets".to_owned()
+                } else if route.name.is_absent() {
                     format!("routes[{index}].path")
                 } else {
                     path
@@ -884,8 +904,8 @@ impl Compiler<'_> {
             }
             rules.push(rule);
         }
-        self.shadowed(&rules);
-        let fallback = Rule {
+        self.shadowed(&rules, after);
+        let mut fallback = Rule {
             id: 0,
             name: "no-route".into(),
             paths: Vec::new(),
@@ -895,12 +915,16 @@ impl Compiler<'_> {
                 ignore_query,
                 ..KeyRule::default()
             },
+            bypass: Bypass::default(),
             tags: Vec::new(),
             purge: Vec::new(),
             limits: Vec::new(),
             refresh_ahead: None,
             slide_up_to: None,
         };
+        for addition in &additions {
+            addition.extend(&mut fallback, None);
+        }
         Arc::new(Routes::new(rules, fallback))
     }
 
@@ -933,10 +957,7 @@ impl Compiler<'_> {
             (None, None) => path.as_str().into(),
         };
         let key = self.key(route.key.get(), &path, ignore_query);
-        let per_identity = key
-            .per
-            .iter()
-            .any(|per| matches!(per, Per::User | Per::Token));
+        let per_identity = key.has_identity();
         let ttl = self.ttl(route, &path);
         let stored = !route.no_store.get().is_some_and(|flag| flag.0);
         for (setting, given) in [
@@ -1008,8 +1029,14 @@ impl Compiler<'_> {
             None if !route.ttl.is_absent() => vec![Method::GET, Method::HEAD],
             None => Vec::new(),
         };
-        let safe = |method: &Method| *method == Method::GET || *method == Method::HEAD;
-        if ttl.is_some() && !methods.is_empty() && !methods.iter().any(safe) {
+        self.posts(route, &methods, &key, &path);
+        let stores = |method: &Method| match *method {
+            Method::GET | Method::HEAD | Method::QUERY => true,
+            // Without `key.body` that has been told already.
+            Method::POST => true,
+            _ => false,
+        };
+        if ttl.is_some() && !methods.is_empty() && !methods.iter().any(stores) {
             self.tell(
                 Code::W202,
                 &at("ttl"),
@@ -1019,12 +1046,18 @@ impl Compiler<'_> {
         }
         let tags = self.templates(&route.tags, &at("tags"), &paths);
         let purge = self.templates(&route.purge, &at("purge"), &paths);
-        if !purge.is_empty() && !methods.is_empty() && methods.iter().all(Method::is_safe) {
+        let reads = |method: &Method| {
+            method.is_safe() || (*method == Method::POST && key.content == Some(ContentKey::Bytes))
+        };
+        if !purge.is_empty() && !methods.is_empty() && methods.iter().all(reads) {
             self.tell(
                 Code::W202,
                 &at("purge"),
                 "`purge` has no effect: only unsafe methods purge",
-                "add methods: [POST]",
+                match key.content {
+                    Some(_) => "remove it: these requests only read",
+                    None => "add methods: [POST]",
+                },
             );
         }
         let mut own_limits = Vec::new();
@@ -1091,6 +1124,7 @@ impl Compiler<'_> {
             methods,
             policy,
             key,
+            bypass: bypass(route.bypass_when.get()),
             tags,
             purge,
             limits: own_limits,
@@ -1118,19 +1152,7 @@ impl Compiler<'_> {
                 );
             }
         }
-        let per: Vec<Per> = raw
-            .per
-            .get()
-            .map(|per| {
-                per.iter()
-                    .map(|per| match per {
-                        PerWho::Ip => Per::Ip,
-                        PerWho::User => Per::User,
-                        PerWho::Token => Per::Token,
-                    })
-                    .collect()
-            })
-            .unwrap_or_default();
+        let per = key_per(raw);
         if !self.identified && per.contains(&Per::User) {
             self.tell(
                 Code::W205,
@@ -1140,15 +1162,38 @@ impl Compiler<'_> {
             );
         }
         KeyRule {
-            query: texts(&raw.query),
-            headers: raw
-                .headers
-                .get()
-                .map(|list| list.iter().map(|name| name.0.clone()).collect())
-                .unwrap_or_default(),
+            query: key_query(raw),
+            headers: key_headers(raw),
             cookies,
             per,
             ignore_query: ignore_query.clone(),
+            content: match raw.body.get() {
+                Some(BodyKey::Bytes) => Some(ContentKey::Bytes),
+                Some(BodyKey::Graphql) => Some(ContentKey::Graphql),
+                Some(BodyKey::Off) | None => None,
+            },
+        }
+    }
+
+    /// A POST is answered from the store only where the route says what tells one from another.
+    fn posts(&mut self, route: &raw::Route, methods: &[Method], key: &KeyRule, path: &str) {
+        let names_post = methods.contains(&Method::POST);
+        let refused = (route.key.get()).is_some_and(|key| matches!(key.body, Given::Bad));
+        if names_post && !route.ttl.is_absent() && key.content.is_none() && !refused {
+            self.tell(
+                Code::E126,
+                &format!("{path}.ttl"),
+                "`ttl` with `methods: [POST]`: the URL does not tell one POST from another",
+                "add `key: { body: true }` (or graphql) if these only read, else remove the ttl",
+            );
+        }
+        if !names_post && key.content.is_some() {
+            self.tell(
+                Code::E126,
+                &format!("{path}.key.body"),
+                "`key.body` says that POST only reads here, but `methods` does not name POST",
+                "add `methods: [GET, HEAD, POST]`, or remove `body`",
+            );
         }
     }
 
@@ -1267,7 +1312,7 @@ impl Compiler<'_> {
     }
 
     /// Warns of routes that an earlier one covers. Bounded by [`SHADOW_CHECKS_MAX`].
-    fn shadowed(&mut self, rules: &[Rule]) {
+    fn shadowed(&mut self, rules: &[Rule], own: usize) {
         // Only a pattern with a wildcard can cover another; equal texts are found by a table.
         let wild = |rule: &Rule| {
             rule.paths
@@ -1285,24 +1330,34 @@ impl Compiler<'_> {
                 .into_iter()
                 .flatten();
             let earlier = wilds.iter().chain(twins);
+            // A preset's rule that no GET reaches protects nothing.
+            let mut only_get = None;
+            if index >= own {
+                let methods = vec![Method::GET];
+                only_get = Some(Rule {
+                    methods,
+                    ..rule.clone()
+                });
+            }
+            let judged = only_get.as_ref().unwrap_or(rule);
             let by = earlier.copied().find(|earlier| {
                 checks += 1;
                 checks <= SHADOW_CHECKS_MAX
                     && rules
                         .get(*earlier)
-                        .is_some_and(|earlier| covers(earlier, rule))
+                        .is_some_and(|earlier| covers(earlier, judged))
             });
             if let Some(by) = by {
                 let message = format!(
                     "route `{}` is never reached: `{}` before it matches all of it",
                     rule.name, rules[by].name
                 );
-                self.tell(
-                    Code::W201,
-                    &format!("routes[{index}].path"),
-                    message,
-                    "move it up",
-                );
+                // The rules of presets stand behind the file's own.
+                let (path, fix) = match index < own {
+                    true => (format!("routes[{index}].path"), "move it up"),
+                    false => ("presets".to_owned(), "narrow that route"),
+                };
+                self.tell(Code::W201, &path, message, fix);
             }
             if wild(rule) {
                 wilds.push(index);
@@ -1427,6 +1482,47 @@ fn set_cookie(rule: Option<&CookieRule>) -> Option<SetCookie> {
         CookieRule::Strip => SetCookie::Strip,
         CookieRule::Store => SetCookie::Store,
     })
+}
+
+/// Who has an entry of his own.
+pub(super) fn key_per(raw: &raw::Key) -> Vec<Per> {
+    let per = raw.per.get().into_iter().flat_map(OneOrMany::iter);
+    per.map(|per| match per {
+        PerWho::Ip => Per::Ip,
+        PerWho::User => Per::User,
+        PerWho::Token => Per::Token,
+    })
+    .collect()
+}
+
+/// The query parameters of a key, where it lists them.
+pub(super) fn key_query(raw: &raw::Key) -> Option<Vec<String>> {
+    let list = raw.query.get()?;
+    Some(list.iter().map(|text| text.0.clone()).collect())
+}
+
+/// The request fields of a key.
+pub(super) fn key_headers(raw: &raw::Key) -> Vec<HeaderName> {
+    let names = raw.headers.get().into_iter().flat_map(List::iter);
+    names.map(|name| name.0.clone()).collect()
+}
+
+/// What keeps a request from being looked up.
+pub(super) fn bypass(raw: Option<&raw::BypassWhen>) -> Bypass {
+    let cookies = raw.and_then(|raw| raw.cookie.get());
+    let headers = raw.and_then(|raw| raw.header.get());
+    Bypass {
+        cookies: cookies
+            .into_iter()
+            .flat_map(List::iter)
+            .map(|text| text.0.clone())
+            .collect(),
+        headers: headers
+            .into_iter()
+            .flat_map(List::iter)
+            .map(|name| name.0.clone())
+            .collect(),
+    }
 }
 
 /// The counters of a limit, each once.

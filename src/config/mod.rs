@@ -10,6 +10,7 @@ pub mod env;
 pub mod load;
 mod pem;
 mod places;
+mod preset;
 pub mod problem;
 mod raw;
 mod read;

@@ -31,6 +31,8 @@ pub(super) struct Raw {
     pub defaults: Given<Defaults>,
     /// Top to bottom, the first match wins.
     pub routes: Given<List<Route>>,
+    /// What frameworks need: `nextjs`, `supabase`, or a list; routes of the file come first.
+    pub presets: Given<OneOrMany<Preset>>,
     /// Which header dialects are spoken.
     pub headers: Given<Headers>,
     /// The shape of the errors that larder makes.
@@ -312,6 +314,8 @@ pub(super) struct Route {
     pub purge: Given<List<TagTemplate>>,
     /// A limit on top of the tier.
     pub limit: Given<Limit>,
+    /// Requests that are never looked up.
+    pub bypass_when: Given<BypassWhen>,
     /// Never store, and tell browsers so.
     pub no_store: Given<Flag>,
     /// Hits renew the lifetime up to this age.
@@ -364,6 +368,39 @@ pub(super) struct Key {
     pub cookies: Given<List<Text>>,
     /// One entry each: ip, user, token.
     pub per: Given<OneOrMany<PerWho>>,
+    /// What of a POST's content: `true`, every byte; `graphql`, what the query asks for.
+    pub body: Given<BodyKey>,
+}
+
+/// Requests that are never looked up: those with one of these.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with cookie and header"
+)]
+pub(super) struct BypassWhen {
+    /// Cookies.
+    pub cookie: Given<List<Text>>,
+    /// Request fields.
+    pub header: Given<List<FieldName>>,
+}
+
+/// The text of a preset.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a preset")]
+pub(super) struct PresetText {
+    pub every_route: Given<List<EveryRoute>>,
+    pub routes: Given<List<Route>>,
+}
+
+/// What a preset adds to routes that share paths with it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a map with path")]
+pub(super) struct EveryRoute {
+    pub path: Given<OneOrMany<PathPattern>>,
+    pub key: Given<Key>,
+    pub bypass_when: Given<BypassWhen>,
 }
 
 /// A route's own limit.

@@ -139,6 +139,8 @@ words!(Shape { Problem = "problem", Exodrive = "exodrive" } later []);
 words!(Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" } later []);
 words!(LineFormat { Auto = "auto", Pretty = "pretty", Json = "json" } later []);
 words!(Off { Off = "off" } later []);
+words!(BodyKey { Off = "false", Bytes = "true", Graphql = "graphql" } later []);
+words!(Preset { Nextjs = "nextjs", Supabase = "supabase" } later []);
 words!(PerWho { Ip = "ip", User = "user", Token = "token" } later []);
 
 fn unknown_word(text: &str, words: &[&str], later: &[&str]) -> Fault {
@@ -1279,6 +1281,11 @@ impl<T> List<T> {
     /// Whether the file's list has no member.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Members of the file's list, those that were refused included.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

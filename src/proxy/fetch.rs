@@ -340,7 +340,9 @@ impl Proxy {
         let rule = ask.found.rule;
         let held = stale;
         let suffices = |held: &&Arc<Entry>| held.stored.suffices(&visit.headers);
-        let stale = held.as_ref().filter(suffices).cloned();
+        // A condition on a POST would mean another thing to the app (RFC 9110 §13.1.2).
+        let may_ask = |_: &&Arc<Entry>| visit.method != Method::POST;
+        let stale = held.as_ref().filter(suffices).filter(may_ask).cloned();
         let mut fields = forward::request_fields(ask, true);
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
@@ -380,7 +382,7 @@ impl Proxy {
         });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
-        let mut request = ask.get(fields, target.clone());
+        let mut request = ask.fetched(fields, target.clone());
         if manner == Manner::Behind {
             // Its client has its answer.
             request.extensions_mut().remove::<Interim>();
@@ -394,6 +396,8 @@ impl Proxy {
             places: ask.places(&self.0.shared),
             request,
             target,
+            method: ask.fetch_method().clone(),
+            content: ask.visit.content.get().cloned().unwrap_or_default(),
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),
             client,
             held,
@@ -428,10 +432,20 @@ impl Ask<'_> {
         }
     }
 
-    fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
-        let mut request = self.request(fields, target, RequestBody::empty());
-        *request.method_mut() = Method::GET;
+    /// The request as the app gets it on a fetch that may be stored.
+    fn fetched(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
+        let content = self.visit.content.get().cloned().unwrap_or_default();
+        let mut request = self.request(fields, target, RequestBody::whole(content));
+        *request.method_mut() = self.fetch_method().clone();
         request
+    }
+
+    /// A HEAD is answered from what a GET brings.
+    fn fetch_method(&self) -> &Method {
+        match self.visit.method {
+            Method::HEAD => &Method::GET,
+            _ => &self.visit.method,
+        }
     }
 
     /// Where no route matches, a missing lifetime is the missing route's.
@@ -456,6 +470,8 @@ struct Job {
     places: Option<Places>,
     /// What the app is asked for; of `request` nothing is left once it is sent.
     target: http::Uri,
+    method: Method,
+    content: Bytes,
     request: Request<RequestBody>,
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
@@ -555,7 +571,8 @@ impl Job {
         handle: &crate::telemetry::RouteHandle,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         if let Some(fields) = self.unconditional.take() {
-            let mut again = Request::new(RequestBody::empty());
+            let mut again = Request::new(RequestBody::whole(self.content.clone()));
+            *again.method_mut() = self.method.clone();
             *again.uri_mut() = self.target.clone();
             *again.headers_mut() = fields;
             let response = self.proxy.timed(handle, again).await?;
@@ -880,6 +897,8 @@ impl Job {
         requested: Timestamp,
     ) -> Exchange<'a> {
         Exchange {
+            // A QUERY, and a POST whose route says that it reads, are stored by the rules for GET:
+            // their keys hold what tells them apart.
             method: &Method::GET,
             path: self.target.path(),
             request: &self.client,

@@ -11,6 +11,9 @@ use std::sync::OnceLock;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What Next.js tells itself by: from outside it would skip the app's middleware, and with it the
+/// check of who may see what (CVE-2025-29927).
+const X_MIDDLEWARE_SUBREQUEST: HeaderName = HeaderName::from_static("x-middleware-subrequest");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// A request's id: the client's where it is well formed, else made here.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -66,6 +69,7 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     headers.remove(header::EXPECT);
     headers.remove(header::PROXY_AUTHORIZATION);
     headers.remove(LARDER_DEBUG);
+    headers.remove(X_MIDDLEWARE_SUBREQUEST);
     let trusted = ask.caller.via_trusted_proxy();
     if storable {
         fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
@@ -82,6 +86,10 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     set_forwarded(&mut headers, visit, trusted);
+    if storable {
+        // What the key says.
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(ask.scheme()));
+    }
     append_via(&mut headers, visit.version);
     if let Ok(host) = HeaderValue::from_str(visit.authority_as_sent()) {
         headers.insert(header::HOST, host);
@@ -91,6 +99,18 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     }
     headers.insert(X_REQUEST_ID, visit.request_id());
     headers
+}
+
+impl Ask<'_> {
+    /// `http` or `https`, as the client sees it: by the word of a trusted proxy, if there is one.
+    pub(super) fn scheme(&self) -> &'static str {
+        let told = self.visit.headers.get(X_FORWARDED_PROTO);
+        match told.map(HeaderValue::as_bytes) {
+            Some(b"https") if self.caller.via_trusted_proxy() => "https",
+            Some(b"http") if self.caller.via_trusted_proxy() => "http",
+            _ => self.visit.peer.scheme(),
+        }
+    }
 }
 
 /// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.

@@ -9,7 +9,9 @@ use super::body::Meter;
 use super::reply::{REPLACED, Told};
 use super::visit::Visit;
 use super::wire::{self, Fields, Head, Value};
-use super::{Ask, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span, Target, forward};
+use super::{
+    Ask, Content, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span, Target, forward,
+};
 use crate::limit;
 use crate::semantics::line;
 use crate::telemetry::metrics::Source;
@@ -74,7 +76,7 @@ impl Proxy {
             span: &Span::default(),
             search: (self.0.shared.searches).find(|| visit.authority(), target.path),
         };
-        let Plan::Lookup(key) = ask.plan(false) else {
+        let Plan::Lookup(key) = ask.plan(Content::None) else {
             return None;
         };
         let held = self.0.cache.peek(&key, &visit.headers, visit.now);

@@ -4,6 +4,7 @@
 
 mod body;
 mod coalesce;
+mod content;
 pub mod explain;
 mod fetch;
 mod forward;
@@ -31,8 +32,7 @@ use crate::config::Settings;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
-use crate::route::{Asked, Match, Per, Plan, Target};
-use crate::semantics::invalidation;
+use crate::route::{Asked, Content, Match, Per, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
@@ -40,8 +40,9 @@ use crate::telemetry::metrics::Source;
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
 use arc_swap::ArcSwap;
+use content::Reading;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
 use std::sync::{Arc, LazyLock};
@@ -197,11 +198,24 @@ impl Proxy {
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
             return Ok(Reply::own(respond::options()));
         }
-        match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
+        let content = match body.is_end_stream() {
+            true => Content::None,
+            false => Content::Unread,
+        };
+        let (plan, body, changes) = match ask.plan(content) {
+            Plan::Read => Box::pin(ask.read(body)).await?,
+            plan => {
+                let changes = matches!(plan, Plan::Pass(_)) && ask.is_unsafe(content);
+                (plan, RequestBody::streaming(body), changes)
+            }
+        };
+        match plan {
             // Boxed, here and below: the future of what asks the app is large, and every connection would
             // keep room for it while it idles.
             Plan::Tunnel => Box::pin(self.tunnel(ask, upgrade)).await,
-            Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason)).await,
+            Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason, changes)).await,
+            // What was read is not read again.
+            Plan::Read => Box::pin(self.pass(ask, body, Reason::Body, changes)).await,
             Plan::Lookup(key) => self.answer(ask, key).await,
         }
     }
@@ -298,15 +312,21 @@ impl Proxy {
         }
     }
 
-    /// Sends a request through to the app and its answer back, untouched by the store.
-    async fn pass(&self, ask: &Ask<'_>, body: Incoming, reason: Reason) -> Result<Reply, Problem> {
-        let mut body = RequestBody::streaming(body);
+    /// Sends a request through to the app and its answer back, untouched by the store; one that
+    /// `changes` something purges behind itself.
+    async fn pass(
+        &self,
+        ask: &Ask<'_>,
+        mut body: RequestBody,
+        reason: Reason,
+        changes: bool,
+    ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let fields = forward::request_fields(ask, false);
         let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
         let response = self.ask_app(ask, request).await?;
         let reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        if invalidation::is_safe(&ask.visit.method) {
+        if !changes {
             return Ok(reply);
         }
         self.purge_after(ask, wanted, reply).await
@@ -409,8 +429,45 @@ impl<'a> Ask<'a> {
         self.found.rule.policy.as_ref().unwrap_or(&PLAIN)
     }
 
+    /// Reads the content that the key is made of, plans, and says whether the request changes anything.
+    async fn read(&self, body: Incoming) -> Result<(Plan, RequestBody, bool), Problem> {
+        let patience = self.visit.snapshot.settings.upstream.timeout;
+        let reading = Reading::of(body, patience).await?;
+        let plan = self.plan(reading.content());
+        let changes = match plan {
+            Plan::Lookup(_) => {
+                // A visit reads its content once.
+                let _ = self.visit.content.set(reading.bytes());
+                false
+            }
+            _ => self.is_unsafe(reading.content()),
+        };
+        Ok((plan, reading.into_body(), changes))
+    }
+
+    fn is_unsafe(&self, content: Content<'_>) -> bool {
+        let authority = self.visit.authority();
+        self.found.rule.is_unsafe(&self.asked(&authority, self.target, content))
+    }
+
+    fn asked<'b>(
+        &'b self,
+        authority: &'b str,
+        target: &'b Target<'b>,
+        content: Content<'b>,
+    ) -> Asked<'b> {
+        Asked {
+            method: &self.visit.method,
+            scheme: self.scheme(),
+            authority,
+            target,
+            headers: &self.visit.headers,
+            content,
+        }
+    }
+
     /// What is to be done with the request, if it were for `target`: the key is that of the exact URL.
-    fn exact_plan(&self, target: &Target<'_>, has_body: bool) -> Plan {
+    fn exact_plan(&self, target: &Target<'_>, content: Content<'_>) -> Plan {
         let identity: Vec<Option<Vec<u8>>> = self
             .found
             .rule
@@ -419,14 +476,8 @@ impl<'a> Ask<'a> {
             .iter()
             .map(|per| self.part(*per))
             .collect();
-        let asked = Asked {
-            method: &self.visit.method,
-            scheme: self.visit.peer.scheme(),
-            authority: &self.visit.authority(),
-            target,
-            headers: &self.visit.headers,
-            has_body,
-        };
+        let authority = self.visit.authority();
+        let asked = self.asked(&authority, target, content);
         self.found.rule.plan(&asked, &identity)
     }
 

@@ -68,7 +68,7 @@ impl Proxy {
             status,
             reply.response.headers(),
         );
-        let resources = urls.iter().filter_map(|url| ask.resource_tags(url));
+        let resources = urls.iter().flat_map(|url| ask.resource_tags(url));
         let (resources, paths): (Vec<_>, Vec<_>) = resources.unzip();
         purges.extend(resources.into_iter().map(Scope::Tag).map(hard));
         let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
@@ -131,22 +131,26 @@ impl Ask<'_> {
         }
     }
 
-    /// The tags of the resource behind `target`, if a GET of it could be answered from the store at
-    /// all: that of what is stored for it, and that of what is stored for more queries than one.
-    fn resource_tags(&self, target: &str) -> Option<(String, String)> {
+    /// The tags of the resource behind `target`, by the rules that could have stored something of it
+    /// (most often one): that of what is stored for it, and that of what is stored for more queries than one.
+    fn resource_tags(&self, target: &str) -> Vec<(String, String)> {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
         let target = Target::parse(path, query);
         let routes = &self.visit.snapshot.settings.routes;
-        let rule = routes.find(&Method::GET, &target).rule;
-        rule.policy.as_ref()?;
         let authority = self.visit.authority();
-        Some((
-            rule.resource_tag(&authority, &target),
-            path_tag(&authority, target.path),
-        ))
+        let path = path_tag(&authority, target.path);
+        let mut tags = Vec::new();
+        for method in [Method::GET, Method::QUERY, Method::POST] {
+            let rule = routes.find(&method, &target).rule;
+            let tags_of_it = (rule.resource_tag(&authority, &target), path.clone());
+            if rule.policy.is_some() && !tags.contains(&tags_of_it) {
+                tags.push(tags_of_it);
+            }
+        }
+        tags
     }
 }
 

@@ -7,7 +7,7 @@
 //! a guess, which can miss what is stored but never find what is another's.
 
 use super::{Ask, Shared};
-use crate::route::{Plan, Rule, Target};
+use crate::route::{Content, Plan, Rule, Target};
 use crate::semantics::{Key, Variation};
 use http::{HeaderMap, Method};
 use std::collections::HashMap;
@@ -110,10 +110,10 @@ impl Places {
 
 impl Ask<'_> {
     /// What is to be done, with the key that an answer most likely lies under.
-    pub(super) fn plan(&self, has_body: bool) -> Plan {
-        match (self.exact_plan(self.target, has_body), &self.search) {
+    pub(super) fn plan(&self, content: Content<'_>) -> Plan {
+        match (self.exact_plan(self.target, content), &self.search) {
             (Plan::Lookup(exact), Some(stated)) if self.has_places() => {
-                match self.exact_plan(&self.without_query(), false) {
+                match self.exact_plan(&self.without_query(), Content::None) {
                     Plan::Lookup(without) => {
                         let rule = self.found.rule;
                         Plan::Lookup(rule.loosened_key(&without, self.target.query, stated))
@@ -137,9 +137,9 @@ impl Ask<'_> {
 
     /// Where an answer may lie; `None` where the query is not all that tells two requests for a path apart.
     pub(super) fn places(&self, shared: &Shared) -> Option<Places> {
-        let key = |target: &Target<'_>| match self.exact_plan(target, false) {
+        let key = |target: &Target<'_>| match self.exact_plan(target, Content::None) {
             Plan::Lookup(key) => Some(key),
-            Plan::Tunnel | Plan::Pass(_) => None,
+            Plan::Tunnel | Plan::Pass(_) | Plan::Read => None,
         };
         if !self.has_places() {
             return None;

@@ -5,6 +5,7 @@ use crate::semantics::Timestamp;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
+use bytes::Bytes;
 use crate::upstream::Interim;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
@@ -12,7 +13,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Longest `X-Request-Id` that is taken over.
@@ -49,6 +50,8 @@ pub struct Visit {
     pub(super) headers: HeaderMap,
     /// The request brought the debug token.
     pub(super) debug: bool,
+    /// Its content, where the key is made of it.
+    pub(super) content: OnceLock<Bytes>,
     /// Where the app's interim answers go, if the client knows such.
     pub(super) interim: Option<Interim>,
 }
@@ -78,6 +81,7 @@ impl Visit {
             version: parts.version,
             headers: parts.headers,
             debug,
+            content: OnceLock::new(),
             interim: None,
             snapshot,
         }

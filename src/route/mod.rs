@@ -9,12 +9,13 @@ pub mod target;
 pub mod template;
 
 pub use pattern::{Captures, Pattern};
-pub use plan::{Asked, Plan};
+pub use plan::{Asked, Content, Plan};
 pub use target::Target;
 pub use template::{Placeholder, Template};
 
 use crate::semantics::Policy;
-use http::{HeaderName, Method};
+use crate::semantics::fields::cookies;
+use http::{HeaderMap, HeaderName, Method};
 use index::Index;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct Rule {
     pub policy: Option<Policy>,
     /// How its key is made.
     pub key: KeyRule,
+    /// Requests that are never looked up.
+    pub bypass: Bypass,
     /// Tags of what it stores.
     pub tags: Vec<Template>,
     /// Tags purged after a 2xx to an unsafe method.
@@ -71,6 +74,46 @@ pub struct KeyRule {
     pub per: Vec<Per>,
     /// Query parameters left out of keys and of fetches that may be stored; `utm_*` ends in a star.
     pub ignore_query: Arc<[String]>,
+    /// What of a POST's content is in the key; `None`: a POST is not looked up. A QUERY's content
+    /// always is, byte for byte.
+    pub content: Option<ContentKey>,
+}
+
+impl KeyRule {
+    /// Whether the key tells one user or credential from another.
+    #[must_use]
+    pub fn has_identity(&self) -> bool {
+        let is_identity = |per: &Per| matches!(per, Per::User | Per::Token);
+        self.per.iter().any(is_identity)
+    }
+}
+
+/// What of a request's content is in the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentKey {
+    /// Every byte.
+    Bytes,
+    /// A GraphQL request's meaning; only queries are looked up.
+    Graphql,
+}
+
+/// What a request must not carry to be looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bypass {
+    /// Names of cookies.
+    pub cookies: Vec<String>,
+    /// Names of fields.
+    pub headers: Vec<HeaderName>,
+}
+
+impl Bypass {
+    /// Whether a request with these fields is not to be looked up.
+    #[must_use]
+    pub fn is_met(&self, headers: &HeaderMap) -> bool {
+        let listed = |cookie: &[u8]| self.cookies.iter().any(|name| name.as_bytes() == cookie);
+        self.headers.iter().any(|name| headers.contains_key(name))
+            || (!self.cookies.is_empty() && cookies(headers).any(|(name, _)| listed(name)))
+    }
 }
 
 /// One each.
@@ -154,6 +197,7 @@ mod tests {
             methods: methods.to_vec(),
             policy: None,
             key: KeyRule::default(),
+            bypass: Bypass::default(),
             tags: Vec::new(),
             purge: Vec::new(),
             limits: Vec::new(),

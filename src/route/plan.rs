@@ -2,16 +2,23 @@
 //!
 //! Never looks into a store, and never at the app's answer.
 
-use super::{KeyRule, Per, Rule, Target};
-use crate::semantics::fields::{cookies, has_token, list};
+use super::{ContentKey, KeyRule, Per, Rule, Target};
+use crate::semantics::fields::{combined, cookies, has_token, list};
+use crate::semantics::graphql::{self, Look};
+use crate::semantics::invalidation::is_safe;
 use crate::semantics::search::{decode_form, parameters};
 use crate::semantics::{Key, KeyBuilder, Reason, Variation};
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
+};
 use http::{HeaderMap, Method};
 use std::borrow::Cow;
 
 /// The most query parameters of a request that is looked up; one with more is passed.
 pub const PARAMETERS_MAX: usize = 256;
+/// The most content that a key is made of, in bytes; a request with more is passed as it comes.
+pub const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +27,8 @@ pub enum Plan {
     Tunnel,
     /// Send it to the app and do not look at the store.
     Pass(Reason),
+    /// Read up to [`CONTENT_BYTES_MAX`] of the content, and plan again.
+    Read,
     /// Look the key up, fetch and store if need be.
     Lookup(Key),
 }
@@ -37,8 +46,21 @@ pub struct Asked<'a> {
     pub target: &'a Target<'a>,
     /// Its fields.
     pub headers: &'a HeaderMap,
-    /// Whether a body follows.
-    pub has_body: bool,
+    /// Its content.
+    pub content: Content<'a>,
+}
+
+/// A request's content, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// There is none.
+    None,
+    /// There is some, and nobody has read it.
+    Unread,
+    /// More than [`CONTENT_BYTES_MAX`], or with trailers, which no key holds.
+    TooLarge,
+    /// All of it.
+    Whole(&'a [u8]),
 }
 
 impl Rule {
@@ -52,14 +74,15 @@ impl Rule {
         if asked.target.ambiguous {
             return Plan::Pass(Reason::AmbiguousPath);
         }
-        if !matches!(*asked.method, Method::GET | Method::HEAD) {
-            return Plan::Pass(Reason::Method);
-        }
-        if asked.has_body {
-            return Plan::Pass(Reason::Body);
-        }
+        let content = match self.content(asked) {
+            Ok(content) => content,
+            Err(plan) => return plan,
+        };
         if self.policy.is_none() {
             return Plan::Pass(Reason::NoStore);
+        }
+        if self.bypass.is_met(asked.headers) {
+            return Plan::Pass(Reason::DraftMode);
         }
         let identity = identity.iter().map(Option::as_deref);
         if identity.clone().count() != self.key.per.len() || identity.clone().any(|id| id.is_none())
@@ -70,7 +93,77 @@ impl Rule {
         if asked.target.query.is_some_and(has_many_parameters) {
             return Plan::Pass(Reason::AmbiguousPath);
         }
-        Plan::Lookup(self.key.key(asked, identity.flatten()))
+        Plan::Lookup(self.key.key(asked, identity.flatten(), content.as_deref()))
+    }
+
+    /// Whether this request may change something at the app, so that a good answer to it invalidates
+    /// (RFC 9111 §4.4). A POST that the route's key says is a read does not.
+    #[must_use]
+    pub fn is_unsafe(&self, asked: &Asked<'_>) -> bool {
+        if is_safe(asked.method) {
+            return false;
+        }
+        let declared = match (self.content_key(asked.method), asked.content) {
+            (Some(ContentKey::Bytes), _) => true,
+            (Some(ContentKey::Graphql), Content::Whole(bytes)) => {
+                normal_graphql(asked, bytes).is_some()
+            }
+            _ => false,
+        };
+        !declared || self.bypass.is_met(asked.headers)
+    }
+
+    /// What of this method's content is in the key.
+    fn content_key(&self, method: &Method) -> Option<ContentKey> {
+        match *method {
+            _ if self.policy.is_none() => None,
+            Method::QUERY => Some(ContentKey::Bytes),
+            Method::POST => self.key.content,
+            _ => None,
+        }
+    }
+
+    /// What goes into the key beside the head, or what is to be done instead of looking up.
+    fn content<'a>(&self, asked: &Asked<'a>) -> Result<Option<Cow<'a, [u8]>>, Plan> {
+        let pass = |reason| Err(Plan::Pass(reason));
+        if matches!(*asked.method, Method::GET | Method::HEAD) {
+            if asked.content != Content::None {
+                return pass(Reason::Body);
+            }
+            // A GET that runs a mutation is the app's mistake, but not one to be kept for others.
+            let looked_at = self.key.content == Some(ContentKey::Graphql);
+            return match looked_at && !is_readable_url(asked.target) {
+                true => pass(Reason::Method),
+                false => Ok(None),
+            };
+        }
+        let Some(kind) = self.content_key(asked.method) else {
+            return pass(Reason::Method);
+        };
+        let bytes = match asked.content {
+            Content::Unread => return Err(Plan::Read),
+            Content::TooLarge => return pass(Reason::TooLarge),
+            Content::None => &[],
+            Content::Whole(bytes) => bytes,
+        };
+        // Ranges and conditions of such requests are for the app: they mean other things than with GET
+        // (RFC 9110 §13.1.2, §14.2), and a part of some content is not what the key is made of (§14.5).
+        if asked.headers.contains_key(RANGE) {
+            return pass(Reason::Range);
+        }
+        if asked.headers.contains_key(CONTENT_RANGE) {
+            return pass(Reason::Body);
+        }
+        if *asked.method == Method::POST && is_conditional(asked.headers) {
+            return pass(Reason::Method);
+        }
+        match kind {
+            ContentKey::Bytes => Ok(Some(Cow::Borrowed(bytes))),
+            ContentKey::Graphql => match normal_graphql(asked, bytes) {
+                Some(normal) => Ok(Some(Cow::Owned(normal))),
+                None => pass(Reason::Method),
+            },
+        }
     }
 
     /// The tag of the resource behind `target`, one for all spellings that share a key, all variants
@@ -166,9 +259,28 @@ impl KeyRule {
         }
     }
 
-    fn key<'a>(&self, asked: &Asked<'_>, identity: impl Iterator<Item = &'a [u8]>) -> Key {
-        // GET and HEAD share a key: a HEAD is answered from what a GET stored.
-        let mut key = KeyBuilder::new("request");
+    fn key<'a>(
+        &self,
+        asked: &Asked<'_>,
+        identity: impl Iterator<Item = &'a [u8]>,
+        content: Option<&[u8]>,
+    ) -> Key {
+        let mut key = match content {
+            // GET and HEAD share a key: a HEAD is answered from what a GET stored.
+            None => KeyBuilder::new("request"),
+            Some(content) => {
+                // RFC 10008: the content and what says how to read it; never the URI alone.
+                let mut key = KeyBuilder::new("request with content");
+                key.part(asked.method.as_str().as_bytes());
+                for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+                    let value = combined(asked.headers, &name);
+                    key.part(if value.is_some() { b"=" } else { b"" });
+                    key.part(&value.unwrap_or_default());
+                }
+                key.part(content);
+                key
+            }
+        };
         key.part(asked.scheme.as_bytes());
         key.part(asked.authority.as_bytes());
         key.part(asked.target.path.as_bytes());
@@ -231,6 +343,64 @@ impl KeyRule {
     }
 }
 
+/// The bytes that tell a GraphQL query from every other; `None` where it is none, or that cannot be told.
+fn normal_graphql(asked: &Asked<'_>, bytes: &[u8]) -> Option<Vec<u8>> {
+    // Some servers let the URL say what to run, whatever the content says.
+    let elsewhere = asked.target.query.is_some_and(|query| {
+        parameters(query).any(|(name, _)| GRAPHQL_MEMBERS.contains(&&*decode_form(name)))
+    });
+    if elsewhere || !is_json(asked.headers) {
+        return None;
+    }
+    match graphql::content(bytes) {
+        Look::Read(normal) => Some(normal),
+        Look::Other => None,
+    }
+}
+
+/// The members of a GraphQL request.
+const GRAPHQL_MEMBERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
+
+/// JSON in UTF-8, as it is.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = combined(headers, &CONTENT_TYPE).unwrap_or_default();
+    let kind: Vec<u8> = kind.to_ascii_lowercase();
+    let mut parameters = kind.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    parameters.next() == Some(b"application/json")
+        && parameters.all(|parameter| parameter == b"charset=utf-8")
+        && !headers.contains_key(CONTENT_ENCODING)
+}
+
+/// Whether a URL holds no GraphQL document, or one that is a query.
+fn is_readable_url(target: &Target<'_>) -> bool {
+    let values = |wanted: &'static str| {
+        parameters(target.query.unwrap_or_default())
+            .filter(move |(name, _)| decode_form(name) == wanted)
+            .map(|(_, value)| decode_form(value.unwrap_or_default()))
+    };
+    let mut documents = values("query");
+    let mut operations = values("operationName").filter(|name| !name.is_empty());
+    match (documents.next(), documents.next()) {
+        (None, _) => true,
+        (Some(document), None) => {
+            let operation = operations.next();
+            operations.next().is_none() && graphql::is_query(&document, operation.as_deref())
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn is_conditional(headers: &HeaderMap) -> bool {
+    [
+        IF_MATCH,
+        IF_NONE_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_UNMODIFIED_SINCE,
+    ]
+    .iter()
+    .any(|name| headers.contains_key(name))
+}
+
 fn has_many_parameters(query: &str) -> bool {
     query.bytes().filter(|byte| *byte == b'&').count() >= PARAMETERS_MAX
 }
@@ -289,7 +459,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Pattern;
+    use crate::route::{Bypass, Pattern};
     use crate::semantics::Policy;
     use crate::semantics::testing::{any_value, headers};
     use http::HeaderName;
@@ -303,6 +473,7 @@ mod tests {
             methods: Vec::new(),
             policy: Some(Policy::default()),
             key,
+            bypass: Bypass::default(),
             tags: Vec::new(),
             purge: Vec::new(),
             limits: Vec::new(),
@@ -329,7 +500,7 @@ mod tests {
             authority: "shop.test",
             target: &Target::parse(path, query),
             headers: &headers(request),
-            has_body: false,
+            content: Content::None,
         };
         rule.plan(&asked, &[])
     }
@@ -396,7 +567,7 @@ mod tests {
             authority: "a",
             target: &target,
             headers: &HeaderMap::new(),
-            has_body: true,
+            content: Content::Unread,
         };
         assert_eq!(rule.plan(&asked, &[]), Plan::Pass(Reason::Body));
         rule.policy = None;
@@ -419,7 +590,7 @@ mod tests {
             authority: "a",
             target: &target,
             headers: &HeaderMap::new(),
-            has_body: false,
+            content: Content::None,
         };
         let plan = |identity: &[Option<&str>]| {
             let identity: Vec<_> = identity
@@ -457,7 +628,7 @@ mod tests {
                 authority,
                 target,
                 headers: &HeaderMap::new(),
-                has_body: false,
+                content: Content::None,
             };
             rule.plan(&asked, &[])
         };
@@ -575,6 +746,195 @@ mod tests {
         }
     }
 
+    /// A request with content, as it is looked up; `None`: it is not.
+    fn content_key(
+        rule: &Rule,
+        method: Method,
+        url: &str,
+        request: &str,
+        bytes: &[u8],
+    ) -> Option<Key> {
+        let (path, query) = match url.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (url, None),
+        };
+        let (target, headers) = (Target::parse(path, query), headers(request));
+        let asked = Asked {
+            method: &method,
+            scheme: "http",
+            authority: "shop.test",
+            target: &target,
+            headers: &headers,
+            content: Content::Whole(bytes),
+        };
+        match rule.plan(&asked, &[]) {
+            Plan::Lookup(key) => {
+                assert!(!rule.is_unsafe(&asked), "{method} {url}");
+                Some(key)
+            }
+            _ => None,
+        }
+    }
+
+    fn posts(content: ContentKey) -> Rule {
+        rule(KeyRule {
+            content: Some(content),
+            ..KeyRule::default()
+        })
+    }
+
+    #[test]
+    fn a_query_is_keyed_by_its_content_and_how_to_read_it_rfc10008() {
+        let rule = rule(KeyRule::default());
+        let json = "content-type: application/json";
+        let of =
+            |request: &str, bytes: &[u8]| content_key(&rule, Method::QUERY, "/", request, bytes);
+        let keys = [
+            Some(key(&rule, "/", "")),
+            of("", b""),
+            of("", b"a"),
+            of(json, b"a"),
+            of("content-type:", b"a"),
+            of("content-encoding: gzip", b"a"),
+            of(
+                "content-type: application/json\ncontent-encoding: gzip",
+                b"a",
+            ),
+        ];
+        for (at, one) in keys.iter().enumerate() {
+            assert!(one.is_some() && !keys[..at].contains(one), "{at}");
+        }
+        assert_eq!(of(json, b"a"), of(json, b"a"));
+        assert_eq!(of("range: bytes=0-1", b"a"), None);
+        assert_eq!(of("content-range: bytes 0-1/2", b"a"), None);
+        assert!(of("if-none-match: x", b"a").is_some());
+    }
+
+    #[test]
+    fn content_is_read_only_where_the_key_is_made_of_it() {
+        let mut rule = posts(ContentKey::Bytes);
+        let target = Target::parse("/", None);
+        let plan = |rule: &Rule, method: Method, content| {
+            let asked = Asked {
+                method: &method,
+                scheme: "http",
+                authority: "a",
+                target: &target,
+                headers: &HeaderMap::new(),
+                content,
+            };
+            (rule.plan(&asked, &[]), rule.is_unsafe(&asked))
+        };
+        let large = Plan::Pass(Reason::TooLarge);
+        assert_eq!(
+            plan(&rule, Method::QUERY, Content::Unread),
+            (Plan::Read, false)
+        );
+        assert_eq!(
+            plan(&rule, Method::POST, Content::Unread),
+            (Plan::Read, false)
+        );
+        assert_eq!(
+            plan(&rule, Method::POST, Content::TooLarge),
+            (large.clone(), false)
+        );
+        let method = Plan::Pass(Reason::Method);
+        assert_eq!(
+            plan(&rule, Method::PUT, Content::Unread),
+            (method.clone(), true)
+        );
+        rule.key.content = Some(ContentKey::Graphql);
+        assert_eq!(plan(&rule, Method::POST, Content::TooLarge), (large, true));
+        assert_eq!(
+            plan(&rule, Method::POST, Content::None),
+            (method.clone(), true)
+        );
+        rule.key.content = None;
+        assert_eq!(
+            plan(&rule, Method::POST, Content::Unread),
+            (method.clone(), true)
+        );
+        rule.policy = None;
+        assert_eq!(plan(&rule, Method::QUERY, Content::Unread), (method, false));
+    }
+
+    #[test]
+    fn only_graphql_queries_are_looked_up() {
+        let rule = posts(ContentKey::Graphql);
+        let json = "content-type: application/json; charset=UTF-8";
+        let query = br#"{"query":"{a}"}"#;
+        let of = |url: &str, request: &str, bytes: &[u8]| {
+            content_key(&rule, Method::POST, url, request, bytes)
+        };
+        assert!(of("/", json, query).is_some());
+        assert!(of("/?x=query", json, query).is_some());
+        for (url, request, bytes) in [
+            ("/", "", &query[..]),
+            ("/", "content-type: application/json; charset=utf-16", query),
+            (
+                "/",
+                "content-type: application/json\ncontent-encoding: gzip",
+                query,
+            ),
+            (
+                "/",
+                "content-type: application/json\nif-none-match: *",
+                query,
+            ),
+            (
+                "/",
+                "content-type: application/json\ncontent-type: text/plain",
+                query,
+            ),
+            ("/?query=mutation{a}", json, query),
+            ("/?operation%4Eame=M", json, query),
+            ("/", json, br#"{"query":"mutation{a}"}"#),
+        ] {
+            assert_eq!(of(url, request, bytes), None, "{url} {request}");
+        }
+        let get = |url: &str| plan(&rule, Method::GET, url, "");
+        let looked_up = |url: &str| matches!(get(url), Plan::Lookup(_));
+        assert!(looked_up("/") && looked_up("/?query={a}"));
+        assert!(looked_up("/?query=query+Q{a}mutation+M{b}&operationName=Q"));
+        for url in [
+            "/?query=mutation{a}",
+            "/?query=mut%61tion{a}",
+            "/?query={a}&query=mutation{a}",
+            "/?query=query+Q{a}mutation+M{b}&operationName=M",
+            "/?query=query+Q{a}mutation+M{b}&operationName=Q&operationName=M",
+            "/?query",
+        ] {
+            assert_eq!(get(url), Plan::Pass(Reason::Method), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_a_route_bypasses_is_not_looked_up_and_no_read() {
+        let mut rule = posts(ContentKey::Bytes);
+        rule.bypass = Bypass {
+            cookies: vec!["draft".into()],
+            headers: vec![HeaderName::from_static("next-action")],
+        };
+        let pass = Plan::Pass(Reason::DraftMode);
+        assert_eq!(plan(&rule, Method::GET, "/", "cookie: a=b; draft=1"), pass);
+        assert_eq!(plan(&rule, Method::GET, "/", "next-action: x"), pass);
+        assert!(matches!(
+            plan(&rule, Method::GET, "/", "cookie: adraft=1"),
+            Plan::Lookup(_)
+        ));
+        let (target, headers) = (Target::parse("/", None), headers("next-action: x"));
+        let asked = Asked {
+            method: &Method::POST,
+            scheme: "http",
+            authority: "a",
+            target: &target,
+            headers: &headers,
+            content: Content::Whole(b""),
+        };
+        assert_eq!(rule.plan(&asked, &[]), pass);
+        assert!(rule.is_unsafe(&asked));
+    }
+
     proptest! {
         #[test]
         fn the_order_of_different_parameters_does_not_matter(mut query in proptest::collection::btree_map("[a-z]{1,3}", "[a-z%&2]{0,5}", 1..6)) {
@@ -648,7 +1008,7 @@ mod tests {
                     authority,
                     target: &Target::parse(path, None),
                     headers: &headers(&lines),
-                    has_body: false,
+                    content: Content::None,
                 };
                 rule.plan(&asked, &[Some(user.clone().into_bytes())])
             };
@@ -656,6 +1016,27 @@ mod tests {
             if !one.2.contains("//") && !other.2.contains("//") {
                 prop_assert_eq!(plan(&one) == plan(&other), one == other);
             }
+        }
+
+        #[test]
+        fn two_contents_are_never_one_key(
+            one in proptest::collection::vec(any::<u8>(), 0..20),
+            other in proptest::collection::vec(any::<u8>(), 0..20),
+            kind in "[a-z]{1,3}",
+            another in "[a-z]{1,3}",
+        ) {
+            let rule = posts(ContentKey::Bytes);
+            for method in [Method::QUERY, Method::POST] {
+                let key = |kind: &str, bytes: &[u8]| {
+                    content_key(&rule, method.clone(), "/", &format!("content-type: {kind}"), bytes)
+                };
+                prop_assert_eq!(
+                    key(&kind, &one) == key(&another, &other),
+                    (&kind, &one) == (&another, &other)
+                );
+            }
+            let query = content_key(&rule, Method::QUERY, "/", "", &one);
+            prop_assert_ne!(query, content_key(&rule, Method::POST, "/", "", &one));
         }
 
         #[test]
@@ -673,7 +1054,7 @@ mod tests {
                 authority: "a",
                 target: &target,
                 headers: &request,
-                has_body: false,
+                content: Content::None,
             };
             let _ = rule.plan(&asked, &[]);
             prop_assert_eq!(rule.fetch_query(Some(&query)).as_deref().unwrap_or_default().replace('&', ""), "");

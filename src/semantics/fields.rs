@@ -56,7 +56,7 @@ const ANALYTICS: [&str; 19] = [
 const ANALYTICS_PREFIXES: [&str; 7] = ["_ga_", "_gat_", "_gcl_", "_hj", "__utm", "_pk_", "_ym_"];
 
 /// What apps reflect without naming it in `Vary`.
-const UNKEYED: [&str; 16] = [
+const UNKEYED: [&str; 20] = [
     "forwarded",
     "x-forwarded-host",
     "x-forwarded-scheme",
@@ -73,6 +73,10 @@ const UNKEYED: [&str; 16] = [
     "x-http-method-override",
     "x-method-override",
     "x-original-uri",
+    "x-forwarded-protocol",
+    "x-forwarded-ssl",
+    "x-url-scheme",
+    "front-end-https",
 ];
 
 /// What must not come in a trailer section, beside what belongs to the connection.

@@ -10,6 +10,7 @@ pub mod content;
 pub mod directives;
 pub mod fields;
 pub mod freshness;
+pub mod graphql;
 pub mod groups;
 pub mod invalidation;
 pub mod key;

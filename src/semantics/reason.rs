@@ -156,7 +156,7 @@ reasons! {
         "Write a route with a ttl for this path, or let the app send Cache-Control: max-age=60.";
     /// The method is not one that is answered from the store.
     Method => "method", "RFC 9110 §9.2.3",
-        "Only GET and HEAD are answered from the store.";
+        "GET, HEAD and QUERY are answered from the store, and POST where key.body says that it reads.";
     /// The route, the request or the response says no-store.
     NoStore => "no-store", "RFC 9111 §5.2.2.5",
         "Take no-store out of the app's Cache-Control or of the route; `override: true` lets the route's ttl win over the app.";
@@ -208,9 +208,9 @@ reasons! {
     /// The client asked for an answer newer than the stored one.
     Request => "request", "RFC 9111 §5.2.1",
         "Nothing: the client asked for it; cache.client_refresh: false would not let it.";
-    /// The app's preview mode is on for this client.
-    DraftMode => "draft-mode", "the app's preview cookie",
-        "Leave the app's preview mode.";
+    /// The request carries what the route's bypass_when names, such as a cookie of the app's preview mode.
+    DraftMode => "draft-mode", "bypass_when",
+        "Leave the app's preview mode, or take the name out of the route's bypass_when.";
     /// Caching is switched off.
     KillSwitch => "kill-switch", "the switch",
         "Wait until it turns itself off, or turn it off.";

@@ -4,6 +4,7 @@
 use super::Home;
 use crate::semantics::fields;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -16,7 +17,11 @@ use tokio::time::Instant;
 /// What a client sends along to the app.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// What was read of it before it was known where it goes; sent first.
+    read: Bytes,
     incoming: Option<Incoming>,
+    /// Trailers that were read already.
+    trailers: Option<HeaderMap>,
     finished: Finished,
     copy: Option<BodyCopy>,
 }
@@ -113,9 +118,24 @@ impl RequestBody {
     /// No content.
     #[must_use]
     pub fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    /// Content that is here already.
+    #[must_use]
+    pub fn whole(read: Bytes) -> Self {
+        Self::begun(read, None, None)
+    }
+
+    /// Content of which `read` is here already, with the trailers if it was all, and `incoming` still to come.
+    #[must_use]
+    pub fn begun(read: Bytes, trailers: Option<HeaderMap>, incoming: Option<Incoming>) -> Self {
+        let nothing = read.is_empty() && trailers.is_none() && incoming.is_none();
         Self {
-            incoming: None,
-            finished: Finished::new(WHOLE),
+            finished: Finished::new(if nothing { WHOLE } else { UNDER_WAY }),
+            read,
+            incoming,
+            trailers,
             copy: None,
         }
     }
@@ -126,11 +146,13 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self {
-            incoming: Some(incoming),
-            finished: Finished::new(UNDER_WAY),
-            copy: None,
-        }
+        Self::begun(Bytes::new(), None, Some(incoming))
+    }
+
+    /// The same content once more, where nothing of it has to come from the client.
+    pub(super) fn again(&self) -> Option<Self> {
+        let here = self.incoming.is_none() && self.trailers.is_none();
+        here.then(|| Self::whole(self.read.clone()))
     }
 
     /// Keeps a copy of up to `bytes_max` bytes of what is sent.
@@ -141,12 +163,6 @@ impl RequestBody {
         };
         self.copy = Some(copy.clone());
         copy
-    }
-
-    /// Whether there is no content.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.incoming.is_none()
     }
 
     /// Tells how far it has come, also after it was handed over.
@@ -165,6 +181,21 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
+        if !this.read.is_empty() {
+            let read = std::mem::take(&mut this.read);
+            if let Some(copy) = &this.copy {
+                copy.add(&read);
+            }
+            this.finished.moves();
+            if this.is_end_stream() {
+                this.finished.set(WHOLE);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        if let Some(trailers) = this.trailers.take() {
+            this.finished.set(WHOLE);
+            return Poll::Ready(Some(Ok(allowed_trailers(Frame::trailers(trailers)))));
+        }
         let Some(incoming) = this.incoming.as_mut() else {
             return Poll::Ready(None);
         };
@@ -189,13 +220,20 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_empty()
+            && self.trailers.is_none()
+            && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        if self.trailers.is_some() {
+            return SizeHint::default(); // trailers come behind chunks only
+        }
+        let rest = self.incoming.as_ref().map(Body::size_hint);
+        let rest = rest.map_or(Some(0), |hint| hint.exact());
+        rest.map_or_else(SizeHint::default, |rest| {
+            SizeHint::with_exact(self.read.len() as u64 + rest)
+        })
     }
 }
 

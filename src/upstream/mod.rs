@@ -186,7 +186,8 @@ impl Upstream {
     /// Sends a request and waits for the response head.
     ///
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
-    /// nothing had come back, the method is idempotent and no body was sent (hyper's issue 2136).
+    /// nothing had come back, the method is idempotent and there is no body, or
+    /// the whole of it is here (hyper's issue 2136).
     /// While the app has promised to keep the connection (`Keep-Alive: timeout`), who closes it after
     /// a request means that request, which is not made twice.
     ///
@@ -198,7 +199,7 @@ impl Upstream {
         frame(&mut request);
         let address = self.address.load_full();
         let permit = self.gate.enter(address.settings.timeout).await?;
-        let repeatable = request.method().is_idempotent() && request.body().is_none();
+        let repeatable = request.method().is_idempotent();
         let outcome = loop {
             let (sender, promised) = match self.pool.take(&address).await {
                 Some(idle) => (idle.sender, Some(idle.promised)),
@@ -207,7 +208,7 @@ impl Upstream {
                     Err(error) => break Err(error),
                 },
             };
-            let again = (promised.is_some() && repeatable).then(|| copy(&request));
+            let again = (promised.is_some() && repeatable).then(|| copy(&request)).flatten();
             match (self.exchange(&address, sender, request).await, again) {
                 (Err(failure), Some(copy))
                     if failure.error == UpstreamError::Reset
@@ -355,15 +356,15 @@ impl Flood {
 }
 
 /// The same request once more; only called for requests without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     if let Some(interim) = request.extensions().get::<Interim>() {
         copy.extensions_mut().insert(interim.clone());
     }
-    copy
+    Some(copy)
 }
 
 /// Idle connections, the last one back first.

@@ -884,7 +884,7 @@ fn query(bytes: &[u8]) {
             authority: "host",
             target: &target,
             headers: &HeaderMap::new(),
-            has_body: false,
+            content: larder::route::Content::None,
         };
         rule.plan(&asked, &[])
     };
@@ -971,6 +971,7 @@ fn rule(path: &str, ignore: Vec<String>) -> Rule {
         tags: Vec::new(),
         purge: Vec::new(),
         limits: Vec::new(),
+        bypass: larder::route::Bypass::default(),
         refresh_ahead: None,
         slide_up_to: None,
     }

@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::identity::{Identity, UserSource};
 use crate::limit::Limiter;
 use crate::redis_client;
-use crate::route::{Plan, Target};
+use crate::route::{Content, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{Outcome, Reason};
 use crate::telemetry::{AccessLog, Span, Traces};
@@ -163,8 +163,8 @@ async fn answer(shared: &Shared, live: Option<Live<'_>>, question: Question) -> 
         span: &Span::default(),
         search: shared.searches.find(|| visit.authority(), target.path),
     };
-    // No body is asked about: only GET and HEAD get as far as to be judged by one.
-    let plan = ask.plan(false);
+    // No body is asked about: a QUERY, or a POST that is a read, is explained as one without.
+    let plan = ask.plan(Content::None);
     let (decision, held) = redis_client::as_one(async {
         let decision = match live {
             Some(live) => Some(ask.look(live.limiter).await),

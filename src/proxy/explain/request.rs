@@ -209,7 +209,7 @@ impl Ask<'_> {
                 let (by, change) = self.why_passed(*reason);
                 return step.detail(reason.meaning()).by(by, change);
             }
-            Plan::Tunnel => {
+            Plan::Tunnel | Plan::Read => {
                 let step = Step::new("key", "none: upgrade");
                 let (by, change) = self.why_passed(Reason::Upgrade);
                 return step.detail(Reason::Upgrade.meaning()).by(by, change);
@@ -218,7 +218,7 @@ impl Ask<'_> {
         let rule = &self.found.rule.key;
         let mut step = Step::new("key", key.to_string()).detail(format!(
             "from {}, {} and {}",
-            self.visit.peer.scheme(),
+            self.scheme(),
             self.visit.authority(),
             self.target.path
         ));

@@ -90,7 +90,7 @@ impl Ask<'_> {
     ) -> (Step, &'static str, Reason) {
         let passed = match (plan, held) {
             (Plan::Pass(reason), _) => *reason,
-            (Plan::Tunnel, _) => Reason::Upgrade,
+            (Plan::Tunnel | Plan::Read, _) => Reason::Upgrade,
             (Plan::Lookup(_), Some(held)) => return self.reused(held),
             (Plan::Lookup(_), None) => return self.reused(&Lookup::Absent(Reason::Cold)),
         };
@@ -227,7 +227,7 @@ impl Ask<'_> {
         let passed = match plan {
             Plan::Lookup(_) => None,
             Plan::Pass(reason) => Some(*reason),
-            Plan::Tunnel => Some(Reason::Upgrade),
+            Plan::Tunnel | Plan::Read => Some(Reason::Upgrade),
         };
         if let Some(reason) = passed {
             let (by, change) = self.why_passed(reason);

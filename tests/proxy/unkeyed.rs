@@ -1,0 +1,122 @@
+//! What a request carries beside its key changes nobody else's page: apps are known to build pages
+//! from these fields without saying so in Vary.
+
+use crate::support::*;
+
+/// What apps reflect, and what an attacker would put into it.
+const REFLECTED: [(&str, &str); 20] = [
+    ("Forwarded", "host=evil.test"),
+    ("X-Forwarded-Scheme", "nothttps"),
+    ("X-Forwarded-Port", "66666"),
+    ("X-Forwarded-Prefix", "/evil"),
+    ("X-Forwarded-Path", "/evil"),
+    ("X-Forwarded-Server", "evil.test"),
+    ("X-Forwarded-Uri", "/evil"),
+    ("X-Forwarded-Ssl", "off"),
+    ("X-Forwarded-Protocol", "evil"),
+    ("X-Url-Scheme", "evil"),
+    ("Front-End-Https", "evil"),
+    ("X-Host", "evil.test"),
+    ("X-Original-Host", "evil.test"),
+    ("X-Original-Url", "/evil"),
+    ("X-Original-Uri", "/evil"),
+    ("X-Rewrite-Url", "/evil"),
+    ("X-Http-Method", "DELETE"),
+    ("X-Http-Method-Override", "DELETE"),
+    ("X-Method-Override", "DELETE"),
+    ("X-Middleware-Rewrite", "/evil"),
+];
+
+/// An app that puts every field it gets into its page.
+async fn reflecting() -> App {
+    App::says(|seen| Answer::public(format!("{:?}", seen.headers))).await
+}
+
+#[tokio::test]
+async fn reflected_fields_reach_no_page_that_is_stored() {
+    let app = reflecting().await;
+    let larder = larder(&app)
+        .yaml("identity: { trusted_proxies: [loopback] }")
+        .start()
+        .await;
+    for (at, (name, value)) in REFLECTED.iter().enumerate() {
+        let path = format!("/{at}");
+        let poisoned = larder.get_with(&path, &[(name, value)]).await;
+        assert_eq!(poisoned.cache(), "MISS");
+        assert!(
+            !poisoned.text().contains(value),
+            "{name}: {}",
+            poisoned.text()
+        );
+        let explained = larder
+            .admin()
+            .get(&format!("/v1/explain?url={path}&header={name}:%20{value}"))
+            .await;
+        assert!(
+            explained.text().contains(&name.to_lowercase()),
+            "{name}: {}",
+            explained.text()
+        );
+    }
+    for name in ["X-Forwarded-Host", "X-Forwarded-Proto"] {
+        let path = format!("/{name}");
+        let poisoned = larder.get_with(&path, &[(name, "evil.test")]).await;
+        assert!(!poisoned.text().contains("evil"), "{}", poisoned.text());
+    }
+}
+
+#[tokio::test]
+async fn where_the_key_holds_one_the_app_gets_it() {
+    let app = reflecting().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /*, key: { headers: [X-Forwarded-Prefix] } }]")
+        .start()
+        .await;
+    for prefix in ["/a", "/b"] {
+        let answer = larder
+            .get_with("/", &[("X-Forwarded-Prefix", prefix)])
+            .await;
+        assert_eq!(answer.cache(), "MISS");
+        assert!(answer.text().contains(&format!("\"{prefix}\"")));
+    }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_takes_tls_off_the_scheme_is_in_the_key() {
+    let app =
+        App::says(|seen| Answer::public(seen.header("x-forwarded-proto").unwrap_or("-"))).await;
+    let larder = larder(&app)
+        .yaml("identity: { trusted_proxies: [loopback] }")
+        .start()
+        .await;
+    for proto in ["http", "https"] {
+        let answer = larder.get_with("/", &[("X-Forwarded-Proto", proto)]).await;
+        assert_eq!(
+            (answer.cache(), answer.text()),
+            ("MISS".into(), proto.into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_outside_speaks_to_the_app_as_its_own_middleware() {
+    let app = reflecting().await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /never, no_store: true }]")
+        .start()
+        .await;
+    let evil = [("X-Middleware-Subrequest", "middleware:middleware")];
+    for (method, path) in [
+        ("GET", "/"),
+        ("HEAD", "/a"),
+        ("POST", "/"),
+        ("GET", "/never"),
+    ] {
+        larder.client().send(method, path, &evil, "").await;
+        assert_eq!(
+            app.last(path).header("x-middleware-subrequest"),
+            None,
+            "{method} {path}"
+        );
+    }
+}
