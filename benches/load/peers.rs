@@ -3,7 +3,7 @@
 
 use crate::generator::client::Client;
 use crate::generator::paced::Delays;
-use crate::generator::{Load, Outcome, Round, get};
+use crate::generator::{Load, Outcome, Round};
 use crate::rows::{self, Delay, GROUPS, Reaches, Row};
 use crate::servers::{Bed, Door, Larder, Problem, Product, Server, divided};
 use crate::table::{markdown, median, minimum, ratios};
@@ -26,6 +26,8 @@ const STORED_BODY_BYTES: f64 = 128.0;
 const SETTLE: Duration = Duration::from_millis(500);
 /// Between two scrapes of metrics.
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+/// How long a server is asked before it is measured.
+const WARM_SECONDS: f64 = 0.5;
 /// Share of requests that may do something else than their row is about.
 const STRAY_MAX: f64 = 0.01;
 
@@ -110,6 +112,11 @@ fn pin_self() {
 
 async fn measure(options: &Options) -> Result<(), String> {
     let bed = Bed::make(options.divisor).await?;
+    if cfg!(debug_assertions) {
+        println!(
+            "This harness was built without optimisation: the app and bare hyper are slower than they should be.\n"
+        );
+    }
     println!(
         "{} interleaved rounds of {} s; CPU per request as a ratio to the first column: by medians (by the least disturbed round of each).\n",
         options.rounds, options.seconds
@@ -137,7 +144,9 @@ async fn measure(options: &Options) -> Result<(), String> {
     }
     if options.wants("latency") {
         for delay in rows::delays() {
-            measure_delay(&bed, &delay, options).await?;
+            if let Err(problem) = measure_delay(&bed, &delay, options).await {
+                println!("## Delay: {}\n\n- failed: {problem}\n", delay.name);
+            }
         }
     }
     if options.wants("idle") {
@@ -197,30 +206,36 @@ async fn measure_row(bed: &Bed, row: &Row, options: &Options) -> Vec<Column> {
     columns
 }
 
-/// What a row asks for is stored before it is measured.
+/// What a row asks for is stored before it is measured: each path once, then a round that does not count.
 async fn warm(bed: &Bed, row: &Row, server: &Server) -> Result<(), String> {
-    if row.app != Reaches::Nothing {
-        return Ok(());
-    }
-    let client = match (server.plain, server.tls) {
-        (Some(plain), _) => Client::new(plain, None)?,
-        (None, Some(tls)) => Client::new(tls, Some(&bed.certificate))?,
-        (None, None) => return Err("it has no door".into()),
-    };
-    let mut connection = client.connect().await?;
-    let mut ask = async |path: &str| match connection.ask(&get(path)).await? {
-        (200, _) => Ok(()),
-        (status, _) => Err(format!("{status} to {path}")),
-    };
-    match row.load {
-        Load::Keys { keys } => {
-            for key in 0..keys {
-                ask(&format!("{}{key}", row.path)).await?;
+    let round = round(bed, row, server, WARM_SECONDS)?;
+    if let (Reaches::Nothing, Load::Keys { keys }) = (row.app, row.load) {
+        let client = Client::new(round.address, round.certificate)?;
+        let mut connection = client.connect().await?;
+        for key in 0..keys {
+            let path = format!("{}{key}", row.path);
+            match connection.get(&path).await? {
+                (200, _) => {}
+                (status, _) => return Err(format!("{status} to {path}")),
             }
         }
-        _ => ask(row.path).await?,
     }
-    Ok(())
+    round.run(row.load).await.map(|_| ())
+}
+
+fn round<'a>(
+    bed: &'a Bed,
+    row: &'a Row,
+    server: &Server,
+    seconds: f64,
+) -> Result<Round<'a>, String> {
+    Ok(Round {
+        address: server.door(row.door).ok_or("it does not speak this")?,
+        path: row.path,
+        certificate: (row.door == Door::Tls).then_some(bed.certificate.as_path()),
+        seconds,
+        folder: bed.folder.path(),
+    })
 }
 
 async fn one_round(
@@ -230,13 +245,7 @@ async fn one_round(
     column: &mut Column,
     seconds: f64,
 ) -> Result<(), String> {
-    let round = Round {
-        address: server.door(row.door).ok_or("it does not speak this")?,
-        path: row.path,
-        certificate: (row.door == Door::Tls).then_some(bed.certificate.as_path()),
-        seconds,
-        folder: bed.folder.path(),
-    };
+    let round = round(bed, row, server, seconds)?;
     let counted = server.counted();
     let at_app = bed.app_requests().await?;
     let before = cpu::spent(&counted);
@@ -268,10 +277,7 @@ async fn scrape(server: &Server) -> String {
     loop {
         let asked = async {
             let mut connection = Client::new(admin, None)?.connect().await?;
-            connection
-                .ask(&get("/metrics"))
-                .await
-                .map(|(status, _)| status)
+            connection.get("/metrics").await.map(|(status, _)| status)
         };
         match asked.await {
             Ok(200) => tokio::time::sleep(SCRAPE_EVERY).await,
@@ -579,7 +585,7 @@ async fn idle(bed: &Bed, server: &Server, client: &Client) -> Result<f64, String
             first = cpu::resident(&server.counted());
         }
         let mut connection = client.connect().await?;
-        connection.ask(&get("/b/1024")).await?;
+        connection.get("/b/1024").await?;
         held.push(connection);
     }
     tokio::time::sleep(SETTLE).await;
@@ -597,7 +603,7 @@ async fn stampede(bed: &Bed, client: Client) -> Result<u64, String> {
     let mut asked = JoinSet::new();
     for mut connection in connections {
         asked.spawn(async move {
-            match connection.ask(&get("/slow/1024/cold")).await? {
+            match connection.get("/slow/1024/cold").await? {
                 (200, _) => Ok(()),
                 (status, _) => Err(format!("{status} in the stampede")),
             }

@@ -65,6 +65,8 @@ impl Client {
             }
         };
         Ok(Connection {
+            // As wrk and h2load write it: caches keep answers by it.
+            host: self.server.to_string(),
             stream,
             buffer: Vec::new(),
         })
@@ -73,14 +75,21 @@ impl Client {
 
 /// One connection; an answer's head and content stay in its buffer until the next.
 pub struct Connection {
+    host: String,
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
 impl Connection {
+    /// `GET`, and the whole answer.
+    pub async fn get(&mut self, path: &str) -> Result<(u16, &[u8]), String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        self.ask(request.as_bytes()).await
+    }
+
     /// Sends this request and reads the whole answer: its status and its content.
     pub async fn ask(&mut self, request: &[u8]) -> Result<(u16, &[u8]), String> {
-        let Self { stream, buffer } = self;
+        let Self { stream, buffer, .. } = self;
         match tokio::time::timeout(ANSWER_MAX, exchange(stream, buffer, request)).await {
             Err(_) => Err("no answer in 30 s".into()),
             Ok(Err(problem)) => Err(problem),

@@ -48,11 +48,6 @@ pub enum Load {
     Handshakes,
 }
 
-/// `GET`, as our own client writes it.
-pub fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").into_bytes()
-}
-
 /// How long and where to ask.
 pub struct Round<'a> {
     /// The server.

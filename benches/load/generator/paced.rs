@@ -5,8 +5,8 @@
 //! counts from the moment at which a request was *meant* to be sent. It turns on its core instead of
 //! sleeping: the shortest sleep is longer than an answer takes.
 
+use super::Outcome;
 use super::client::Client;
-use super::{Outcome, get};
 use crate::table::quantile;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -64,7 +64,9 @@ pub fn drive(arguments: impl Iterator<Item = String>) -> Result<(), String> {
             let delays = LocalSet::new().block_on(&runtime, paced(client, path, rate, length))?;
             print_delays(&delays)
         }
-        ("handshakes", _) => print_outcome(&runtime.block_on(handshakes(client, path, length))),
+        ("handshakes", _) => {
+            print_outcome(&runtime.block_on(handshakes(client, server, path, length)))
+        }
         _ => return Err("drive paced needs --rate; the other kind is handshakes".into()),
     };
     println!("{line}");
@@ -90,7 +92,7 @@ async fn paced(client: Client, path: &str, rate: f64, length: Duration) -> Resul
     let mut askers = Vec::new();
     for _ in 0..PACED_CONNECTIONS {
         let mut connection = client.connect().await?;
-        let (pace, request) = (pace.clone(), get(path));
+        let (pace, path) = (pace.clone(), path.to_owned());
         askers.push(tokio::task::spawn_local(async move {
             loop {
                 let due = pace.due.borrow_mut().pop_front();
@@ -101,7 +103,7 @@ async fn paced(client: Client, path: &str, rate: f64, length: Duration) -> Resul
                     pace.some.notified().await;
                     continue;
                 };
-                match connection.ask(&request).await {
+                match connection.get(&path).await {
                     Ok((200..300, _)) => {
                         let took = u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX);
                         pace.delays.borrow_mut().push(took);
@@ -147,8 +149,8 @@ async fn paced(client: Client, path: &str, rate: f64, length: Duration) -> Resul
     })
 }
 
-async fn handshakes(client: Client, path: &str, length: Duration) -> Outcome {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+async fn handshakes(client: Client, server: SocketAddr, path: &str, length: Duration) -> Outcome {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
     let began = Instant::now();
     let mut askers = JoinSet::new();
     for _ in 0..HANDSHAKES_AT_A_TIME {

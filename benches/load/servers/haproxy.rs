@@ -22,7 +22,7 @@ defaults
     timeout http-keep-alive 1h
     timeout server 30s
 cache hits
-    total-max-size 1024
+    total-max-size 128
     max-object-size 1000000
     max-age 3600
 listen shop

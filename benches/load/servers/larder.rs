@@ -3,7 +3,6 @@
 use super::{Bed, Problem, Server, free_address, larder_binary, redis, write};
 use crate::child::{Child, SERVER_CORE, pinned};
 use crate::generator::client::Client;
-use crate::generator::get;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use tokio::task::JoinSet;
@@ -157,7 +156,7 @@ fn configuration(
     }
     if kind.limits {
         text.push_str(
-            "  - { name: limited, path: /limited/*, ttl: 1h, limit: { rate: 1000000000/min, per: ip } }\n  \
+            "  - { name: limited, path: /limited/*, ttl: 1h, limit: { rate: 1000000/s, per: ip } }\n  \
                - { name: refused, path: /refused/*, ttl: 1h, limit: { rate: 5/day, per: ip } }\n",
         );
     }
@@ -174,7 +173,7 @@ async fn fill(address: SocketAddr, entries: usize) -> Result<(), String> {
         fillers.spawn(async move {
             let mut connection = client.connect().await?;
             for n in (filler..entries).step_by(FILLERS) {
-                match connection.ask(&get(&format!("/g/128/{n}"))).await? {
+                match connection.get(&format!("/g/128/{n}")).await? {
                     (200, _) => {}
                     (status, _) => return Err(format!("the store was not filled: {status}")),
                 }

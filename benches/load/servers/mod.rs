@@ -10,7 +10,6 @@ pub use larder::{Larder, divided};
 
 use crate::child::{self, Child, SERVER_CORE};
 use crate::generator::client::{CERTIFICATE_NAME, Client};
-use crate::generator::get;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -151,7 +150,7 @@ impl Bed {
     /// How many requests reached the app so far.
     pub async fn app_requests(&self) -> Result<u64, String> {
         let mut connection = Client::new(self.app, None)?.connect().await?;
-        let (_, body) = connection.ask(&get("/count")).await?;
+        let (_, body) = connection.get("/count").await?;
         String::from_utf8_lossy(body)
             .trim()
             .parse()
@@ -256,7 +255,7 @@ async fn answers(address: SocketAddr, child: &Child) -> Result<(), String> {
     loop {
         let said = match client.connect().await {
             Err(error) => error,
-            Ok(mut connection) => match connection.ask(&get("/b/1024")).await {
+            Ok(mut connection) => match connection.get("/b/1024").await {
                 Ok((200, body)) if body.len() == SIZES[0] => return Ok(()),
                 Ok((status, body)) => format!("{status} with {} bytes", body.len()),
                 Err(error) => error,
