@@ -8,7 +8,15 @@ CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BROWSER_DIR := target/browser
 
-.PHONY: help run build test test-rust test-browser lint fmt bench bench-load setup setup-browser setup-peers
+# What libFuzzer needs in the code to see which ways an input takes; stable Rust has it.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_DIR := target/fuzz
+TARGET ?= directives
+TIME ?= 60
+
+.PHONY: help run build test test-rust test-browser fuzz lint fmt bench bench-load setup setup-browser setup-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -33,6 +41,14 @@ test-browser: setup-browser ## Load the demo page in a real browser, direct and 
 	else \
 		echo "SKIPPED: the browser test needs chromium, node and playwright-core, and they could not be installed"; \
 	fi
+
+fuzz: ## Look for inputs that break a parser: TARGET=directives TIME=60 (seconds)
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); \
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --manifest-path tests/fuzz/guided/Cargo.toml --target-dir $(FUZZ_DIR) --target $$host; \
+	mkdir -p $(FUZZ_DIR)/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET); \
+	LARDER_FUZZ_TARGET=$(TARGET) LARDER_FUZZ_SEEDS=$(FUZZ_DIR)/corpus/$(TARGET) $(FUZZ_DIR)/$$host/debug/guided \
+		$(FUZZ_DIR)/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET) -max_total_time=$(TIME) -max_len=4096 -timeout=10 \
+		-rss_limit_mb=2048 -artifact_prefix=$(FUZZ_DIR)/found-$(TARGET)- -print_final_stats=1
 
 lint: ## Formatting and clippy, warnings are errors; cargo deny where it is installed
 	$(CARGO) fmt --all --check

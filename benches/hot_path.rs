@@ -24,7 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use larder::cache::purge::{Since, Subject, Table};
-use larder::cache::{Cache, Entry, Position, Purge, Scope, codec};
+use larder::cache::{Cache, Entry, Lookup, Position, Purge, Scope, codec};
 use larder::clock::Clock;
 use larder::config::{self, Environment, Settings, Source as Text};
 use larder::identity::Identity;
@@ -34,7 +34,8 @@ use larder::redis_client::Redis;
 use larder::route::{Asked, Plan, Target};
 use larder::semantics::reuse::ClientRefresh;
 use larder::semantics::{
-    CacheStatus, Exchange, Key, Outcome, Policy, Reason, Stored, Timestamp, answer, reuse, storable,
+    CacheStatus, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, answer, reuse,
+    storable,
 };
 use larder::telemetry::log::{self, Log};
 use larder::telemetry::metrics::{Finished, Source};
@@ -61,6 +62,7 @@ fn main() {
     planning(&mut criterion);
     deciding(&mut criterion);
     storing(&mut criterion);
+    memory_hits(&mut criterion);
     limiting(&mut criterion);
     telling(&mut criterion);
     whole_hits(&mut criterion);
@@ -211,6 +213,41 @@ fn storing(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What a verdict on reuse and an answer add to a lookup in memory: the difference of the two is bounded
+/// by 1 µs.
+fn memory_hits(criterion: &mut Criterion) {
+    const ENTRIES: u64 = 10_000;
+    let mut group = criterion.benchmark_group("memory hit");
+    let (request, policy, runtime) = (request_fields(), Policy::default(), runtime());
+    let cache = Cache::new(1 << 30, "bench", 1 << 20);
+    let entry = Arc::new(entry(1_024));
+    for n in 0..ENTRIES {
+        cache.store(&key(n), Arc::clone(&entry), NOW);
+    }
+    let found = |next: &mut u64| {
+        *next = (*next + 7_919) % ENTRIES;
+        runtime.block_on(cache.lookup(&key(*next), &request, NOW))
+    };
+    let mut next = 0;
+    group.bench_function("lookup alone", |bench| {
+        bench.iter(|| found(&mut next));
+    });
+    group.bench_function("lookup, reuse and answer", |bench| {
+        bench.iter(|| {
+            let Lookup::Found { entry, .. } = found(&mut next) else {
+                return None;
+            };
+            let ignore = ClientRefresh::Ignore;
+            let stored = Some(&entry.stored);
+            match reuse(black_box(&request), stored, false, &policy, ignore, NOW) {
+                Reuse::Fresh => Some(answer(&Method::GET, &request, &entry.stored, NOW)),
+                _ => None,
+            }
+        });
+    });
+    group.finish();
+}
+
 /// Which limits apply, and decisions that ask no Redis.
 fn limiting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("limit");
@@ -340,7 +377,7 @@ fn whole_hits(criterion: &mut Criterion) {
                     let proxy = proxy.clone();
                     runtime.block_on(exchange(rounds, bytes, move |request| {
                         let proxy = proxy.clone();
-                        async move { proxy.handle(request, peer()).await }
+                        async move { proxy.handle(request, peer(), None).await }
                     }))
                 });
             });
@@ -501,6 +538,7 @@ fn entry_of(stored: Stored) -> Entry {
         url: format!("shop.example:8080{PATH}").into(),
         position: Position::default(),
         app_time: Duration::from_millis(400),
+        prepared: Default::default(),
     }
 }
 

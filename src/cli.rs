@@ -8,8 +8,9 @@ use crate::config::{
     self, Code, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
 };
 use crate::demo;
-use crate::proxy::explain::Explanation;
+use crate::proxy::explain::{Explanation, Question, explain_settings};
 use crate::secret::Secret;
+use crate::semantics::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -98,11 +99,13 @@ enum Verb {
         after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800"
     )]
     Purge(Purge),
-    /// Say what would become of a request and why; or what an error code means
+    /// Say what would become of a request and why; or what a code or a reason means
     ///
-    /// Asks a running larder for the five steps: limit, route, key, lookup, answer. The app is not asked.
+    /// Asks a running larder for the five steps: limit, route, key, lookup, answer; with --response also
+    /// whether such an answer would be stored. The app is not asked. With -c, or where no larder runs,
+    /// explains by the configuration alone.
     #[command(
-        after_help = "Examples:\n  larder explain /api/fleet?page=2 -H \"Accept-Language: de\" --as user:u1\n  larder explain E107"
+        after_help = "Examples:\n  larder explain /api/fleet?page=2 -H \"Accept-Language: de\" --response \"Cache-Control: max-age=60\"\n  larder explain E107"
     )]
     Explain(Explain),
     /// Ask a running larder whether it is well; exits 0 or 1
@@ -192,9 +195,15 @@ struct Demo {
 
 #[derive(Debug, Args)]
 struct AdminPort {
-    /// Where the admin port is
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9800")]
-    admin: String,
+    /// Where the admin port is [default: http://127.0.0.1:9800]
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+impl AdminPort {
+    fn url(&self) -> &str {
+        self.admin.as_deref().unwrap_or("http://127.0.0.1:9800")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -230,8 +239,8 @@ struct Purge {
 
 #[derive(Debug, Args)]
 struct Explain {
-    /// A URL, a path, or a code such as E107
-    #[arg(value_name = "URL|CODE")]
+    /// A URL, a path, a code such as E107, or a reason such as set-cookie
+    #[arg(value_name = "URL|CODE|REASON")]
     what: String,
     /// The request's method
     #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
@@ -242,6 +251,18 @@ struct Explain {
     /// Who sends it: user:ID, role:ROLE, ip:ADDRESS
     #[arg(long = "as", value_name = "WHO")]
     sender: Vec<String>,
+    /// A field of an answer of the app: would it be stored?
+    #[arg(long, value_name = "NAME: VALUE")]
+    response: Vec<String>,
+    /// The status of that answer [default: 200]
+    #[arg(long, value_name = "STATUS")]
+    status: Option<u16>,
+    /// By this configuration alone, without a running larder; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// Variables for ${…}, as lines NAME=value
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     #[command(flatten)]
     port: AdminPort,
     /// The admin token; by default the variable ADMIN_TOKEN
@@ -490,7 +511,7 @@ fn purge(options: &Purge) -> Exit {
         "soft": !options.hard,
     });
     let request = Request {
-        admin: &options.port.admin,
+        admin: options.port.url(),
         path: "/v1/purge",
         token: token(options.token.as_deref()),
         body: Some(body.to_string()),
@@ -531,39 +552,46 @@ fn refused(what: &str, answer: &str, status: u16) -> Exit {
 }
 
 fn explain(options: &Explain) -> Exit {
-    if let Some(code) = Code::ALL
+    let code = Code::ALL
         .iter()
-        .find(|code| code.as_str().eq_ignore_ascii_case(&options.what))
-    {
+        .find(|code| code.as_str().eq_ignore_ascii_case(&options.what));
+    if let Some(code) = code {
         say(&explained(*code, options.json));
+        return Exit::Fine;
+    }
+    if let Some(reason) = Reason::of_word(&options.what) {
+        say(&reasoned(reason, options.json));
         return Exit::Fine;
     }
     if !options.what.contains('/') {
         let why = format!(
-            "`{}` is neither a URL, nor a path, nor a code; write /api/fleet or E107",
+            "`{}` is neither a URL, nor a path, nor a code or reason; write /api/fleet, E107 or set-cookie",
             options.what
         );
         return fail(Exit::Usage, &why);
     }
-    let mut path = format!(
-        "/v1/explain?url={}&method={}",
-        encoded(&options.what),
-        encoded(&options.method)
-    );
-    for (name, values) in [("header", &options.header), ("as", &options.sender)] {
-        for value in values {
-            path.push_str(&format!("&{name}={}", encoded(value)));
-        }
+    let question = question(options);
+    if options.config.is_some() {
+        return explain_alone(options, &question);
     }
     let request = Request {
-        admin: &options.port.admin,
-        path: &path,
+        admin: options.port.url(),
+        path: &format!("/v1/explain?{question}"),
         token: token(options.token.as_deref()),
         body: None,
         timeout: EXPLAIN_TIMEOUT,
     };
     let (status, answer) = match request.send() {
         Ok(answer) => answer,
+        // Whoever names a port means that larder; else a file at hand is the next best.
+        Err((Exit::Unreachable, why)) if options.port.admin.is_none() => {
+            if environment(None).is_ok_and(|env| Origin::find(None, &env).is_ok()) {
+                talk(&format!("larder: {why}"));
+                return explain_alone(options, &question);
+            }
+            let why = format!("{why}; explain by a file alone with -c proxy.yaml");
+            return fail(Exit::Unreachable, &why);
+        }
         Err((exit, why)) => return fail(exit, &why),
     };
     match (status, serde_json::from_str::<Explanation>(&answer)) {
@@ -578,6 +606,76 @@ fn explain(options: &Explain) -> Exit {
         _ => return refused("it cannot be explained", &answer, status),
     }
     Exit::Fine
+}
+
+/// The query of `/v1/explain`.
+fn question(options: &Explain) -> String {
+    let mut query = format!(
+        "url={}&method={}",
+        encoded(&options.what),
+        encoded(&options.method)
+    );
+    for (name, values) in [
+        ("header", &options.header),
+        ("as", &options.sender),
+        ("response", &options.response),
+    ] {
+        for value in values {
+            query.push_str(&format!("&{name}={}", encoded(value)));
+        }
+    }
+    if let Some(status) = options.status {
+        query.push_str(&format!("&status={status}"));
+    }
+    query
+}
+
+/// Explains by the configuration, without a running larder, and says so.
+fn explain_alone(options: &Explain, question: &str) -> Exit {
+    let loaded = environment(options.env_file.as_deref()).and_then(|env| {
+        let source = Origin::find(options.config.as_deref(), &env)?.read()?;
+        config::load(source, &env)
+    });
+    let (settings, report) = match loaded {
+        Ok(loaded) => loaded,
+        Err(report) => return invalid(&report, false),
+    };
+    let question = match Question::parse(question) {
+        Ok(question) => question,
+        Err(unclear) => {
+            let why = format!("{} {}", unclear.detail, unclear.fix);
+            return fail(Exit::Usage, &why);
+        }
+    };
+    let name = &report.source.name;
+    talk(&format!(
+        "larder: explained by {name} alone; what is stored and counted is not known"
+    ));
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Bug, &error.to_string()),
+    };
+    let explanation = runtime.block_on(explain_settings(settings, question));
+    match options.json {
+        true => say(&format!("{}\n", serde_json::json!(explanation))),
+        false => say(&explanation.to_string()),
+    }
+    Exit::Fine
+}
+
+/// What the documentation says of a reason.
+fn reasoned(reason: Reason, json: bool) -> String {
+    let (word, means, by, fix) = (reason.word(), reason.meaning(), reason.by(), reason.fix());
+    if json {
+        let told = serde_json::json!({
+            "reason": word, "meaning": means, "by": by, "fix": fix,
+        });
+        return format!("{told}\n");
+    }
+    format!("{word}: {means}\n\nby: {by}\n{fix}\n")
 }
 
 /// What the documentation says of a code.
@@ -643,7 +741,7 @@ fn member(object: &str, name: &str) -> Option<String> {
 
 fn healthcheck(options: &Healthcheck) -> Exit {
     let request = Request {
-        admin: &options.port.admin,
+        admin: options.port.url(),
         path: if options.ready { "/readyz" } else { "/livez" },
         token: None,
         body: None,

@@ -118,6 +118,16 @@ fn the_reference_of_codes_is_up_to_date() {
 }
 
 #[test]
+fn the_reference_of_reasons_is_up_to_date() {
+    let path = root("docs/explain.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mark = "<!-- reasons: made from src/semantics/reason.rs -->\n";
+    let (before, _) = text.split_once(mark).unwrap();
+    let reference = larder::semantics::reason::reference();
+    assert!(committed(&path, &format!("{before}{mark}\n{reference}")));
+}
+
+#[test]
 fn the_schema_is_up_to_date() {
     assert!(committed(&root("proxy.schema.json"), &config::schema()));
 }

@@ -4,14 +4,13 @@ use super::problem::Problem;
 use super::{Admin, Reply, json};
 use crate::cache::Purge;
 use crate::cache::purge::{PurgeOutcome, Scope};
-use crate::proxy::explain::{self, Question};
+use crate::proxy::explain::{self, Live, Question};
 use crate::route::Routes;
-use crate::route::target::decode_form;
 use crate::semantics::Outcome;
 use crate::telemetry::metrics::{BOUNDS_SECONDS, Distribution, Value};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde::Deserialize;
@@ -29,8 +28,6 @@ const PURGES_MAX: usize = 128;
 const TAG_BYTES_MAX: usize = 256;
 /// Bytes of a URL or prefix.
 const URL_BYTES_MAX: usize = 8 * 1024;
-/// Members of the query of `/v1/explain`.
-const QUESTION_PARTS_MAX: usize = 128;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,8 +109,13 @@ impl Admin {
 
     /// `GET /v1/explain`: what would become of a request, by the functions that requests go through.
     pub(super) async fn explain(&self, query: Option<&str>) -> Result<Reply, Problem> {
-        let question = question(query.unwrap_or_default())?;
-        let explanation = explain::explain(&self.state.shared, &self.state.cache, question).await;
+        let question = Question::parse(query.unwrap_or_default())
+            .map_err(|unclear| unprocessable(unclear.code, unclear.detail, unclear.fix))?;
+        let live = Live {
+            cache: &self.state.cache,
+            limiter: &self.state.limiter,
+        };
+        let explanation = explain::explain(&self.state.shared, live, question).await;
         Ok(json(StatusCode::OK, &json!(explanation)))
     }
 
@@ -295,81 +297,6 @@ fn purges(asked: PurgeRequest, routes: &Routes) -> Result<Vec<Purge>, Problem> {
         .into_iter()
         .map(|scope| Purge { scope, soft })
         .collect())
-}
-
-/// `url=…&method=…&as=…&header=Name: value`; `as` and `header` as often as needed.
-fn question(query: &str) -> Result<Question, Problem> {
-    let parts: Vec<&str> = query.split('&').filter(|part| !part.is_empty()).collect();
-    if parts.len() > QUESTION_PARTS_MAX {
-        return Err(unprocessable(
-            "how-many",
-            format!("A question has at most {QUESTION_PARTS_MAX} parameters."),
-            "Leave out the fields that do not matter.",
-        ));
-    }
-    let (mut url, mut method) = (None, Method::GET);
-    let (mut headers, mut sender) = (HeaderMap::new(), explain::Sender::default());
-    for part in parts {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = decode_form(value);
-        match name {
-            "url" => url = Some(value.into_owned()),
-            "method" => {
-                method = Method::from_bytes(value.as_bytes()).map_err(|_| {
-                    unprocessable("bad-method", "`method` is not a method.", "Write GET.")
-                })?;
-            }
-            "as" => {
-                if !sender.add(&value) {
-                    return Err(unprocessable(
-                        "bad-as",
-                        "`as` names nobody.",
-                        "Write user:u1, role:admin or ip:203.0.113.9.",
-                    ));
-                }
-            }
-            "header" => {
-                let field = value.split_once(':').and_then(|(name, value)| {
-                    let name = HeaderName::try_from(name.trim()).ok()?;
-                    Some((name, HeaderValue::try_from(value.trim()).ok()?))
-                });
-                let Some((name, value)) = field else {
-                    return Err(unprocessable(
-                        "bad-header",
-                        "`header` is not a field.",
-                        "Write Accept-Language: de.",
-                    ));
-                };
-                headers.append(name, value);
-            }
-            _ => {
-                return Err(unprocessable(
-                    "unknown-parameter",
-                    "A question has url, method, as and header.",
-                    "Encode & in the URL as %26.",
-                ));
-            }
-        }
-    }
-    let url = url.unwrap_or_default();
-    let bare = url.split('#').next().unwrap_or_default();
-    let fits = bare.len() <= URL_BYTES_MAX
-        && ["/", "http://", "https://"]
-            .iter()
-            .any(|start| bare.starts_with(start));
-    match bare.parse() {
-        Ok(url) if fits => Ok(Question {
-            method,
-            url,
-            headers,
-            sender,
-        }),
-        _ => Err(unprocessable(
-            "bad-url",
-            format!("`url` is a path or a URL of at most {URL_BYTES_MAX} bytes, without blanks."),
-            "Write /api/fleet?page=2, or https://shop.example/api/fleet?page=2 for one host.",
-        )),
-    }
 }
 
 /// `host/path?query` or `/path?query`; a fragment never reaches a server.

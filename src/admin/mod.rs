@@ -12,6 +12,7 @@ mod problem;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::limit::Limiter;
 use crate::proxy::Shared;
 use crate::redis_client::Redis;
 use crate::telemetry::Metrics;
@@ -55,6 +56,8 @@ pub struct AdminState {
     pub redis: Option<Redis>,
     /// The background's view of the store.
     pub cache: Cache,
+    /// The background's view of the limits: it looks, and never counts.
+    pub limiter: Limiter,
     /// What time it is; a test may move it.
     pub clock: Clock,
     /// What requests are served with, for explanations.
@@ -233,6 +236,7 @@ fn page() -> Reply {
         "/livez",
         "/metrics",
         "/v1/stats",
+        "/v1/explain?url=/",
     ]
     .iter()
     .map(|path| format!("<li><a href=\"{path}\">{path}</a></li>"))

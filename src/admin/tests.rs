@@ -81,6 +81,7 @@ fn settings() -> Settings {
             grace: Duration::from_secs(25),
         },
         hash: "4be10000".into(),
+        places: crate::config::Places::default(),
     }
 }
 
@@ -118,6 +119,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
             metrics: Metrics::new(1),
             redis: None,
             cache: Cache::new(0, "test", 0),
+            limiter: crate::limit::Limiter::new("test", None, Arc::default()),
             clock,
             shared: Arc::new(shared),
             condition: Arc::new(condition),

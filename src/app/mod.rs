@@ -213,6 +213,7 @@ impl House {
         let state = AdminState {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
+            limiter: kit.background_limiter(redis.clone()),
             redis,
             cache: cache.clone(),
             clock: kit.shared.clock.clone(),

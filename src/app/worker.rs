@@ -58,6 +58,17 @@ impl Kit {
         }
     }
 
+    /// The limits as the background looks at them; `redis` is its own way.
+    pub fn background_limiter(&self, redis: Option<Redis>) -> Limiter {
+        let second = self.settings.redis.as_ref().and_then(|settings| {
+            let recorder = self.metrics.recorder(self.settings.workers.get());
+            let url = settings.limits_url.as_ref()?;
+            Some(Redis::start(settings, url, (1, 1), recorder))
+        });
+        let namespace = &self.settings.cache.namespace;
+        Limiter::new(namespace, second.or(redis), self.local_limits.clone())
+    }
+
     /// Worker `index`'s ways to Redis, with its share of the pool: one that requests wait for, one
     /// for writes behind, and for limits one to a second Redis where the first may evict.
     fn proxy(&self, index: usize) -> (Proxy, Cache) {

@@ -192,6 +192,7 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     let log = (reader.number64()?, reader.number64()?);
     let received = reader.number64()?;
     let received = received.saturating_add_signed(clock_offset.saturating_neg());
+    let received = Timestamp::from_millis(received);
     let mut span = || reader.number64().map(Duration::from_millis);
     let (initial_age, fresh) = (span()?, span()?);
     let (stale_while_revalidate, stale_if_error, app_time) = (span()?, span()?, span()?);
@@ -209,7 +210,9 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
         .map(|_| reader.text16())
         .collect::<Result<_, _>>()?;
     let mut headers = reader.fields()?;
-    headers.reserve(FIELDS_ADDED);
+    headers
+        .try_reserve(FIELDS_ADDED)
+        .map_err(|_| Corrupt::Malformed)?;
     let trailers = reader.fields()?;
     let fields = (0..reader.number16()?)
         .map(|_| {
@@ -224,12 +227,12 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     Ok(Entry {
         stored: Stored {
             status,
-            validators: Validators::of(&headers),
+            validators: Validators::of(&headers, received),
             headers,
             body,
             trailers,
             lifetime: Lifetime {
-                received: Timestamp::from_millis(received),
+                received,
                 initial_age,
                 fresh,
                 stale_while_revalidate,
@@ -245,6 +248,7 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
         url,
         position: Position { log, local: 0 },
         app_time,
+        prepared: super::Prepared::new(),
     })
 }
 
@@ -412,7 +416,7 @@ mod tests {
             Entry {
                 stored: Stored {
                     status: StatusCode::from_u16(status).unwrap(),
-                    validators: Validators::of(&headers),
+                    validators: Validators::of(&headers, Timestamp::from_millis(spans[0])),
                     headers,
                     body: body.into(),
                     trailers: map(&trailers),
@@ -436,6 +440,7 @@ mod tests {
                 url: url.into(),
                 position: Position { log, local: 0 },
                 app_time: Duration::from_millis(spans[5]),
+                prepared: crate::cache::Prepared::new(),
             }
         }
     }
@@ -511,6 +516,38 @@ mod tests {
             out.short(b"a\r\nb");
         });
         assert_eq!(decoded(&split).unwrap_err(), Corrupt::Malformed);
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_seen() {
+        let mut entry = crate::cache::testing::entry("host/a", b"body");
+        entry.stored.vary.fields = Box::new([(http::header::ACCEPT, Some((*b"x").into()))]);
+        let whole = encode(&entry, &key(), 0);
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decoded(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn more_fields_than_a_table_has_room_for_are_no_entry() {
+        // The room for the fields that we add is asked for, not taken.
+        for count in [24_000, 24_575, 24_576, 32_767, 32_768] {
+            let mut fields = HeaderMap::new();
+            for number in 0..count {
+                let name = HeaderName::from_bytes(format!("f{number}").as_bytes()).unwrap();
+                if fields
+                    .try_append(name, HeaderValue::from_static(""))
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            let mut entry = crate::cache::testing::entry("host/a", b"body");
+            entry.stored.headers = fields;
+            let _ = decoded(&encode(&entry, &key(), 0));
+        }
     }
 
     #[test]

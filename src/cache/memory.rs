@@ -170,13 +170,14 @@ impl Weighter<Key, Held> for Weight {
     }
 }
 
-/// The bytes that `entry` takes up, more rather than less.
+/// The bytes that `entry` takes up, more rather than less: its head counts twice, since it may be
+/// kept in the form in which it is sent, too.
 #[must_use]
 pub fn bytes_of(entry: &Entry) -> u64 {
     let fields = |fields: &HeaderMap| -> u64 {
         fields
             .iter()
-            .map(|(name, value)| (name.as_str().len() + value.len()) as u64 + FIELD_OVERHEAD)
+            .map(|(name, value)| 2 * (name.as_str().len() + value.len()) as u64 + FIELD_OVERHEAD)
             .sum()
     };
     let vary: usize = entry

@@ -23,7 +23,7 @@ use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How far in the future a response may seem to have been received: what reading two clocks over a
@@ -43,7 +43,13 @@ pub struct Entry {
     pub position: Position,
     /// How long the app took to give it: what a hit spares.
     pub app_time: Duration,
+    /// Its head as it is sent, for whoever sends it often.
+    pub prepared: Prepared,
 }
+
+/// A form of an entry's head that is ready to be sent, made when it is first wanted; `None` where
+/// the head has no such form.
+pub type Prepared = OnceLock<Option<Box<[u8]>>>;
 
 /// Which tier an entry came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +198,28 @@ impl Cache {
         self.in_memory(key, request, now).0
     }
 
+    /// The responses that memory holds beside each other under `key`, selected by what they vary on;
+    /// none where nothing varies.
+    #[must_use]
+    pub fn variants(&self, key: &Key, now: Timestamp) -> Vec<Arc<Entry>> {
+        let Some(Held::Vary(rule)) = self.shared.memory.get(key) else {
+            return Vec::new();
+        };
+        let known = rule.variants().clone();
+        let valid = |at: &Key| match self.shared.memory.get(at)? {
+            Held::Entry(slot) => match self.judge(at, &slot, now) {
+                Lookup::Found {
+                    entry,
+                    softly_purged: false,
+                    ..
+                } => Some(entry),
+                Lookup::Found { .. } | Lookup::Absent(_) => None,
+            },
+            Held::Vary(_) => None,
+        };
+        known.iter().filter_map(valid).collect()
+    }
+
     /// The purge log's position now; read it before a fetch begins.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -296,7 +324,10 @@ impl Cache {
             held = self.shared.memory.get(&at);
         }
         let here = match held {
-            Some(Held::Entry(slot)) => self.judge(&at, &slot, request, now),
+            Some(Held::Entry(slot)) if slot.entry.stored.vary.matches(request) => {
+                self.judge(&at, &slot, now)
+            }
+            Some(Held::Entry(_)) => Lookup::Absent(Reason::Vary),
             Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
                 Some(_) => Reason::Vary,
                 None => Reason::Cold,
@@ -306,14 +337,11 @@ impl Cache {
     }
 
     /// Whether an entry in memory may be shown.
-    fn judge(&self, at: &Key, slot: &Arc<Slot>, request: &HeaderMap, now: Timestamp) -> Lookup {
+    fn judge(&self, at: &Key, slot: &Arc<Slot>, now: Timestamp) -> Lookup {
         let entry = &slot.entry;
         if now >= slot.dead_at {
             self.shared.memory.remove_this(at, slot);
             return Lookup::Absent(Reason::Expired);
-        }
-        if !entry.stored.vary.is_empty() && !entry.stored.vary.matches(request) {
-            return Lookup::Absent(Reason::Vary);
         }
         let checked = slot.checked.load(Ordering::Relaxed);
         let purges = self.shared.purges.local();
@@ -451,6 +479,7 @@ impl Entry {
             url: self.url.clone(),
             position: self.position,
             app_time: self.app_time,
+            prepared: Prepared::new(),
         }
     }
 

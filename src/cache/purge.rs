@@ -676,18 +676,17 @@ impl PurgeLog {
                 .get(name)
                 .and_then(|value| std::str::from_utf8(value).ok())
         };
-        let value = || text(b"v").unwrap_or_default().to_owned();
-        let scope = match text(b"k") {
-            Some("genesis") => {
+        let scope = match (text(b"k"), text(b"v")) {
+            (Some("genesis"), _) => {
                 let mut table = self.write();
                 table.raise_floor(id, history);
                 table.replayed(id);
                 self.local.store(table.local, Ordering::Release);
                 return;
             }
-            Some("tag") => Scope::Tag(value()),
-            Some("url") => Scope::Url(value()),
-            Some("prefix") => Scope::Prefix(value()),
+            (Some("tag"), Some(tag)) => Scope::Tag(tag.to_owned()),
+            (Some("url"), Some(url)) => Scope::Url(url.to_owned()),
+            (Some("prefix"), Some(prefix)) => Scope::Prefix(prefix.to_owned()),
             // Written by a newer version, or by a stranger: it may have meant anything.
             _ => Scope::All,
         };
@@ -865,6 +864,7 @@ fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tag(name: &str, soft: bool) -> Purge {
         Purge {
@@ -880,6 +880,45 @@ mod tests {
     fn verdict(table: &Table, tags: &[&str], url: &str, since: Since) -> Verdict {
         let tags: Vec<Box<str>> = tags.iter().map(|tag| (*tag).into()).collect();
         table.verdict(Subject { tags: &tags, url }, since)
+    }
+
+    /// Any answer of a server, purges and what is only like them first of all.
+    fn any_answer() -> impl Strategy<Value = Value> {
+        let word = prop::sample::select(vec![
+            "k", "v", "s", "o", "tag", "url", "prefix", "genesis", "1", "5-1", "6-0", "x", "7-",
+        ]);
+        let leaf = prop_oneof![
+            word.prop_map(|word| Value::BulkString(word.into())),
+            any::<i64>().prop_map(Value::Int),
+            Just(Value::Nil),
+            prop::collection::vec(any::<u8>(), 0..4).prop_map(Value::BulkString),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            prop::collection::vec(inner, 0..8).prop_map(Value::Array)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_of_a_server_makes_the_log_panic(answer in any_answer()) {
+            let log = PurgeLog::new("test");
+            for (id, fields) in stream_entries(answer) {
+                log.replay(id, &fields, true);
+            }
+        }
+
+        #[test]
+        fn an_entry_of_the_log_without_a_meaning_purges_everything(kind in "tag|url|prefix|new|", value in prop::option::of(prop::collection::vec(any::<u8>(), 0..5))) {
+            let log = PurgeLog::new("test");
+            let mut fields = Fields::from([(b"k".to_vec(), kind.clone().into_bytes())]);
+            let readable = value.as_ref().is_some_and(|value| std::str::from_utf8(value).is_ok());
+            fields.extend(value.map(|value| (b"v".to_vec(), value)));
+            log.replay((5, 1), &fields, true);
+            let verdict = log.verdict(Subject { tags: &[], url: "h/a" }, Since::Log((5, 0)));
+            if !readable || !matches!(kind.as_str(), "tag" | "url" | "prefix") {
+                prop_assert_eq!(verdict, Verdict::Hard);
+            }
+        }
     }
 
     #[test]

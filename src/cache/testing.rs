@@ -32,5 +32,6 @@ pub(crate) fn entry(url: &str, body: &[u8]) -> Entry {
         url: url.into(),
         position: Position::default(),
         app_time: Duration::from_millis(400),
+        prepared: super::Prepared::new(),
     }
 }

@@ -92,6 +92,7 @@ pub(super) fn compile(
         log: log(raw.log.get()),
         shutdown: shutdown(raw.shutdown.get()),
         hash: String::new(),
+        places: super::Places::default(),
     };
     compiler.alerts(raw.alerts.get());
     compiler.ports(&settings);

@@ -9,6 +9,7 @@ mod compile;
 pub mod env;
 pub mod load;
 mod pem;
+mod places;
 pub mod problem;
 mod raw;
 mod read;
@@ -19,6 +20,7 @@ pub mod watch;
 
 pub use env::Environment;
 pub use load::{Origin, RunOptions};
+pub use places::Places;
 pub use problem::{Code, Format, Problem, Report, Severity};
 pub use settings::Settings;
 pub use tree::{FILE_BYTES_MAX, Place, Source};
@@ -42,7 +44,8 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
     let mut problems = Vec::new();
     env.fill(&mut root, "", &mut problems);
     let raw: raw::Raw = read::read(&root, env.ignored, &mut problems);
-    let settings = compile::compile(&raw, &root, env, &mut problems);
+    let mut settings = compile::compile(&raw, &root, env, &mut problems);
+    settings.places = Places::of(&source.name, &root);
     let mut report = Report::new(source, problems);
     if report.count(Severity::Error) == 0 {
         return Ok((settings, report));
@@ -208,6 +211,9 @@ mod tests {
         assert_eq!(one.len(), 8);
         assert_eq!(one, hash("# a comment\nupstream: { url: 'http://a' }\n"));
         assert_ne!(one, hash("upstream: http://b\n"));
+        // Explanations name lines, so what moved in the file is taken up like what changed.
+        let moved = settings("# a comment\nupstream: http://a\n");
+        assert!(!moved.same_as(&settings("upstream: http://a\n")));
     }
 
     #[test]

@@ -308,7 +308,10 @@ impl Report {
         let mut text = String::new();
         for problem in self.problems.iter().take(PROBLEMS_SHOWN_MAX) {
             text.push_str(&self.snippet(problem, &renderer));
-            text.push('\n');
+            text.push_str(&format!(
+                "\n   more: larder explain {}\n",
+                problem.code.as_str()
+            ));
         }
         let left = self.problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
         if left > 0 {

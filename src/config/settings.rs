@@ -44,11 +44,13 @@ pub struct Settings {
     pub shutdown: Shutdown,
     /// Eight hexadecimal digits that name this configuration; see [`Settings::same_as`].
     pub hash: String,
+    /// Where in the file each of it stands.
+    pub places: super::Places,
 }
 
 impl Settings {
-    /// Whether `other` asks for exactly the same. The hash alone does not know: secrets are not in it,
-    /// so that it may be shown.
+    /// Whether `other` asks for exactly the same, from the same lines. The hash alone does not know:
+    /// secrets are not in it, so that it may be shown, nor is how a file is written.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
         self.hash == other.hash
@@ -56,6 +58,7 @@ impl Settings {
             && self.identity == other.identity
             && self.admin == other.admin
             && self.headers.debug_token == other.headers.debug_token
+            && self.places == other.places
     }
 }
 

@@ -6,7 +6,7 @@
 //! through.
 
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,12 +25,9 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
         return peer;
     }
     let listed = (headers.contains_key(X_FORWARDED_FOR)).then(|| {
-        let entries = lines(headers, &X_FORWARDED_FOR).flat_map(|line| line.rsplit(','));
-        walk(
-            peer,
-            entries.map(|entry| (entry, parse(entry.trim()))),
-            trusted,
-        )
+        let entries =
+            lines(headers, &X_FORWARDED_FOR).flat_map(|line| line.rsplit(|byte| *byte == b','));
+        walk(peer, entries.map(|entry| (entry, address(entry))), trusted)
     });
     let forwarded = (headers.contains_key(FORWARDED)).then(|| {
         let elements = lines(headers, &FORWARDED).flat_map(elements);
@@ -69,11 +66,11 @@ pub(super) fn network(address: IpAddr, ipv6_prefix: u8) -> String {
 /// Empty members of a list mean nothing (RFC 9110 §5.6.1).
 fn walk<'a>(
     peer: IpAddr,
-    entries: impl Iterator<Item = (&'a str, Option<IpAddr>)>,
+    entries: impl Iterator<Item = (&'a [u8], Option<IpAddr>)>,
     trusted: &[IpNet],
 ) -> IpAddr {
     let mut believed = peer;
-    let named = entries.filter(|(entry, _)| !entry.trim().is_empty());
+    let named = entries.filter(|(entry, _)| !entry.trim_ascii().is_empty());
     for (_, address) in named.take(HOPS_MAX) {
         let Some(address) = address else { break };
         believed = address;
@@ -84,21 +81,29 @@ fn walk<'a>(
     believed
 }
 
-/// The lines of a field, the last one first; a line that is not text is one junk entry.
-fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
-    (headers.get_all(name).iter().rev()).map(|line| line.to_str().unwrap_or("?"))
+/// The lines of a field, the last one first. As bytes: what a client writes further left, text or
+/// not, must not hide what a proxy has added.
+fn lines<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    headers
+        .get_all(name)
+        .iter()
+        .rev()
+        .map(HeaderValue::as_bytes)
 }
 
 /// The elements of one Forwarded line, the last one first. Read from the right, since what stands
 /// there was written by a proxy, while an unbalanced quote further left is the client's.
-fn elements(line: &str) -> impl Iterator<Item = &str> {
+fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let line = rest?;
         let mut quoted = false;
-        for (at, byte) in line.bytes().enumerate().rev() {
+        for (at, byte) in line.iter().enumerate().rev() {
             match byte {
-                b'"' if !is_escaped(line.as_bytes(), at) => quoted = !quoted,
+                b'"' if !is_escaped(line, at) => quoted = !quoted,
                 b',' if !quoted => {
                     rest = line.get(..at);
                     return line.get(at + 1..);
@@ -124,7 +129,8 @@ fn is_escaped(line: &[u8], at: usize) -> bool {
 
 /// The address of the one `for` parameter of an element (RFC 7239 §4). `unknown`, obfuscated
 /// identifiers and a repeated `for` are none.
-fn forwarded_for(element: &str) -> Option<IpAddr> {
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    let element = std::str::from_utf8(element).ok()?;
     let mut found = None;
     for pair in element.split(';') {
         let (name, value) = pair.split_once('=')?;
@@ -140,6 +146,11 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
         }
     }
     found
+}
+
+/// One member of X-Forwarded-For.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    parse(std::str::from_utf8(entry).ok()?.trim())
 }
 
 /// An address with or without a port, an IPv6 one with or without brackets.
@@ -207,6 +218,21 @@ mod tests {
             ("x-forwarded-for", "10.9.9.9"),
         ];
         assert_eq!(seen("10.0.0.1", &fields), "198.51.100.7");
+    }
+
+    #[test]
+    fn what_is_no_text_hides_nothing_that_stands_right_of_it() {
+        for (name, value) in [
+            ("x-forwarded-for", &b"\xe9, 198.51.100.7, 10.2.3.4"[..]),
+            ("x-forwarded-for", b"\xe91.1.1.1,198.51.100.7"),
+            ("forwarded", b"for=\xe9, for=198.51.100.7;by=\"x\""),
+        ] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value)]);
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            let seen = client("10.0.0.1".parse().unwrap(), &headers, &trusted);
+            assert_eq!(seen.to_string(), "198.51.100.7", "{headers:?}");
+        }
     }
 
     #[test]

@@ -154,6 +154,13 @@ impl LocalLimits {
     /// Refuses without Redis if a counter is known to be full until later than `now`: Redis said so,
     /// or this process alone has filled it. The other counters are shown as last seen.
     pub(super) fn known_full(&self, counters: &[Counter], now: Timestamp) -> Option<Vec<Reading>> {
+        let readings = self.look(counters, now);
+        let full = readings.iter().any(|reading| reading.refused);
+        full.then_some(readings)
+    }
+
+    /// What is known here of the counters: counted by this process, or last seen in Redis.
+    pub(super) fn look(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
         let mut readings = {
             let mut own = self.own();
             let now = own.at(now);
@@ -177,8 +184,17 @@ impl LocalLimits {
                 }
             }
         }
-        let full = readings.iter().any(|reading| reading.refused);
-        full.then_some(readings)
+        readings
+    }
+
+    /// What this process has counted of its share of each limit.
+    pub(super) fn look_at_shares(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+        let replicas = self.replicas.load(Ordering::Relaxed).max(1);
+        let mut own = self.own();
+        let now = own.at(now);
+        (counters.iter())
+            .map(|counter| own.read(&counter.share(replicas), now))
+            .collect()
     }
 
     /// Counts exactly and in this process alone: for a larder without Redis.

@@ -30,6 +30,9 @@ use window::Algorithm;
 /// Bytes of SHA-256 that name a counter.
 const ID_BYTES: usize = 16;
 
+/// The script's last argument where it is only to look.
+const LOOK: &str = "look";
+
 /// What a counter is known by, here and in Redis: a digest, so that no user id, address or token
 /// can be read there. (Addresses are few enough to be tried out: the digest hides, it does not seal.)
 type Id = [u8; ID_BYTES];
@@ -108,6 +111,15 @@ impl Decision {
         }
     }
 
+    /// Nothing can be counted, and nothing is admitted so.
+    fn unavailable() -> Self {
+        Self {
+            admitted: false,
+            unavailable: true,
+            ..Self::uncounted()
+        }
+    }
+
     /// Carries the decision out as `limits.mode` says: in shadow nobody is turned away, while the
     /// states go on telling which counter would have.
     #[must_use]
@@ -168,14 +180,49 @@ impl Limiter {
         if let Some(readings) = self.shared.known_full(&counters, now) {
             return decision(checks, Counted::Local, readings);
         }
-        let answer = if redis.is_up() {
-            let (keys, args) = self.call(checks, &counters);
-            let (keys, args) = (slices(&keys), slices(&args));
-            redis.script("limit", &self.script, &keys, &args).await
-        } else {
-            Err(Outage::Open)
-        };
+        let (keys, args) = self.call(checks, &counters);
+        let answer = self.ask(redis, &keys, &args).await;
         self.settle(checks, &counters, answer, down, now)
+    }
+
+    /// What [`admit`](Self::admit) would decide now. Counts nothing, neither here nor in Redis, and
+    /// remembers nothing; while Redis is away the buckets beside the windows are not looked into.
+    pub async fn look(&self, checks: &[Check<'_>], down: RedisDown, now: Timestamp) -> Decision {
+        if checks.is_empty() {
+            return Decision::uncounted();
+        }
+        let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
+        let here = self.shared.look(&counters, now);
+        let full = here.iter().any(|reading| reading.refused);
+        let Some(redis) = self.redis.as_ref().filter(|_| !full) else {
+            return decision(checks, Counted::Local, here);
+        };
+        let (keys, mut args) = self.call(checks, &counters);
+        args.push(LOOK.to_owned());
+        let answer = self.ask(redis, &keys, &args).await;
+        let answer = answer.and_then(|answer| parse(&answer, &counters).ok_or(Outage::Protocol));
+        match (answer, down) {
+            (Ok(readings), _) => decision(checks, Counted::Shared, readings),
+            (Err(_), RedisDown::Local) => {
+                let readings = self.shared.look_at_shares(&counters, now);
+                decision(checks, Counted::Local, readings)
+            }
+            (Err(_), RedisDown::Allow) => Decision::uncounted(),
+            (Err(_), RedisDown::Deny) => Decision::unavailable(),
+        }
+    }
+
+    async fn ask(
+        &self,
+        redis: &Redis,
+        keys: &[String],
+        args: &[String],
+    ) -> Result<redis::Value, Outage> {
+        if !redis.is_up() {
+            return Err(Outage::Open);
+        }
+        let (keys, args) = (slices(keys), slices(args));
+        redis.script("limit", &self.script, &keys, &args).await
     }
 
     /// Keys and arguments of the script.
@@ -222,11 +269,7 @@ impl Limiter {
                 decision(checks, Counted::Local, readings)
             }
             (Err(_), RedisDown::Allow) => Decision::uncounted(),
-            (Err(_), RedisDown::Deny) => Decision {
-                admitted: false,
-                unavailable: true,
-                ..Decision::uncounted()
-            },
+            (Err(_), RedisDown::Deny) => Decision::unavailable(),
         }
     }
 }

@@ -337,6 +337,32 @@ fn a_full_redis_counts_on_none_of_the_counters() {
 }
 
 #[test]
+fn a_look_shows_what_the_next_decision_would_and_counts_nothing() {
+    let server = Server::start();
+    let con = &mut server.connection();
+    let minute = Duration::from_secs(60);
+    let limits = [limit("log", 3, minute), limit("cells", 2_000, minute)];
+    let checks = limits.each_ref().map(|limit| check(limit, "a"));
+    let look = |con: &mut redis::Connection| {
+        let counters = checks.each_ref().map(Check::counter);
+        let (keys, mut args) = limiter().call(&checks, &counters);
+        args.push(LOOK.into());
+        let answer = run(con, &limiter().script, &keys, &args);
+        let readings = parse(&answer, &counters).unwrap();
+        let left: Vec<u32> = readings.iter().map(|reading| reading.remaining).collect();
+        (left, readings.iter().any(|reading| reading.refused))
+    };
+    for left in [3, 2, 1] {
+        for _ in 0..3 {
+            assert_eq!(look(con), (vec![left, 1_997 + left], false));
+        }
+        assert!(admit_anew(con, &checks).admitted);
+    }
+    assert_eq!(look(con), (vec![0, 1_997], true));
+    assert!(!admit_anew(con, &checks).admitted);
+}
+
+#[test]
 fn large_quotas_are_never_exceeded_either() {
     let server = Server::start();
     let con = &mut server.connection();

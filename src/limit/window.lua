@@ -1,7 +1,8 @@
 -- Sliding windows, counted on this Redis's own clock: every counter of one request, all or nothing.
 --
 --   KEYS  one per counter
---   ARGV  three per counter: 'log' or 'cells', the quota, the window in microseconds
+--   ARGV  three per counter: 'log' or 'cells', the quota, the window in microseconds; then 'look' to
+--         count nothing
 --   gives 1 if admitted else 0; then three per counter: how many are counted, microseconds until
 --         one more fits (or until the first leaves), 1 if this counter refused
 --
@@ -141,9 +142,10 @@ for i, key in ipairs(KEYS) do
   counters[i] = c
 end
 
+local look = ARGV[3 * #KEYS + 1] == 'look'
 local reply = { admitted and 1 or 0 }
 for _, c in ipairs(counters) do
-  if admitted then c.kind.add(c) end
+  if admitted and not look then c.kind.add(c) end
   reply[#reply + 1] = c.count
   reply[#reply + 1] = c.kind.reset(c)
   reply[#reply + 1] = c.full and 1 or 0

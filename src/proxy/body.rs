@@ -91,12 +91,7 @@ impl Body {
     /// Counts what leaves, and the request as active until it has left.
     #[must_use]
     pub fn metered(mut self, route: RouteHandle, source: Source, active: ActiveGuard) -> Self {
-        self.meter = Some(Meter {
-            route,
-            source,
-            bytes: 0,
-            active,
-        });
+        self.meter = Some(Meter::new(route, source, active));
         self
     }
 }
@@ -113,7 +108,7 @@ impl HttpBody for Body {
         if let (Some(meter), Some(Ok(frame))) = (&mut self.meter, &polled)
             && let Some(data) = frame.data_ref()
         {
-            meter.bytes += data.len() as u64;
+            meter.add(data.len());
         }
         Poll::Ready(polled)
     }
@@ -190,11 +185,28 @@ impl Patience {
 
 /// Tells the metrics, once, when the body has left or was given up.
 #[derive(Debug)]
-struct Meter {
+pub(super) struct Meter {
     route: RouteHandle,
     source: Source,
     bytes: u64,
     active: ActiveGuard,
+}
+
+impl Meter {
+    /// Nothing has left yet.
+    pub fn new(route: RouteHandle, source: Source, active: ActiveGuard) -> Self {
+        Self {
+            route,
+            source,
+            bytes: 0,
+            active,
+        }
+    }
+
+    /// So many bytes have left.
+    pub fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
 }
 
 impl Drop for Meter {

@@ -14,7 +14,8 @@ use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
-use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+use crate::telemetry::Recorder;
+use crate::upstream::{Interim, RequestBody, ResponseBody, UpstreamError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, response};
@@ -81,11 +82,18 @@ impl Proxy {
         let alone = || shared.coalescer.alone(key, position);
         let join = || match ask.is_personal() {
             true => Join::Apart,
-            false => shared.coalescer.join(key, position, ask.visit.now),
+            false => match shared.coalescer.join(key, position, ask.visit.now) {
+                // A fetch that began before is not what was asked for.
+                Join::Follow(_) if ask.wants_news() => Join::Apart,
+                joined => joined,
+            },
         };
         let mut joined = join();
         if let Join::Follow(fill) = &joined
-            && matches!(fill.outcome().await, Filled::Released(Reason::NotModified))
+            && matches!(
+                self.outcome_of(fill).await,
+                Filled::Released(Reason::NotModified)
+            )
         {
             // The leader was told that what it has is current. That is no answer for anybody else,
             // but the next fetch is for all.
@@ -97,11 +105,11 @@ impl Proxy {
                 None => self.lead(ask, lead, stale, why, Manner::Together).await,
             },
             // A part of something that is not stored anyway is asked for as a part.
-            Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+            Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
             Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
-            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref()).await {
+            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref(), why).await {
                 Some(outcome) => outcome,
-                None if ask.visit.headers.contains_key(RANGE) => self.part(ask).await,
+                None if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
                 None => {
                     self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
                         .await
@@ -168,7 +176,7 @@ impl Proxy {
                         },
                         why,
                     )),
-                    None => self.part(ask).await,
+                    None => self.part(ask, why).await,
                 }
             }
             Ok(Led::Streaming {
@@ -181,18 +189,22 @@ impl Proxy {
             Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
             Ok(Led::Apart { response, reason }) => match stale {
                 Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
-                    Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
+                    Ok(Reply::stand_in(ask, &stale, Some(response.status())))
                 }
-                _ => Ok(Reply::app(
-                    ask,
-                    response,
-                    Outcome::Bypass,
-                    ask.reason_word(reason),
-                )),
+                _ => {
+                    let reason = ask.reason_word(reason);
+                    Ok(Reply::app(ask, response, Outcome::Bypass, reason).because(why))
+                }
             },
             Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
             Err(_) => self.stand_in(ask, stale, Problem::App(UpstreamError::Reset)),
         }
+    }
+
+    /// Waits for the head of another request's fetch, and is counted as waiting meanwhile.
+    async fn outcome_of(&self, fill: &Arc<Fill>) -> Filled {
+        let _waiting = Waiting::begin(&self.0.recorder);
+        fill.outcome().await
     }
 
     /// Waits for another request's fetch. `None`: it brought nothing for this one.
@@ -201,11 +213,9 @@ impl Proxy {
         ask: &Ask<'_>,
         fill: Arc<Fill>,
         stale: Option<&Arc<Entry>>,
+        why: Reason,
     ) -> Option<Result<Reply, Problem>> {
-        let recorder = &self.0.recorder;
-        recorder.coalescing(1);
-        let outcome = fill.outcome().await;
-        recorder.coalescing(-1);
+        let outcome = self.outcome_of(&fill).await;
         let visit = ask.visit;
         let fits = |stored: &Stored| {
             stored.vary.matches(&visit.headers)
@@ -222,29 +232,25 @@ impl Proxy {
             Filled::Streaming(stored, reader)
                 if fits(&stored) && !visit.headers.contains_key(RANGE) =>
             {
-                Some(Ok(Reply::following(ask, &stored, reader, Reason::Cold)))
+                Some(Ok(Reply::following(ask, &stored, reader, why)))
             }
             Filled::Ready(entry) if fits(&entry.stored) => {
-                Some(Ok(
-                    Reply::confirmed(ask, &entry, Reason::Expired, true).collapsed()
-                ))
+                Some(Ok(Reply::confirmed(ask, &entry, why, true).collapsed()))
             }
-            Filled::Failed(error) => Some(self.stand_in(ask, stale.cloned(), Problem::App(error))),
+            Filled::Failed(error) => {
+                let stood_in = self.stand_in(ask, stale.cloned(), Problem::App(error));
+                Some(stood_in.map(Reply::collapsed))
+            }
             Filled::Released(Reason::Status) => {
                 let stale = stale.filter(|stale| self.may_stand_in(ask, stale))?;
-                Some(Ok(Reply::stored(
-                    ask,
-                    stale,
-                    Outcome::Stale,
-                    Reason::AppError,
-                )))
+                Some(Ok(Reply::stand_in(ask, stale, None).collapsed()))
             }
             _ => None,
         }
     }
 
     /// A range of what is not stored, straight from the app.
-    async fn part(&self, ask: &Ask<'_>) -> Result<Reply, Problem> {
+    async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
         let fields = forward::request_fields(ask, false);
         let request = ask.request(
             fields,
@@ -252,7 +258,7 @@ impl Proxy {
             RequestBody::empty(),
         );
         let response = self.ask_app(ask, request).await?;
-        Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range))
+        Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
     /// What is stored answers for an app that failed, where that is allowed.
@@ -263,9 +269,7 @@ impl Proxy {
         problem: Problem,
     ) -> Result<Reply, Problem> {
         match stale {
-            Some(stale) if self.may_stand_in(ask, &stale) => {
-                Ok(Reply::stored(ask, &stale, Outcome::Stale, Reason::AppError))
-            }
+            Some(stale) if self.may_stand_in(ask, &stale) => Ok(Reply::stand_in(ask, &stale, None)),
             Some(stale) if stale.stored.suffices(&ask.visit.headers) => Err(problem.unconfirmed()),
             _ => Err(problem),
         }
@@ -328,12 +332,15 @@ impl Proxy {
             }
         }
         // Where nothing is held, the client's conditions are for the app to judge (RFC 9111 §4.3.2),
-        // unless it has done so just now: somebody has to fetch the whole. Ranges are ours to cut.
+        // unless it has done so just now: somebody has to fetch the whole, if it is for all. Ranges
+        // are ours to cut.
         let coalescer = &self.0.shared.coalescer;
-        let judged = stale.is_none()
-            && manner != Manner::Behind
-            && validation::is_conditional(&fields)
-            && !coalescer.is_wanted_whole(&lead.key(), visit.now);
+        let theirs = match manner {
+            Manner::Together => !coalescer.is_wanted_whole(&lead.key(), visit.now),
+            Manner::Apart => true,
+            Manner::Behind => false,
+        };
+        let judged = stale.is_none() && theirs && validation::is_conditional(&fields);
         if manner != Manner::Apart || stale.is_some() {
             if judged {
                 validation::make_whole(&mut fields);
@@ -355,13 +362,18 @@ impl Proxy {
         });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
+        let mut request = ask.get(fields, target.clone());
+        if manner == Manner::Behind {
+            // Its client has its answer.
+            request.extensions_mut().remove::<Interim>();
+        }
         Job {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
             url: format!("{}{}", visit.authority(), target).into(),
             tags: purge::Tags::new(ask),
-            request: ask.get(fields, target.clone()),
+            request,
             target,
             unconditional: unconditional.filter(|_| conditional || rest.is_some()),
             client,
@@ -389,6 +401,14 @@ impl Ask<'_> {
                 && RequestDirectives::of_request(headers).no_store)
     }
 
+    /// The client wants an answer that the app gives now.
+    fn wants_news(&self) -> bool {
+        self.visit.client_refresh() == ClientRefresh::Honor && {
+            let asked = RequestDirectives::of_request(&self.visit.headers);
+            asked.no_cache || asked.max_age == Some(Duration::ZERO)
+        }
+    }
+
     fn get(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
         let mut request = self.request(fields, target, RequestBody::empty());
         *request.method_mut() = Method::GET;
@@ -396,7 +416,7 @@ impl Ask<'_> {
     }
 
     /// Where no route matches, a missing lifetime is the missing route's.
-    fn reason_word(&self, reason: Reason) -> Reason {
+    pub(super) fn reason_word(&self, reason: Reason) -> Reason {
         let fallback = self.found.rule.id + 1 == self.visit.snapshot.settings.routes.all().len();
         if fallback && reason == Reason::NoLifetime {
             Reason::NoRoute
@@ -597,7 +617,9 @@ impl Job {
                 };
                 let entry = self.entry(stored, app_time);
                 let cache = &self.proxy.0.cache;
-                if cache.store(&self.lead.key(), Arc::new(entry), self.now()) {
+                if !self.is_outdated(&entry.stored, requested)
+                    && cache.store(&self.lead.key(), Arc::new(entry), self.now())
+                {
                     recorder.store(&handle, None);
                 }
                 // Who has the last of it may count on the store.
@@ -610,6 +632,19 @@ impl Job {
                 recorder.store(&handle, Some(reason));
                 self.set_apart(reason);
             }
+        }
+    }
+
+    /// Whether another fetch has brought something meanwhile that the app dates later: the most recent
+    /// answer is the one to use (RFC 9111 §4).
+    fn is_outdated(&self, stored: &Stored, requested: Timestamp) -> bool {
+        let cache = &self.proxy.0.cache;
+        match cache.peek(&self.lead.key(), &self.client, self.now()) {
+            Lookup::Found { entry, .. } => {
+                entry.stored.lifetime.received >= requested
+                    && entry.stored.validators.date > stored.validators.date
+            }
+            Lookup::Absent(_) => false,
         }
     }
 
@@ -676,6 +711,10 @@ impl Job {
             }
             return Err(Reason::Incomplete);
         }
+        if self.rest.is_some() {
+            // They came with the rest, and may be about it alone.
+            trailers.clear();
+        }
         Ok(Arrived {
             body: fill.body_with(last.as_ref().unwrap_or(&Bytes::new())),
             trailers,
@@ -703,7 +742,19 @@ impl Job {
         {
             return Err(Reason::Range);
         }
-        let stored = semantics::storable(&self.exchange(response, requested), policy)?;
+        let mut stored = semantics::storable(&self.exchange(response, requested), policy)?;
+        // Apps forget Vary on what they send by default. It must not hide what they chose for others
+        // (RFC 9111 §4.1), so it is kept as one of them.
+        if stored.vary.is_empty() {
+            let now = self.now();
+            let beside = self.proxy.0.cache.variants(&self.lead.key(), now);
+            let mut fresh = beside
+                .iter()
+                .filter(|one| one.stored.lifetime.is_fresh(now));
+            if let Some(other) = fresh.next() {
+                stored.vary = other.stored.vary.taken_from(&self.client);
+            }
+        }
         let length = HttpBody::size_hint(response.body()).lower();
         if length > self.snapshot.settings.cache.max_body {
             return Err(Reason::TooLarge);
@@ -738,6 +789,13 @@ impl Job {
         }
         entry.position = self.lead.fill().position();
         let entry = Arc::new(entry);
+        for other in cache.variants(&key, self.now()) {
+            let is_other = other.stored.vary != entry.stored.vary;
+            let freshened = validation::freshen_beside(&other.stored, &exchange, self.policy()?);
+            if let Some(stored) = freshened.filter(|_| is_other) {
+                cache.store(&key, Arc::new(other.with(stored)), self.now());
+            }
+        }
         cache.store(&key, entry.clone(), self.now());
         Some((entry, true))
     }
@@ -767,6 +825,7 @@ impl Job {
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
+            prepared: crate::cache::Prepared::new(),
         }
     }
 
@@ -778,6 +837,22 @@ impl Job {
 
     fn now(&self) -> Timestamp {
         self.proxy.0.shared.clock.now()
+    }
+}
+
+/// Somebody waits for another request's fetch, until he has what he waits for or goes away.
+struct Waiting<'a>(&'a Recorder);
+
+impl<'a> Waiting<'a> {
+    fn begin(recorder: &'a Recorder) -> Self {
+        recorder.coalescing(1);
+        Self(recorder)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.coalescing(-1);
     }
 }
 

@@ -4,7 +4,7 @@ use super::Ask;
 use super::visit::Visit;
 use crate::semantics::fields;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Method, Uri};
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
@@ -42,6 +42,20 @@ pub(super) fn is_loop(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether an OPTIONS is to be passed on no further (RFC 9110 §7.6.2). A TRACE never is.
+pub(super) fn is_last_hop(method: &Method, headers: &HeaderMap) -> bool {
+    max_forwards(method, headers) == Some(0)
+}
+
+/// How many more may pass it on. What is no number says nothing, and neither does any to a request
+/// with another method.
+fn max_forwards(method: &Method, headers: &HeaderMap) -> Option<u64> {
+    let said = fields::single(headers, &header::MAX_FORWARDS)?;
+    let digits = said.as_bytes().iter().all(u8::is_ascii_digit);
+    let number = said.to_str().ok()?.parse().ok();
+    number.filter(|_| digits && *method == Method::OPTIONS)
+}
+
 /// The fields that go to the app. `storable`: the answer may be shared with others, so that what the
 /// key does not hold is left out where apps are known to reflect it.
 pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
@@ -55,8 +69,17 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     let trusted = ask.caller.via_trusted_proxy();
     if storable {
         fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
+        // What is stored is for those too who take trailers, whoever leads the fetch.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     } else if !trusted {
         headers.remove(header::FORWARDED);
+    }
+    if let Some(forwards) = max_forwards(&visit.method, &headers) {
+        headers.insert(header::MAX_FORWARDS, forwards.saturating_sub(1).into());
+    }
+    if headers.contains_key(header::TE) {
+        // RFC 9110 §10.1.4: it is said from hop to hop.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     set_forwarded(&mut headers, visit, trusted);
     append_via(&mut headers, visit.version);
@@ -73,11 +96,16 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
 /// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.
 fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
     let peer = visit.peer.address.ip().to_canonical().to_string();
-    let chain = match trusted.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
-        Some(chain) => format!("{chain}, {peer}"),
-        None => peer,
+    // Byte for byte: what a client wrote further left, text or not, must not cost the app the rest.
+    let before = match trusted {
+        true => fields::combined(headers, &X_FORWARDED_FOR),
+        false => None,
     };
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
+    let chain = match before {
+        Some(before) => [&*before, b", ", peer.as_bytes()].concat(),
+        None => peer.into_bytes(),
+    };
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
@@ -92,17 +120,6 @@ fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
             HeaderValue::from_static(visit.peer.scheme()),
         );
     }
-}
-
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Option<Vec<&str>> = headers
-        .get_all(name)
-        .iter()
-        .map(|line| line.to_str().ok())
-        .collect();
-    lines
-        .filter(|lines| !lines.is_empty())
-        .map(|lines| lines.join(", "))
 }
 
 /// Says that the message came through here (RFC 9110 §7.6.3).

@@ -7,14 +7,18 @@ mod coalesce;
 pub mod explain;
 mod fetch;
 mod forward;
+mod hit;
 mod purge;
 mod reply;
 mod respond;
 mod tunnel;
 mod visit;
+mod wire;
 
+pub use crate::upstream::{Interim, Interims};
 pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
+pub use hit::Hit;
 pub use respond::Problem;
 pub use tunnel::Tunnels;
 pub use visit::Peer;
@@ -104,8 +108,14 @@ impl Proxy {
         Self(Arc::new(rooms))
     }
 
-    /// Answers one request. Never fails: what goes wrong becomes an answer.
-    pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    /// Answers one request. Never fails: what goes wrong becomes an answer. If it is the app that is
+    /// asked for it, what the app says beforehand goes to `interim`.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        interim: Option<Interim>,
+    ) -> Response<Body> {
         let active = self.0.recorder.active();
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -115,7 +125,8 @@ impl Proxy {
             .traces
             .request(&trace, &parts.method, parts.uri.path());
         let now = shared.clock.now();
-        let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
+        let mut visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
+        visit.interim = interim;
         let target = Target::parse(visit.uri.path(), visit.uri.query());
         let found = visit.snapshot.settings.routes.find(&visit.method, &target);
         let caller = visit
@@ -175,6 +186,9 @@ impl Proxy {
             return Err(Problem::Misdirected);
         }
         self.admit(ask, limits).await?;
+        if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
+            return Ok(Reply::own(respond::options()));
+        }
         match ask.plan(!hyper::body::Body::is_end_stream(&body)) {
             // Boxed, here and below: the future of what asks the app is large, and every connection would
             // keep room for it while it idles.
@@ -312,7 +326,7 @@ impl Proxy {
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)
         {
-            return Ok(Reply::stored(ask, entry, Outcome::Stale, Reason::AppError));
+            return Ok(Reply::stand_in(ask, entry, Some(response.status())));
         }
         if let Some((key, entry)) = stale {
             self.heed_head(ask, key, &entry, &response, requested).await;
@@ -451,6 +465,9 @@ impl<'a> Ask<'a> {
         *request.method_mut() = self.visit.method.clone();
         *request.uri_mut() = target;
         *request.headers_mut() = fields;
+        if let Some(interim) = &self.visit.interim {
+            request.extensions_mut().insert(interim.clone());
+        }
         request
     }
 }

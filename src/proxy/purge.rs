@@ -61,6 +61,7 @@ impl Proxy {
         let authority = visit.authority();
         let urls = invalidation::invalidated(
             &visit.method,
+            visit.peer.scheme(),
             &authority,
             visit.path_and_query(),
             status,
@@ -77,7 +78,7 @@ impl Proxy {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }
         let outcome = self.0.cache.purge(purges).await;
-        reply.note = note.map(|note| match outcome {
+        reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
         });

@@ -4,19 +4,20 @@ use super::body::Body;
 use super::coalesce::Reader;
 use super::respond::Problem;
 use super::visit::Visit;
+use super::wire::{Fields, Value};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
-use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::fields;
-use crate::semantics::line::{Line, number};
+use crate::semantics::line::{self, Line, number};
 use crate::semantics::validation::is_conditional;
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, TE, TRAILER, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use std::time::Duration;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -27,10 +28,26 @@ const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
+/// What [`Told::dress`] puts in place of what the app may have sent.
+pub(super) const REPLACED: [HeaderName; 6] = [
+    AGE,
+    X_CACHE,
+    X_CACHE_TTL,
+    X_RESPONSE_TIME,
+    X_TRACE_ID,
+    forward::X_REQUEST_ID,
+];
+
 /// An answer before it is dressed for the client.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub response: Response<Body>,
+    pub told: Told,
+}
+
+/// What is told of an answer: to its client in fields, to the metrics and to the log.
+#[derive(Debug)]
+pub(super) struct Told {
     pub outcome: Outcome,
     pub reason: Reason,
     source: Source,
@@ -48,47 +65,42 @@ pub(super) struct Reply {
 
 impl Reply {
     fn new(response: Response<Body>, outcome: Outcome, reason: Reason, source: Source) -> Self {
-        Self {
-            response,
-            outcome,
-            reason,
-            source,
-            own: false,
-            coalesced: false,
-            stored: false,
-            ttl: None,
-            fwd_status: None,
-            forwarded: None,
-            app_time: Duration::ZERO,
-            note: None,
-        }
+        let told = Told::new(outcome, reason, source);
+        Self { response, told }
     }
 
     /// From the store.
     pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
         let response = from_stored(ask.visit, &entry.stored);
-        let mut reply = Self::new(response, outcome, reason, Source::Memory);
-        let ttl = entry.stored.lifetime.ttl_secs(ask.visit.now);
-        // A purge has ended the lifetime, however much of it was left.
-        let purged = reason == Reason::SoftPurged;
-        reply.ttl = Some(if purged { ttl.min(0) } else { ttl });
-        reply.app_time = entry.app_time;
-        reply
+        let told = Told::stored(ask, entry, outcome, reason);
+        Self { response, told }
     }
 
     /// From the store, after the app confirmed it. `why` it was asked, and whether the entry was
     /// `kept`.
     pub fn confirmed(ask: &Ask<'_>, entry: &Entry, why: Reason, kept: bool) -> Self {
         let mut reply = Self::stored(ask, entry, Outcome::Revalidated, Reason::NotModified);
-        reply.forwarded = Some(why);
-        reply.fwd_status = Some(StatusCode::NOT_MODIFIED);
-        reply.stored = kept;
+        reply.told.forwarded = Some(why);
+        reply.told.fwd_status = Some(StatusCode::NOT_MODIFIED);
+        reply.told.stored = kept;
+        reply
+    }
+
+    /// From the store, in place of an app that failed: with this `status`, or without any.
+    pub fn stand_in(ask: &Ask<'_>, entry: &Entry, status: Option<StatusCode>) -> Self {
+        let mut reply = Self::stored(ask, entry, Outcome::Stale, Reason::AppError);
+        // What is still fresh was only not new enough for this client.
+        reply.told.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
+            true => Reason::Request,
+            false => Reason::Expired,
+        });
+        reply.told.fwd_status = status;
         reply
     }
 
     /// Names the tier it came from.
     pub fn from(mut self, tier: Tier) -> Self {
-        self.source = tier.source();
+        self.told.source = tier.source();
         self
     }
 
@@ -104,6 +116,12 @@ impl Reply {
         let patience = ask.visit.snapshot.settings.upstream.timeout;
         let patience = (!fields::is_event_stream(&head.headers)).then_some(patience);
         Self::from_app(head, Body::app(body, patience), outcome, reason)
+    }
+
+    /// Tells why the app was asked for what then was not kept.
+    pub fn because(mut self, why: Reason) -> Self {
+        self.told.forwarded = Some(why);
+        self
     }
 
     /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the
@@ -136,7 +154,7 @@ impl Reply {
             *response.body_mut() = Body::shared(reader);
         }
         let mut reply = Self::new(response, Outcome::Miss, reason, Source::Upstream);
-        reply.coalesced = true;
+        reply.told.coalesced = true;
         reply.keeps(stored, ask)
     }
 
@@ -145,15 +163,15 @@ impl Reply {
         let response = from_stored(ask.visit, stored);
         let mut reply =
             Self::new(response, Outcome::Miss, reason, Source::Upstream).keeps(stored, ask);
-        reply.fwd_status = Some(stored.status);
+        reply.told.fwd_status = Some(stored.status);
         reply
     }
 
     /// Marks an answer as taken from another request's fetch.
     pub fn collapsed(mut self) -> Self {
-        self.coalesced = true;
+        self.told.coalesced = true;
         // What was answered was the leader's question.
-        (self.fwd_status, self.stored) = (None, false);
+        (self.told.fwd_status, self.told.stored) = (None, false);
         self
     }
 
@@ -183,8 +201,15 @@ impl Reply {
             Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
             _ => (Outcome::Bypass, Reason::Request),
         };
-        let mut reply = Self::new(response, outcome, reason, Source::Larder);
-        reply.own = true;
+        let mut reply = Self::own(response);
+        (reply.told.outcome, reply.told.reason) = (outcome, reason);
+        reply
+    }
+
+    /// Made here, and no problem.
+    pub fn own(response: Response<Body>) -> Self {
+        let mut reply = Self::new(response, Outcome::Bypass, Reason::Request, Source::Larder);
+        reply.told.own = true;
         reply
     }
 
@@ -194,13 +219,13 @@ impl Reply {
         *response.status_mut() = status;
         *response.headers_mut() = head.headers;
         let mut reply = Self::new(response, outcome, reason, Source::Upstream);
-        reply.fwd_status = Some(status);
+        reply.told.fwd_status = Some(status);
         reply
     }
 
     fn keeps(mut self, stored: &Stored, ask: &Ask<'_>) -> Self {
-        self.stored = true;
-        self.ttl = Some(stored.lifetime.ttl_secs(ask.visit.now));
+        self.told.stored = true;
+        self.told.ttl = Some(stored.lifetime.ttl_secs(ask.visit.now));
         self
     }
 
@@ -214,48 +239,103 @@ impl Reply {
     ) -> Response<Body> {
         let visit = ask.visit;
         let took = visit.began.elapsed();
-        let style = &visit.snapshot.settings.headers;
         let headers = self.response.headers_mut();
-        if style.cache_standard && !self.own {
-            let status = CacheStatus {
-                outcome: self.outcome,
-                reason: self.reason,
-                ttl: self.ttl,
-                stored: self.stored,
-                collapsed: self.coalesced,
-                fwd_status: self.fwd_status,
-                forwarded: self.forwarded,
-            };
-            status.append(headers);
-        }
-        if style.cache_legacy {
-            headers.insert(X_CACHE, HeaderValue::from_static(self.outcome.header()));
-            headers.insert(X_RESPONSE_TIME, milliseconds(took));
-            if let Some(ttl) = self.ttl {
-                headers.insert(X_CACHE_TTL, number(ttl.max(0).unsigned_abs()));
-            }
-        }
-        if visit.debug {
-            headers.insert(X_CACHE_REASON, HeaderValue::from_static(self.reason.word()));
-            if let Ok(name) = HeaderValue::from_str(&ask.found.rule.name) {
-                headers.insert(X_CACHE_ROUTE, name);
-            }
-        }
+        self.told.dress(ask, took, headers);
         if let Some(decision) = limits {
+            let style = &visit.snapshot.settings.headers;
             limit::headers::apply(decision, style, visit.now, headers);
         }
         if ask.found.rule.policy.is_none() {
             forbid_storing(headers);
         }
-        headers.insert(forward::X_REQUEST_ID, visit.request_id());
-        headers.insert(X_TRACE_ID, visit.trace.trace_id_field());
-        self.tell(rooms, ask, limits, took);
+        let (status, source) = (self.response.status(), self.told.source);
+        self.told.tell(rooms, ask, status, limits, took);
         self.response
-            .map(|body| body.metered(ask.handle().clone(), self.source, active))
+            .map(|body| body.metered(ask.handle().clone(), source, active))
+    }
+}
+
+impl Told {
+    const fn new(outcome: Outcome, reason: Reason, source: Source) -> Self {
+        Self {
+            outcome,
+            reason,
+            source,
+            own: false,
+            coalesced: false,
+            stored: false,
+            ttl: None,
+            fwd_status: None,
+            forwarded: None,
+            app_time: Duration::ZERO,
+            note: None,
+        }
     }
 
-    fn tell(&mut self, rooms: &Rooms, ask: &Ask<'_>, limits: Option<&Decision>, took: Duration) {
-        let (visit, status) = (ask.visit, self.response.status());
+    /// Of an answer from the store.
+    pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
+        let mut told = Self::new(outcome, reason, Source::Memory);
+        let ttl = entry.stored.lifetime.ttl_secs(ask.visit.now);
+        // A purge has ended the lifetime, however much of it was left.
+        let purged = reason == Reason::SoftPurged;
+        told.ttl = Some(if purged { ttl.min(0) } else { ttl });
+        told.app_time = entry.app_time;
+        told
+    }
+
+    /// Writes the fields that every answer to this request gets.
+    pub fn dress(&self, ask: &Ask<'_>, took: Duration, fields: &mut impl Fields) {
+        let visit = ask.visit;
+        let style = &visit.snapshot.settings.headers;
+        if style.cache_standard
+            && !self.own
+            && let Some(member) = self.status().member()
+        {
+            fields.add(CACHE_STATUS, Value::Text(member.as_bytes()));
+        }
+        if style.cache_legacy {
+            fields.put(X_CACHE, Value::Static(self.outcome.header()));
+            fields.put(X_RESPONSE_TIME, Value::Text(milliseconds(took).as_bytes()));
+            if let Some(ttl) = self.ttl {
+                let ttl = line::digits(ttl.max(0).unsigned_abs());
+                fields.put(X_CACHE_TTL, Value::Text(ttl.as_bytes()));
+            }
+        }
+        if visit.debug {
+            fields.put(X_CACHE_REASON, Value::Static(self.reason.word()));
+            fields.put(X_CACHE_ROUTE, Value::Text(ask.found.rule.name.as_bytes()));
+        }
+        let trace_id = visit.trace.trace_id_digits();
+        let request_id = visit.own_request_id().map(HeaderValue::as_bytes);
+        fields.put(
+            forward::X_REQUEST_ID,
+            Value::Text(request_id.unwrap_or(&trace_id)),
+        );
+        fields.put(X_TRACE_ID, Value::Text(&trace_id));
+    }
+
+    const fn status(&self) -> CacheStatus {
+        CacheStatus {
+            outcome: self.outcome,
+            reason: self.reason,
+            ttl: self.ttl,
+            stored: self.stored,
+            collapsed: self.coalesced,
+            fwd_status: self.fwd_status,
+            forwarded: self.forwarded,
+        }
+    }
+
+    /// Tells the metrics and, where it is to be written, the log.
+    pub fn tell(
+        &mut self,
+        rooms: &Rooms,
+        ask: &Ask<'_>,
+        status: StatusCode,
+        limits: Option<&Decision>,
+        took: Duration,
+    ) {
+        let visit = ask.visit;
         let finished = Finished {
             method: &visit.method,
             status,
@@ -303,9 +383,9 @@ impl Reply {
 /// What `stored` answers this request with.
 fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
-    let trailers = (answer.status == stored.status && !stored.trailers.is_empty())
-        .then(|| stored.trailers.clone());
-    let has_trailers = trailers.is_some();
+    let whole = answer.status == stored.status && visit.method != Method::HEAD;
+    let has_trailers = whole && !stored.trailers.is_empty() && takes_trailers(visit, stored);
+    let trailers = has_trailers.then(|| stored.trailers.clone());
     // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
     // trailers come behind chunks only.
     let length = answer
@@ -314,6 +394,9 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
+    if !stored.trailers.is_empty() {
+        announce_trailers(response.headers_mut(), &stored.trailers, has_trailers);
+    }
     response.headers_mut().append(VIA, forward::via());
     if let Some(length) = length {
         response
@@ -321,6 +404,27 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
             .insert(CONTENT_LENGTH, number(length));
     }
     response
+}
+
+/// Whether trailers would reach the client (RFC 9110 §6.5.1), and are about what it gets: those that
+/// came with a part may be about that part alone.
+fn takes_trailers(visit: &Visit, stored: &Stored) -> bool {
+    let reach = match visit.version {
+        Version::HTTP_2 => true,
+        Version::HTTP_11 => fields::has_token(&visit.headers, &TE, "trailers"),
+        _ => false,
+    };
+    reach && stored.status != StatusCode::PARTIAL_CONTENT
+}
+
+/// `Trailer` names what comes and nothing else; what it does not name, hyper does not send.
+fn announce_trailers(headers: &mut HeaderMap, trailers: &HeaderMap, sent: bool) {
+    headers.remove(TRAILER);
+    if sent {
+        for name in trailers.keys() {
+            headers.append(TRAILER, HeaderValue::from(name.clone()));
+        }
+    }
 }
 
 /// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
@@ -338,12 +442,12 @@ fn forbid_storing(headers: &mut HeaderMap) {
 }
 
 /// `0.2ms`
-fn milliseconds(duration: Duration) -> HeaderValue {
+fn milliseconds(duration: Duration) -> Line<24> {
     let tenths = u64::try_from((duration.as_micros() + 50) / 100).unwrap_or(u64::MAX);
-    let mut line = Line::<24>::new();
+    let mut line = Line::new();
     line.push_number(tenths / 10);
     line.push(".");
     line.push_number(tenths % 10);
     line.push("ms");
-    line.value()
+    line
 }

@@ -196,10 +196,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(secs));
         }
         if matches!(self, Self::MethodNotAllowed) {
-            headers.insert(
-                ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            );
+            headers.insert(ALLOW, ALLOWED);
         }
         if self.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -244,6 +241,20 @@ impl Problem {
         }
         json!({ "error": error })
     }
+}
+
+/// The methods that pass here.
+const ALLOWED: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// The answer to an OPTIONS that must not be passed on to the app (RFC 9110 §7.6.2).
+pub(super) fn options() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, ALLOWED);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 #[cfg(test)]

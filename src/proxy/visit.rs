@@ -5,6 +5,7 @@ use crate::semantics::Timestamp;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
 use crate::telemetry::TraceContext;
+use crate::upstream::Interim;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
@@ -48,6 +49,8 @@ pub struct Visit {
     pub(super) headers: HeaderMap,
     /// The request brought the debug token.
     pub(super) debug: bool,
+    /// Where the app's interim answers go, if the client knows such.
+    pub(super) interim: Option<Interim>,
 }
 
 impl Visit {
@@ -75,6 +78,7 @@ impl Visit {
             version: parts.version,
             headers: parts.headers,
             debug,
+            interim: None,
             snapshot,
         }
     }

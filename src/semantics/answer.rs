@@ -101,7 +101,7 @@ fn is_not_modified(request: &HeaderMap, stored: &Stored) -> bool {
     };
     // RFC 9110 §13.1.3: what is no date is ignored, and so is what is stated twice.
     let since = match single(request, &IF_MODIFIED_SINCE) {
-        Some(_) => Timestamp::from_http_date(since),
+        Some(_) => Timestamp::from_http_date(since, stored.lifetime.received),
         None => None,
     };
     let validators = &stored.validators;
@@ -114,7 +114,10 @@ fn is_not_modified(request: &HeaderMap, stored: &Stored) -> bool {
 
 /// Whether a line of If-None-Match names `etag`, compared weakly (RFC 9110 §8.8.3.2), or is `*`.
 fn names_etag(line: &[u8], etag: Option<&HeaderValue>) -> bool {
-    let etag = etag.map(|etag| opaque(etag.as_bytes()));
+    // An empty one is none, and is named by nothing.
+    let etag = etag
+        .map(|etag| opaque(etag.as_bytes()))
+        .filter(|etag| !etag.is_empty());
     split_quoted(line, false).map(trim).any(|member| {
         member == b"*" || (!member.is_empty() && etag.is_some_and(|etag| opaque(member) == etag))
     })

@@ -26,7 +26,7 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
     };
     let number = number.filter(|number| *number != default);
     let name = host.strip_suffix('.').unwrap_or(host);
-    if name.is_empty() || name.len() > HOST_BYTES_MAX {
+    if name.is_empty() || name.ends_with('.') || name.len() > HOST_BYTES_MAX {
         return None;
     }
     let lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -203,6 +203,12 @@ mod tests {
             assert_eq!(hosts.add(bad), None, "{bad}");
             assert!(!hosts.any(), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_dot_at_the_end_is_the_root_and_two_are_nothing() {
+        assert_eq!(normal_authority("host.", "http").as_deref(), Some("host"));
+        assert_eq!(normal_authority("host..", "http"), None);
     }
 
     proptest! {

@@ -6,16 +6,17 @@ use super::line::Line;
 use super::{Outcome, Reason};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// The field (RFC 9211 §2): a list, ours the member nearest to the client.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// The longest member there can be.
-const MEMBER_BYTES_MAX: usize = 112;
+pub const MEMBER_BYTES_MAX: usize = 112;
 /// What a structured integer can hold (RFC 9651 §3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 /// What became of a request, as `Cache-Status` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// Hit and stale are `hit`; the others `fwd`.
+    /// Hit is `hit`, and so is stale unless the app was asked first; the others are `fwd`.
     pub outcome: Outcome,
     /// Becomes `detail`, and tells the kinds of `fwd` apart.
     pub reason: Reason,
@@ -46,17 +47,23 @@ impl CacheStatus {
         }
     }
 
-    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2). Nothing is added to
-    /// what we refuse ourselves, since no cache took part in it.
+    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2).
     pub fn append(&self, headers: &mut HeaderMap) {
         if let Some(value) = self.value() {
             headers.append(CACHE_STATUS, value);
         }
     }
 
-    /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for a refusal.
+    /// [`CacheStatus::member`] as a field's value.
     #[must_use]
     pub fn value(&self) -> Option<HeaderValue> {
+        self.member().map(|member| member.value())
+    }
+
+    /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for what we refuse
+    /// ourselves, since no cache took part in it.
+    #[must_use]
+    pub fn member(&self) -> Option<Line<MEMBER_BYTES_MAX>> {
         let mut member = Line::<MEMBER_BYTES_MAX>::new();
         member.push("larder");
         match self.forward() {
@@ -83,31 +90,38 @@ impl CacheStatus {
         }
         member.push("; detail=");
         member.push(self.reason.word());
-        Some(member.value())
+        Some(member)
     }
 
     /// The `fwd` token (RFC 9211 §2.2); `None` when the request was not forwarded for this answer.
     fn forward(&self) -> Option<&'static str> {
-        match self.outcome {
-            Outcome::Hit | Outcome::Stale | Outcome::Refused => None,
-            Outcome::Revalidated => Some(match self.forwarded.unwrap_or(self.reason) {
-                Reason::Request => "request",
+        match (self.outcome, self.forwarded) {
+            (Outcome::Hit | Outcome::Refused, _) | (Outcome::Stale, None) => None,
+            (Outcome::Stale | Outcome::Revalidated, why) => Some(match why {
+                Some(Reason::Request) => "request",
                 _ => "stale",
             }),
-            Outcome::Miss => Some(match self.reason {
-                Reason::Cold | Reason::Purged | Reason::Evicted => "uri-miss",
-                Reason::Vary => "vary-miss",
-                Reason::Expired | Reason::SoftPurged | Reason::NotModified => "stale",
-                Reason::Request => "request",
-                Reason::Range => "partial",
-                _ => "miss",
-            }),
-            Outcome::Bypass => Some(match self.reason {
+            (Outcome::Miss, _) => Some(missed(self.reason)),
+            // That the answer was not kept is no reason for having asked for it.
+            (Outcome::Bypass, Some(why)) => Some(missed(why)),
+            (Outcome::Bypass, None) => Some(match self.reason {
                 Reason::Method => "method",
                 Reason::Request => "request",
                 _ => "bypass",
             }),
         }
+    }
+}
+
+/// What the store lacked, as a `fwd` token.
+const fn missed(why: Reason) -> &'static str {
+    match why {
+        Reason::Cold | Reason::Purged | Reason::Evicted => "uri-miss",
+        Reason::Vary => "vary-miss",
+        Reason::Expired | Reason::SoftPurged | Reason::NotModified => "stale",
+        Reason::Request => "request",
+        Reason::Range => "partial",
+        _ => "miss",
     }
 }
 
@@ -129,10 +143,19 @@ mod tests {
         assert_eq!(text(hit), "larder; hit; ttl=287; detail=memory");
         let stale = CacheStatus {
             ttl: Some(-3),
+            ..CacheStatus::new(Outcome::Stale, Reason::Revalidating)
+        };
+        assert_eq!(text(stale), "larder; hit; ttl=-3; detail=revalidating");
+        let stand_in = CacheStatus {
+            ttl: Some(-3),
             fwd_status: Some(StatusCode::BAD_GATEWAY),
+            forwarded: Some(Reason::Expired),
             ..CacheStatus::new(Outcome::Stale, Reason::AppError)
         };
-        assert_eq!(text(stale), "larder; hit; ttl=-3; detail=app-error");
+        assert_eq!(
+            text(stand_in),
+            "larder; fwd=stale; fwd-status=502; ttl=-3; detail=app-error"
+        );
     }
 
     #[test]
@@ -191,6 +214,11 @@ mod tests {
         ] {
             assert_eq!(text(CacheStatus::new(outcome, reason)), expected);
         }
+        let private = CacheStatus {
+            forwarded: Some(Reason::Cold),
+            ..CacheStatus::new(Outcome::Bypass, Reason::Private)
+        };
+        assert_eq!(text(private), "larder; fwd=uri-miss; detail=private");
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use super::Policy;
 use http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE,
-    EXPIRES, HOST, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-    TRANSFER_ENCODING, UPGRADE, VARY,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, DATE, EXPIRES, HOST, HeaderValue, LOCATION, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderName};
 use std::borrow::Cow;
@@ -20,7 +20,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
 /// Request fields that name or prove a client, beside Authorization and Cookie.
-const CREDENTIALS: [HeaderName; 6] = [
+pub(super) const CREDENTIALS: [HeaderName; 6] = [
     PROXY_AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
@@ -193,8 +193,11 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     [
         HOST,
         CACHE_CONTROL,
+        CONTENT_ENCODING,
         CONTENT_LENGTH,
+        CONTENT_RANGE,
         CONTENT_TYPE,
+        LOCATION,
         VARY,
         DATE,
         EXPIRES,
@@ -310,14 +313,19 @@ pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// only measure, nor of those that the key holds.
 #[must_use]
 pub fn has_telling_cookie(request: &HeaderMap, policy: &Policy) -> bool {
-    request.contains_key(COOKIE)
-        && cookies(request).any(|(name, _)| {
-            !is_analytics(name)
-                && !policy
-                    .keyed_cookies
-                    .iter()
-                    .any(|keyed| keyed.as_bytes() == name)
-        })
+    request.contains_key(COOKIE) && telling_cookies(request, policy).next().is_some()
+}
+
+/// The names of the cookies that may tell one client from another; empty for a cookie without a name.
+pub fn telling_cookies<'a>(
+    request: &'a HeaderMap,
+    policy: &Policy,
+) -> impl Iterator<Item = &'a [u8]> {
+    let names = cookies(request).map(|(name, _)| name);
+    names.filter(|name| {
+        let keyed = |keyed: &String| keyed.as_bytes() == *name;
+        !is_analytics(name) && !policy.keyed_cookies.iter().any(keyed)
+    })
 }
 
 /// Whether the request proves who sends it: Authorization, or a credential-like field that the key

@@ -1,7 +1,7 @@
 //! Age and remaining lifetime of a stored response (RFC 9111 §4.2).
 
 use super::directives::{Delta, Directives, delta_seconds};
-use super::fields::{single, trim};
+use super::fields::{list, single};
 use super::stored::Lifetime;
 use super::{Exchange, Timestamp};
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
@@ -73,9 +73,13 @@ impl InitialAge {
 /// How old the response of `exchange` was when it came in.
 pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
     let delay = exchange.received.since(exchange.requested);
-    let apparent = date(exchange.response).map_or(0, |date| {
-        // Dates have seconds; comparing them with milliseconds would make every response older.
-        exchange.received.as_secs().saturating_sub(date.as_secs())
+    let apparent = date(exchange.response, exchange.received).map_or(0, |date| {
+        // Dates have seconds; comparing them with milliseconds would make every response older. What
+        // was dated while we waited is no older than the delay, though a second may have begun since.
+        match date.as_secs() >= exchange.requested.as_secs() {
+            true => 0,
+            false => exchange.received.as_secs().saturating_sub(date.as_secs()),
+        }
     });
     InitialAge {
         told: age_value(exchange.response).saturating_add(delay),
@@ -85,16 +89,15 @@ pub(super) fn initial_age(exchange: &Exchange<'_>) -> InitialAge {
 
 /// The Age received: its first member, and nothing when that is no number (RFC 9111 §5.1).
 fn age_value(response: &HeaderMap) -> Duration {
-    response
-        .get(AGE)
-        .and_then(|line| line.as_bytes().split(|byte| *byte == b',').next())
-        .and_then(|first| delta_seconds(trim(first)))
+    list(response, &AGE)
+        .next()
+        .and_then(delta_seconds)
         .unwrap_or_default()
 }
 
-/// The response's Date, where there is one and it is a date.
-pub(super) fn date(response: &HeaderMap) -> Option<Timestamp> {
-    single(response, &DATE).and_then(Timestamp::from_http_date)
+/// The Date of a response that came at `received`, where there is one and it is a date.
+pub(super) fn date(response: &HeaderMap, received: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_http_date(single(response, &DATE)?, received)
 }
 
 /// The lifetime that the app states: s-maxage, max-age or Expires − Date (RFC 9111 §4.2.1). Zero
@@ -114,33 +117,36 @@ pub(super) fn stated(
     if said.targeted || !response.contains_key(EXPIRES) {
         return None;
     }
-    let expires = single(response, &EXPIRES).and_then(Timestamp::from_http_date);
+    let expires =
+        single(response, &EXPIRES).and_then(|expires| Timestamp::from_http_date(expires, received));
     Some(expires.map_or(Duration::ZERO, |expires| {
-        let date = date(response).unwrap_or(received);
+        let date = date(response, received).unwrap_or(received);
         Duration::from_secs(expires.as_secs().saturating_sub(date.as_secs()))
     }))
 }
 
 /// A lifetime guessed from Last-Modified (RFC 9111 §4.2.2).
 pub(super) fn guessed(response: &HeaderMap, received: Timestamp) -> Option<Duration> {
-    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?)?;
-    let date = date(response).unwrap_or(received);
+    let modified = Timestamp::from_http_date(single(response, &LAST_MODIFIED)?, received)?;
+    let date = date(response, received).unwrap_or(received);
     let unchanged = date.since(modified);
     (!unchanged.is_zero()).then(|| (unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX))
 }
 
-/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1).
+/// Statuses whose responses may be given a guessed lifetime (RFC 9110 §15.1, RFC 7725 §3).
 pub(super) const fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+        200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 451 | 501
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::directives::DELTA_SECONDS_MAX;
     use crate::semantics::testing::{at, exchange, headers};
+    use crate::semantics::{Policy, storable};
     use proptest::prelude::*;
 
     fn age(response: &str, delay: u64) -> u64 {
@@ -173,9 +179,33 @@ mod tests {
     }
 
     #[test]
+    fn a_second_that_begins_while_the_answer_comes_ages_nothing_rfc9111_4_2_3() {
+        let date = at(0).http_date();
+        let (request, response) = (
+            HeaderMap::new(),
+            headers(&format!("date: {}", date.to_str().unwrap())),
+        );
+        let late = Timestamp::from_millis(at(0).as_millis() + 990);
+        let exchange = Exchange {
+            requested: late,
+            received: late + Duration::from_millis(20),
+            ..exchange(200, &request, &response)
+        };
+        let age = initial_age(&exchange);
+        assert_eq!(age.corrected(), Duration::from_millis(20));
+        let earlier = Exchange {
+            requested: at(1),
+            received: at(1),
+            ..exchange
+        };
+        assert_eq!(initial_age(&earlier).corrected().as_secs(), 1);
+    }
+
+    #[test]
     fn the_first_member_of_age_counts_and_what_is_no_number_does_not_rfc9111_5_1() {
         assert_eq!(age("age: 7, 9", 0), 7);
         assert_eq!(age("age: 7\nage: 9", 0), 7);
+        assert_eq!(age("age: , 7\nage: 9", 0), 7);
         for ignored in ["-7", "7.0", "7;a=b", "x", "", "x, 7"] {
             assert_eq!(age(&format!("age: {ignored}"), 0), 0, "{ignored}");
         }
@@ -210,6 +240,69 @@ mod tests {
         fn nothing_is_fresh_beyond_what_the_app_states_and_its_age_allows(max_age in 0u64..100_000, received in 0u64..100_000, later in 0u64..200_000) {
             let lifetime = lifetime(Duration::from_secs(received), Duration::from_secs(max_age));
             prop_assert_eq!(lifetime.is_fresh(at(later)), received + later < max_age);
+        }
+
+        /// RFC 9111 §4.2.3 and §4.2, formula by formula, in numbers that cannot overflow; and where
+        /// the real ones would, they saturate.
+        #[test]
+        fn ages_are_those_of_the_formulas(
+            age in prop::option::of("[0-9]{1,25}"),
+            date in prop::option::of(-100_000i64..100_000),
+            max_age in "[0-9]{1,25}",
+            delay in 0u64..100,
+            later: u64,
+        ) {
+            let delta = |digits: &str| digits.parse::<u128>().map_or(DELTA_SECONDS_MAX, |secs| secs.min(u128::from(DELTA_SECONDS_MAX)) as u64);
+            let mut said = format!("cache-control: max-age={max_age}\n");
+            if let Some(age) = &age {
+                said.push_str(&format!("age: {age}\n"));
+            }
+            let date_value = date.map(|offset| at(100_000).as_secs().saturating_add_signed(offset));
+            if let Some(date) = date_value {
+                said.push_str(&format!("date: {}\n", Timestamp::from_millis(date * 1_000).http_date().to_str().unwrap()));
+            }
+            let (request_time, response_time) = (at(100_000), at(100_000 + delay));
+            let (request, response) = (HeaderMap::new(), headers(&said));
+            let stored = storable(&Exchange {
+                requested: request_time,
+                received: response_time,
+                ..exchange(200, &request, &response)
+            }, &Policy::default());
+
+            let apparent_age = date_value.map_or(0, |date| response_time.as_secs().saturating_sub(date));
+            let response_delay = delay;
+            let corrected_age_value = age.as_deref().map_or(0, delta) + response_delay;
+            let corrected_initial_age = apparent_age.max(corrected_age_value);
+            let Ok(stored) = stored else {
+                // Only what is stale at once and has nothing to be validated by is not worth keeping.
+                prop_assert!(delta(&max_age) <= corrected_initial_age);
+                return Ok(());
+            };
+            let lifetime = stored.lifetime;
+            prop_assert_eq!(lifetime.fresh.as_secs(), delta(&max_age));
+            prop_assert_eq!(lifetime.initial_age.as_secs(), corrected_initial_age);
+            let now = Timestamp::from_millis(later);
+            let resident_time = later.saturating_sub(response_time.as_millis());
+            let current_age = u128::from(corrected_initial_age) * 1_000 + u128::from(resident_time);
+            prop_assert_eq!(lifetime.age(now).as_millis(), current_age);
+            prop_assert_eq!(lifetime.is_fresh(now), u128::from(delta(&max_age)) * 1_000 > current_age);
+        }
+
+        #[test]
+        fn no_times_overflow(spans: [u64; 4], seconds: u64, received: u64, now: u64) {
+            let span = |at: usize| Duration::from_secs(spans[at]);
+            let lifetime = Lifetime {
+                received: Timestamp::from_millis(received),
+                stale_while_revalidate: span(2),
+                stale_if_error: span(3),
+                ..lifetime(span(0), span(1))
+            };
+            let now = Timestamp::from_millis(now);
+            prop_assert!(lifetime.age(now) >= span(0));
+            prop_assert_eq!(lifetime.is_fresh(now), lifetime.age(now) < span(1));
+            prop_assert!(lifetime.useful(now) <= span(1).saturating_add(span(2).max(span(3))));
+            let _ = (lifetime.ttl_secs(now), lifetime.slide(span(2), span(3), now));
+            prop_assert!(now + Duration::from_secs(seconds) >= now);
         }
     }
 }

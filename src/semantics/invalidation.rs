@@ -12,12 +12,13 @@ pub const LOCATION_BYTES_MAX: usize = 8 * 1024;
 /// The request targets (path and query) that this exchange invalidates: its own, and Location and
 /// Content-Location where they are of the same origin. Empty for safe methods and for errors.
 ///
-/// `authority` and `target` are the request's, `authority` in normal form. A method that nobody knows
-/// counts as unsafe. Of an absolute location host and port are compared, but `http` and `https` count
-/// as one, for who stands in front of us may have taken the TLS off.
+/// `scheme`, `authority` and `target` are the request's, `authority` in normal form. A method that nobody
+/// knows counts as unsafe. Of an absolute location scheme, host and port are compared, but on their
+/// default ports `http` and `https` count as one, for who stands in front of us may have taken the TLS off.
 #[must_use]
 pub fn invalidated(
     method: &Method,
+    scheme: &str,
     authority: &str,
     target: &str,
     status: StatusCode,
@@ -32,7 +33,7 @@ pub fn invalidated(
             .get(name)
             .filter(|value| value.len() <= LOCATION_BYTES_MAX)
             .and_then(|value| value.to_str().ok())
-            .and_then(|reference| resolve(authority, target, reference.trim()));
+            .and_then(|reference| resolve((scheme, authority), target, reference.trim()));
         if let Some(location) = location
             && !targets.contains(&location)
         {
@@ -51,14 +52,17 @@ pub fn is_safe(method: &Method) -> bool {
     )
 }
 
-/// Path and query that `reference` leads to from `target` (RFC 3986 §5.2), within `authority`.
-fn resolve(authority: &str, target: &str, reference: &str) -> Option<String> {
+/// Scheme and authority.
+type Origin<'a> = (&'a str, &'a str);
+
+/// Path and query that `reference` leads to from `target` (RFC 3986 §5.2), within `origin`.
+fn resolve(origin: Origin<'_>, target: &str, reference: &str) -> Option<String> {
     let reference = reference.split('#').next().unwrap_or_default();
     if let Some((scheme, rest)) = absolute(reference) {
-        return within(authority, scheme, rest);
+        return within(origin, scheme, rest);
     }
     if let Some(rest) = reference.strip_prefix("//") {
-        return within(authority, "", rest);
+        return within(origin, origin.0, rest);
     }
     let path = target.split('?').next().unwrap_or_default();
     let relative = match reference.chars().next() {
@@ -89,15 +93,18 @@ fn absolute(reference: &str) -> Option<(&str, &str)> {
     })
 }
 
-fn within(authority: &str, scheme: &str, rest: &str) -> Option<String> {
+fn within(origin: Origin<'_>, scheme: &str, rest: &str) -> Option<String> {
     let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "http" | "" => "http",
+        "http" => "http",
         "https" => "https",
         _ => return None,
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
-    if normal_authority(host, scheme)? != authority {
+    let host = normal_authority(host, scheme)?;
+    // One port speaks one scheme.
+    let has_port = host.rfind(':') > host.rfind(']');
+    if *host != *origin.1 || (has_port && scheme != origin.0) {
         return None;
     }
     Some(match path.as_bytes().first() {
@@ -145,6 +152,7 @@ mod tests {
     fn after(method: &str, status: u16, response: &str) -> Vec<String> {
         invalidated(
             &Method::from_bytes(method.as_bytes()).unwrap(),
+            "http",
             "shop.test",
             "/cars/42?x=1",
             StatusCode::from_u16(status).unwrap(),
@@ -215,11 +223,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_port_that_is_named_speaks_one_scheme_rfc9111_4_4() {
+        let location = |scheme, authority: &str, reference: &str| {
+            resolve((scheme, authority), "/b", reference).is_some()
+        };
+        assert!(location(
+            "http",
+            "shop.test:8080",
+            "http://shop.test:8080/a"
+        ));
+        assert!(!location(
+            "http",
+            "shop.test:8080",
+            "https://shop.test:8080/a"
+        ));
+        assert!(location("https", "[::1]:8443", "https://[::1]:8443/a"));
+        assert!(location("https", "[::1]:8443", "//[::1]:8443/a"));
+        assert!(!location("https", "[::1]:8443", "http://[::1]:8443/a"));
+        assert!(location("http", "[::1]", "https://[::1]/a"));
+    }
+
     proptest! {
         #[test]
         fn any_location_gives_paths_or_nothing(value in any_value()) {
             let response = HeaderMap::from_iter([(LOCATION, value)]);
-            for target in invalidated(&Method::POST, "a", "/b", StatusCode::OK, &response) {
+            for target in invalidated(&Method::POST, "http", "a", "/b", StatusCode::OK, &response) {
                 prop_assert!(target.starts_with('/'));
             }
         }

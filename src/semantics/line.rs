@@ -44,11 +44,16 @@ impl<const N: usize> Line<N> {
         self.push(std::str::from_utf8(&digits[from..]).unwrap_or_default());
     }
 
+    /// What was pushed.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
     /// The value; an empty one where what was pushed cannot stand in a field.
     #[must_use]
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.bytes[..self.length])
-            .unwrap_or_else(|_| HeaderValue::from_static(""))
+        HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
@@ -61,9 +66,15 @@ impl<const N: usize> Default for Line<N> {
 /// A number as a field's value.
 #[must_use]
 pub fn number(number: u64) -> HeaderValue {
-    let mut line = Line::<20>::new();
+    digits(number).value()
+}
+
+/// A number in decimal digits.
+#[must_use]
+pub fn digits(number: u64) -> Line<20> {
+    let mut line = Line::new();
     line.push_number(number);
-    line.value()
+    line
 }
 
 /// Two lower-case hexadecimal digits a byte.

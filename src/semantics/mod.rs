@@ -25,6 +25,7 @@ pub(crate) mod testing;
 pub mod time;
 pub mod validation;
 pub mod vary;
+pub mod what_if;
 
 pub use answer::{Answer, answer};
 pub use authority::{Hosts, normal_authority};

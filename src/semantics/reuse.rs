@@ -162,11 +162,14 @@ fn judge(
             false => Reuse::StaleWhileRevalidate(Reason::SoftPurged),
         };
     }
-    // RFC 5861 §3; and max-stale, which no prohibition of the app yields to (RFC 9111 §5.2.1.2, §4.2.4).
+    // RFC 5861 §3. Who names an age does not want what is stale, unless he says how stale (RFC 9111
+    // §5.2.1.1).
     let window = lifetime.stale_while_revalidate;
-    if staleness <= window && !window.is_zero() {
+    let unwanted = asked.max_age.is_some() && asked.max_stale.is_none();
+    if staleness <= window && !window.is_zero() && !unwanted {
         return Reuse::StaleWhileRevalidate(Reason::Revalidating);
     }
+    // max-stale, which no prohibition of the app yields to (RFC 9111 §5.2.1.2, §4.2.4).
     let wished = asked.max_stale.filter(|_| !lifetime.must_revalidate);
     if wished.is_some_and(|most| staleness <= most) {
         return Reuse::Stale(Reason::Expired);

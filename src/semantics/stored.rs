@@ -28,7 +28,7 @@ pub struct Stored {
     pub vary: Vary,
     /// Who allowed it to be shared.
     pub sharing: Sharing,
-    /// What `headers` say that preconditions are judged by: [`Validators::of`] them.
+    /// What `headers` say that preconditions are judged by: [`Validators::of`] them, when they came.
     pub validators: Validators,
 }
 
@@ -103,19 +103,18 @@ pub enum EtagKind {
 }
 
 impl Validators {
-    /// Reads them from the fields of a response.
+    /// Reads them from the fields of a response that came at `received`.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &HeaderMap, received: Timestamp) -> Self {
+        let date = |name| Timestamp::from_http_date(headers.get(name)?, received);
         Self {
             etag: match headers.get(ETAG).map(|etag| etag.as_bytes()) {
                 None | Some([]) => EtagKind::None,
                 Some([b'W', b'/', ..]) => EtagKind::Weak,
                 Some(_) => EtagKind::Strong,
             },
-            last_modified: headers
-                .get(LAST_MODIFIED)
-                .and_then(Timestamp::from_http_date),
-            date: headers.get(DATE).and_then(Timestamp::from_http_date),
+            last_modified: date(LAST_MODIFIED),
+            date: date(DATE),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::answer::FIELDS_ADDED;
 use super::content::fits_path;
-use super::directives::{DELTA_SECONDS_MAX, Delta, Directives, RequestDirectives};
+use super::directives::{DELTA_SECONDS_MAX, Delta, Directives, Qualified, RequestDirectives};
 use super::fields::{has_credentials, has_telling_cookie, remove_unstorable};
 use super::freshness::{date, guessed, initial_age, is_heuristically_cacheable, stated};
 use super::range::Part;
@@ -165,11 +165,11 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
         return Err(Reason::Method);
     }
     let status = exchange.status;
-    refuse_status(exchange)?;
+    refuse_status(exchange, policy)?;
     if super::fields::is_event_stream(exchange.response) {
         return Err(Reason::EventStream);
     }
-    let said = Directives::of_response(exchange.response);
+    let said = said(exchange);
     let route = match &policy.ttl {
         Some(ttl) => {
             // A request can provoke these and so poison everybody's page, whatever the app says.
@@ -195,7 +195,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     let (fresh, word) = lifetime(exchange, policy, &heeded, route, overriding)?;
     let sharing = sharing(exchange, policy, &said, word)?;
     let lifetime = weigh(exchange, policy, &heeded, fresh, word);
-    let validators = Validators::of(exchange.response);
+    let validators = Validators::of(exchange.response, exchange.received);
     // What could neither be served nor validated is not worth its place.
     let useless = lifetime.no_cache || lifetime.useful(exchange.received).is_zero();
     if useless && !validators.any() {
@@ -207,7 +207,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
     let headers = stored_fields(exchange, policy, &heeded);
     Ok(Stored {
         status,
-        validators: Validators::of(&headers),
+        validators: Validators::of(&headers, exchange.received),
         headers,
         body: Bytes::new(),
         trailers: HeaderMap::new(),
@@ -215,6 +215,21 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
         vary,
         sharing,
     })
+}
+
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
+/// What the app says of caching.
+fn said(exchange: &Exchange<'_>) -> Directives {
+    let mut said = Directives::of_response(exchange.response);
+    // RFC 9111 §5.4 gives Pragma no meaning in a response, so a lifetime that Expires states stands;
+    // but apps that send it and state none mean it.
+    if said.pragma_no_cache
+        && stated(exchange.response, &said, exchange.received).is_none_or(|fresh| fresh.is_zero())
+    {
+        said.no_cache = Qualified::Whole;
+    }
+    said
 }
 
 /// Who stated the lifetime.
@@ -227,7 +242,9 @@ enum Word {
 }
 
 /// RFC 9111 §3: final statuses only, and none that answers a question no other request asked.
-fn refuse_status(exchange: &Exchange<'_>) -> Result<(), Reason> {
+fn refuse_status(exchange: &Exchange<'_>, policy: &Policy) -> Result<(), Reason> {
+    let ttl = policy.ttl.as_ref();
+    let named = ttl.is_some_and(|ttl| ttl.named(exchange.status).is_some());
     let asked = |names: &[HeaderName]| names.iter().any(|name| exchange.request.contains_key(name));
     match exchange.status.as_u16() {
         // A part is stored as one, and only as what was asked for (RFC 9111 §3.3).
@@ -237,6 +254,9 @@ fn refuse_status(exchange: &Exchange<'_>) -> Result<(), Reason> {
         },
         // 304 is about something stored.
         ..200 | 304 => Err(Reason::Status),
+        // About who asks, how, or how often: not stored whatever they say (RFC 6585 §3 to §6), unless
+        // the route's `by_status` asks for it.
+        428 | 429 | 431 | 511 if !named => Err(Reason::Status),
         412 if asked(&[
             IF_MATCH,
             IF_UNMODIFIED_SINCE,
@@ -248,6 +268,8 @@ fn refuse_status(exchange: &Exchange<'_>) -> Result<(), Reason> {
         }
         416 if asked(&[RANGE]) => Err(Reason::Range),
         417 if asked(&[EXPECT]) => Err(Reason::Status),
+        // Who comes without early data has nothing to wait for (RFC 8470 §5.2).
+        425 if asked(&[EARLY_DATA]) => Err(Reason::Status),
         _ => Ok(()),
     }
 }
@@ -414,7 +436,7 @@ fn stored_fields(exchange: &Exchange<'_>, policy: &Policy, heeded: &Directives) 
         headers.remove(SET_COOKIE);
     }
     // RFC 9110 §6.6.1: whoever stores a response without a (readable) Date dates it.
-    if date(&headers).is_none() {
+    if date(&headers, exchange.received).is_none() {
         headers.insert(DATE, exchange.received.http_date());
     }
     headers.reserve(FIELDS_ADDED);
@@ -429,11 +451,11 @@ const fn is_error(status: StatusCode) -> bool {
     )
 }
 
-/// Statuses whose caching rules we know (RFC 9110 §15, RFC 6585, RFC 7725, RFC 8470).
+/// Statuses whose caching rules we know and keep (RFC 9110 §15, RFC 7725, RFC 8470).
 const fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 425 | 426 | 428 | 429 | 431 | 451 | 500..=505 | 511
+        200..=206 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 425 | 426 | 451 | 500..=505
     )
 }
 
@@ -486,7 +508,7 @@ mod tests {
             let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
             assert!(stored.is_ok(), "{status}");
         }
-        for status in [100, 103, 304] {
+        for status in [100, 103, 304, 428, 429, 431, 511] {
             let stored = store_status(status, "", "cache-control: max-age=60", &Policy::default());
             assert_eq!(stored.err(), Some(Reason::Status), "{status}");
         }
@@ -573,6 +595,8 @@ mod tests {
             store_status(299, "", says, &Policy::default()).err(),
             Some(Reason::Status)
         );
+        let part = "cache-control: max-age=60, must-understand\ncontent-range: bytes 4-9/10";
+        assert!(store_status(206, "range: bytes=4-", part, &Policy::default()).is_ok());
         let says = "cache-control: max-age=60, must-understand";
         assert_eq!(
             store_status(499, "", says, &Policy::default()).err(),
@@ -930,7 +954,11 @@ mod tests {
             assert_eq!(stored(&policy), Err(Reason::Status), "{status}");
             policy.ttl.as_mut().unwrap().by_status.push((code, secs(3)));
             assert_eq!(stored(&policy), Ok(secs(3)), "{status}");
-            assert_eq!(stored(&Policy::default()), Ok(secs(9)), "{status}");
+            let plain = match status {
+                429 | 431 => Err(Reason::Status),
+                _ => Ok(secs(9)),
+            };
+            assert_eq!(stored(&Policy::default()), plain, "{status}");
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The last moment that an HTTP date can name.
 const LAST_HTTP_DATE_MILLIS: u64 = 253_402_300_799_000;
+/// Fifty years, give or take a leap day.
+const FIFTY_YEARS: Duration = Duration::from_secs(50 * 365 * 86_400 + 12 * 86_400);
 
 /// A moment on larder's one timeline, in milliseconds since the Unix epoch.
 ///
@@ -35,7 +37,15 @@ impl Timestamp {
     /// `2025-01-23T10:00:00Z`: UTC, whole seconds (RFC 3339).
     #[must_use]
     pub fn rfc3339(self) -> String {
-        let (days, secs) = (self.as_secs() / 86_400, self.as_secs() % 86_400);
+        let (year, month, day) = self.date();
+        let secs = self.as_secs() % 86_400;
+        let (hour, minute, second) = (secs / 3_600, secs / 60 % 60, secs % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+
+    /// Year, month (January is 1) and day.
+    fn date(self) -> (u64, u64, u64) {
+        let days = self.as_secs() / 86_400;
         // Years are counted from March, so that the leap day comes last (H. Hinnant's civil_from_days).
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
@@ -49,17 +59,15 @@ impl Timestamp {
         } else {
             from_march - 9
         };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let (hour, minute, second) = (secs / 3_600, secs / 60 % 60, secs % 60);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        (year_of_era + era * 400 + u64::from(month <= 2), month, day)
     }
 
     /// Reads an HTTP date in any of its three forms (RFC 9110 §5.6.7), in capitals or not (RFC 9111
     /// §4.2); `None` when it is none, or before 1970. Whether the day of the week is right is not
-    /// looked at.
+    /// looked at. `now` places a year of two digits: what would be more than fifty years ahead is past.
     #[must_use]
-    pub fn from_http_date(value: &HeaderValue) -> Option<Self> {
-        http_date(super::fields::trim(value.as_bytes()))
+    pub fn from_http_date(value: &HeaderValue, now: Self) -> Option<Self> {
+        http_date(super::fields::trim(value.as_bytes()), now)
     }
 
     /// The HTTP date of this moment, to the second (RFC 9110 §5.6.7). After the year 9999, its last second.
@@ -100,7 +108,7 @@ impl From<SystemTime> for Timestamp {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or `Sun Nov  6 08:49:37 1994`,
 /// and nothing that is only like them: a date with another zone, or with one digit too few, is none.
-fn http_date(text: &[u8]) -> Option<Timestamp> {
+fn http_date(text: &[u8], now: Timestamp) -> Option<Timestamp> {
     let comma = text.iter().position(|byte| *byte == b',');
     let (day, rest) = match comma {
         Some(comma) => (&text[..comma], &text[comma + 1..]),
@@ -178,20 +186,27 @@ fn http_date(text: &[u8]) -> Option<Timestamp> {
                 z2,
             ],
         ) if is_day(DAYS_LONG) && is(&[*z0, *z1, *z2], "GMT") => {
-            // Of the two digits RFC 9110 says: what seems more than fifty years ahead is past. As
-            // nobody here knows what year it is, the line is drawn where POSIX draws it, 1969.
-            let year = number(&[*y0, *y1])?;
-            let year = if year < 69 {
-                2_000 + year
-            } else {
-                1_900 + year
+            let (short, day) = (number(&[*y0, *y1])?, number(&[*d0, *d1])?);
+            let (month, time) = (month(&[*m0, *m1, *m2])?, time_of_day(time)?);
+            // Of the years with these digits the latest that is not more than fifty years ahead
+            // (RFC 9110 §5.6.7).
+            let last = Timestamp((now + FIFTY_YEARS).0.min(LAST_HTTP_DATE_MILLIS));
+            let (latest, _, _) = last.date();
+            let year = latest - (latest - short) % 100;
+            let at = moment(day, month, year, time)?;
+            return match at <= last {
+                true => Some(at),
+                false => moment(day, month, year - 100, time),
             };
-            let day = number(&[*d0, *d1])?;
-            [day, month(&[*m0, *m1, *m2])?, year, time_of_day(time)?]
         }
         _ => return None,
     };
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    moment(day, month, year, time)
+}
+
+/// The moment `time` seconds after midnight of a day; `None` for a day that there is not, or before 1970.
+fn moment(day: u64, month: u64, year: u64, time: u64) -> Option<Timestamp> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let length = match month {
         2 if leap => 29,
         2 => 28,
@@ -261,7 +276,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &'static str) -> Option<u64> {
-        Timestamp::from_http_date(&HeaderValue::from_static(text)).map(Timestamp::as_secs)
+        read_in(2026, text)
+    }
+
+    fn read_in(year: u64, text: &'static str) -> Option<u64> {
+        let now = moment(1, 1, year, 0).unwrap();
+        Timestamp::from_http_date(&HeaderValue::from_static(text), now).map(Timestamp::as_secs)
     }
 
     #[test]
@@ -270,6 +290,22 @@ mod tests {
         assert_eq!(read("Sunday, 06-Nov-94 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(read("Sun Nov  6 08:49:37 1994"), Some(784_111_777));
         assert_eq!(read("Tue Feb 29 00:00:00 2000"), Some(951_782_400));
+    }
+
+    #[test]
+    fn two_digits_name_the_latest_year_at_most_fifty_ahead_rfc9110_5_6_7() {
+        let year = |now, text| read_in(now, text).map(|secs| 1_970 + secs / 31_556_952);
+        for (now, text, expected) in [
+            (2026, "Sunday, 06-Nov-25 08:49:37 GMT", Some(2025)),
+            (2026, "Sunday, 06-Nov-75 08:49:37 GMT", Some(2075)),
+            (2026, "Sunday, 06-Nov-76 08:49:37 GMT", Some(1976)),
+            (2026, "Sunday, 06-Nov-94 08:49:37 GMT", Some(1994)),
+            (2080, "Sunday, 06-Nov-94 08:49:37 GMT", Some(2094)),
+            (2060, "Sunday, 06-Nov-05 08:49:37 GMT", Some(2105)),
+            (2026, "Sunday, 31-Feb-25 08:49:37 GMT", None),
+        ] {
+            assert_eq!(year(now, text), expected, "{text} in {now}");
+        }
     }
 
     #[test]
@@ -326,13 +362,13 @@ mod tests {
         #[test]
         fn a_date_comes_back_to_the_second(millis in 0..=LAST_HTTP_DATE_MILLIS) {
             let at = Timestamp(millis);
-            let read = Timestamp::from_http_date(&at.http_date());
+            let read = Timestamp::from_http_date(&at.http_date(), at);
             prop_assert_eq!(read.map(Timestamp::as_secs), Some(at.as_secs()));
         }
 
         #[test]
-        fn nothing_makes_the_date_parser_panic(value in any_value()) {
-            let _ = Timestamp::from_http_date(&value);
+        fn nothing_makes_the_date_parser_panic(value in any_value(), now: u64) {
+            let _ = Timestamp::from_http_date(&value, Timestamp(now));
         }
     }
 }

@@ -167,8 +167,36 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
     Some(Stored {
         body: stored.body.clone(),
         trailers: stored.trailers.clone(),
+        // One without Vary may be kept beside some with it, as what they vary on selects it.
+        vary: match renewed.vary.is_empty() {
+            true => stored.vary.clone(),
+            false => renewed.vary,
+        },
         ..renewed
     })
+}
+
+/// `other`, stored under the same key for other requests, with a 304 merged in that names its strong
+/// validator too (RFC 9111 §4.3.4). `None` where it does not, or changes what is varied on.
+#[must_use]
+pub fn freshen_beside(other: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Option<Stored> {
+    let is_named = other.validators.etag == EtagKind::Strong
+        && exchange
+            .response
+            .get(ETAG)
+            .map(|etag| trim(etag.as_bytes()))
+            == other.headers.get(ETAG).map(|etag| trim(etag.as_bytes()));
+    let freshened = is_named
+        .then(|| freshen(other, exchange, policy))
+        .flatten()?;
+    freshened
+        .vary
+        .names()
+        .eq(other.vary.names())
+        .then(|| Stored {
+            vary: other.vary.clone(),
+            ..freshened
+        })
 }
 
 /// `stored` as it answers the one request whose validation brought this 304, when it may not be
@@ -178,7 +206,7 @@ pub fn merge(stored: &Stored, exchange: &Exchange<'_>) -> Stored {
     let mut headers = merged(stored, exchange);
     remove_unstorable(&mut headers);
     Stored {
-        validators: super::Validators::of(&headers),
+        validators: super::Validators::of(&headers, exchange.received),
         headers,
         lifetime: super::stored::Lifetime {
             received: exchange.received,

@@ -5,7 +5,7 @@ use http::header::{
     ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, HOST, ORIGIN, REFERER, USER_AGENT,
     VARY,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::borrow::Cow;
 
 /// The selecting request fields of a stored response, with the normalised values it was stored for.
@@ -53,15 +53,21 @@ impl Vary {
             names.push(name);
         }
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        Ok(Self {
-            fields: names
-                .into_iter()
-                .map(|name| {
-                    let value = normal(&name, request).map(|value| value.into_owned().into());
-                    (name, value)
-                })
+        let fields = names.into_iter().map(|name| (name, None)).collect();
+        Ok(Self { fields }.taken_from(request))
+    }
+
+    /// The same fields, with the values that `request` has for them.
+    #[must_use]
+    pub fn taken_from(&self, request: &HeaderMap) -> Self {
+        let taken =
+            |name: &HeaderName| normal(name, request).map(|value| value.into_owned().into());
+        Self {
+            fields: self
+                .names()
+                .map(|name| (name.clone(), taken(name)))
                 .collect(),
-        })
+        }
     }
 
     /// Whether `request` selects the response that this was taken from.
@@ -111,16 +117,24 @@ pub fn variant<'a>(names: impl Iterator<Item = &'a HeaderName>, request: &Header
 ///
 /// Borrows when the request already has the normal form.
 fn normal<'a>(name: &HeaderName, request: &'a HeaderMap) -> Option<Cow<'a, [u8]>> {
+    // These are no lists: a comma in them is just a byte, and two lines are not one.
+    if [COOKIE, AUTHORIZATION, USER_AGENT, REFERER, HOST, ORIGIN].contains(name) {
+        let mut lines = request.get_all(name).iter().map(HeaderValue::as_bytes);
+        let first = lines.next()?;
+        return Some(match lines.next() {
+            None => Cow::Borrowed(trim(first)),
+            Some(second) => {
+                let lines: Vec<&[u8]> = [first, second].into_iter().chain(lines).collect();
+                Cow::Owned(lines.join(b"\n".as_slice()))
+            }
+        });
+    }
     let value = match combined(request, name)? {
         Cow::Borrowed(value) => Cow::Borrowed(trim(value)),
         Cow::Owned(value) => Cow::Owned(trim(&value).to_vec()),
     };
     if *name == ACCEPT_ENCODING || *name == ACCEPT_LANGUAGE {
-        return Some(Cow::Owned(preferences(&value)));
-    }
-    // These are no lists: a comma in them is just a byte.
-    if [COOKIE, AUTHORIZATION, USER_AGENT, REFERER, HOST, ORIGIN].contains(name) {
-        return Some(value);
+        return Some(Cow::Owned(preferences(&value, *name == ACCEPT_ENCODING)));
     }
     if !value
         .windows(2)
@@ -143,13 +157,13 @@ fn normal<'a>(name: &HeaderName, request: &'a HeaderMap) -> Option<Cow<'a, [u8]>
 ///
 /// Only the order of the weights counts, as it does for whoever chooses among representations.
 /// What cannot be read as such a list stays as it is, behind a mark of its own.
-fn preferences(value: &[u8]) -> Vec<u8> {
+fn preferences(value: &[u8], are_codings: bool) -> Vec<u8> {
     let mut members: Vec<(u16, Vec<u8>)> = Vec::new();
     for member in value.split(|byte| *byte == b',').map(trim) {
         if member.is_empty() {
             continue;
         }
-        match preference(member) {
+        match preference(member, are_codings) {
             Some(preference) if members.len() < PREFERENCES_MAX => members.push(preference),
             _ => return [b"?", value].concat(),
         }
@@ -172,7 +186,7 @@ fn preferences(value: &[u8]) -> Vec<u8> {
 }
 
 /// Weight in thousandths and lower-case name of one member.
-fn preference(member: &[u8]) -> Option<(u16, Vec<u8>)> {
+fn preference(member: &[u8], is_coding: bool) -> Option<(u16, Vec<u8>)> {
     let mut parts = member.split(|byte| *byte == b';').map(trim);
     let name = parts.next()?.to_ascii_lowercase();
     if name.is_empty()
@@ -190,8 +204,8 @@ fn preference(member: &[u8]) -> Option<(u16, Vec<u8>)> {
     parts.next().is_none().then_some(())?;
     // Two names of one coding (RFC 9110 §8.4.1.3).
     let name = match name.as_slice() {
-        b"x-gzip" => b"gzip".to_vec(),
-        b"x-compress" => b"compress".to_vec(),
+        b"x-gzip" if is_coding => b"gzip".to_vec(),
+        b"x-compress" if is_coding => b"compress".to_vec(),
         _ => name,
     };
     Some((weight, name))
@@ -285,6 +299,25 @@ mod tests {
         assert!(!same("foo", "a", "A"));
         assert!(!same("foo", "\"a, b\"", "\"a,b\""));
         assert!(!same("cookie", "a=1, 2", "a=1,2"));
+    }
+
+    #[test]
+    fn two_lines_of_what_is_no_list_are_not_one_with_a_comma() {
+        for field in ["cookie", "user-agent", "authorization"] {
+            let vary = vary(
+                &format!("vary: {field}"),
+                &format!("{field}: 1\n{field}: 2"),
+            );
+            assert!(vary.matches(&headers(&format!("{field}: 1\n{field}: 2"))));
+            assert!(!vary.matches(&headers(&format!("{field}: 1, 2"))));
+            assert!(!vary.matches(&headers(&format!("{field}: 1"))));
+        }
+    }
+
+    #[test]
+    fn x_gzip_is_gzip_as_a_coding_and_not_as_a_language() {
+        assert!(same("accept-encoding", "x-gzip", "gzip"));
+        assert!(!same("accept-language", "x-gzip", "gzip"));
     }
 
     #[test]

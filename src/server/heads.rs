@@ -6,8 +6,9 @@
 //! end, hyper refuses the message or this does. A head that comes in one piece is looked at where it
 //! lies: nothing is copied, nothing allocated.
 
-use crate::proxy::Problem;
+use crate::proxy::{Interims, Problem};
 use memchr::{memchr, memchr_iter};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A head that comes in pieces is kept up to this, in bytes; hyper refuses it long before.
@@ -44,12 +45,34 @@ pub(super) struct Watch {
     faulty: AtomicU64,
     /// Heads that were handed over.
     served: AtomicU64,
+    /// Of these, answers that have been handed to hyper whole, or given up.
+    answered: AtomicU64,
     refused: AtomicBool,
     tunnel: AtomicBool,
     bare_lf: AtomicBool,
+    /// A request is being answered by HTTP/1, and hyper has nothing of the answer yet.
+    answering: AtomicBool,
+    /// The app's interim answers on their way to the client.
+    pub(super) interims: Arc<Interims>,
 }
 
 impl Watch {
+    /// Before a request is answered by HTTP/1, and when its answer is about to go to hyper.
+    pub(super) fn set_answering(&self, answering: bool) {
+        self.answering.store(answering, Ordering::Relaxed);
+    }
+
+    /// Whether hyper has nothing to write of its own but what went before the answer: interim answers
+    /// may follow what it has flushed.
+    pub(super) fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+
+    /// The place on the connection of the request that was handed over last, counted from 1.
+    pub(super) fn place(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
     /// To be called once for each request, in their order.
     pub(super) fn judge(&self) -> Result<(), Problem> {
         // One task serves a connection's HTTP/1 requests: nobody counts at the same time.
@@ -61,6 +84,17 @@ impl Watch {
         }
         let number = faulty & ((1 << FAULT_BITS) - 1);
         Err(Problem::BadRequest(Fault::words(number)))
+    }
+
+    /// The answer to a request has been handed to hyper to its end.
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were handed over, if all of them are answered.
+    fn all_answered(&self) -> Option<u64> {
+        let served = self.served.load(Ordering::Relaxed);
+        (self.answered.load(Ordering::Relaxed) == served).then_some(served)
     }
 
     /// Whether a line since the last call ended without CR.
@@ -156,6 +190,14 @@ impl Heads {
             At::Length(_) | At::Chunk(_) => Awaited::Body,
             At::Blind => Awaited::Unknown,
         }
+    }
+
+    /// Whether a head is awaited and none that came before it is still being answered.
+    pub(super) fn are_all_answered(&self, watch: &Watch) -> bool {
+        matches!(self.awaited(), Awaited::Anything | Awaited::NextHead)
+            && !watch.is_tunnel()
+            && !watch.has_refused()
+            && watch.all_answered() == Some(self.seen)
     }
 
     /// Looks at what was just read.
@@ -333,7 +375,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
         let line = &bytes[start..end];
         facts.bare_lf |= line.last() != Some(&b'\r');
         match line.first() {
-            None | Some(b'\r') => {
+            None | Some(b'\r') if line.len() <= 1 => {
                 facts.end = end + 1;
                 return Some(facts);
             }
@@ -350,7 +392,7 @@ fn facts(bytes: &[u8]) -> Option<Facts> {
                 }
             }
             Some(b't' | b'T') => facts.coded |= field(line, b"transfer-encoding").is_some(),
-            Some(_) => {}
+            _ => {}
         }
         start = end + 1;
     }
@@ -428,6 +470,12 @@ mod tests {
                 [true, false, false]
             );
         }
+    }
+
+    #[test]
+    fn a_line_that_only_begins_with_cr_ends_no_head() {
+        let odd = "GET / HTTP/1.1\r\n\rX: y\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(judged_alike(odd, 1), [false]);
     }
 
     #[test]

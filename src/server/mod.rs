@@ -3,14 +3,19 @@
 //! One listener a worker on the same port (SO_REUSEPORT): the kernel spreads connections, nothing is
 //! handed between threads.
 
+mod direct;
+#[doc(hidden)]
+pub mod fuzz;
 mod heads;
 mod stream;
 mod strict;
 pub mod tls;
+mod watched;
 
-use crate::proxy::{Body, Peer, Problem, Proxy};
+use crate::proxy::{Body, Interim, Peer, Problem, Proxy};
+use direct::Direct;
 use heads::Watch;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,11 +32,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
-use stream::{ClientStream, IDLE_TIME};
+use stream::ClientStream;
 use tls::Tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use watched::Watched;
 
 /// Pause between two looks at whether an HTTP/2 client is still there.
 const PING_TIME: Duration = Duration::from_secs(30);
@@ -221,16 +227,40 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::default());
-    let stream = ClientStream::new(stream, watch.clone());
+    let direct = Direct::new(proxy.clone(), peer);
+    let mut stream = ClientStream::new(stream, watch.clone(), Some(direct));
+    let needs_hyper = tokio::select! {
+        biased;
+        needs_hyper = stream.needs_hyper() => needs_hyper,
+        () = stop.called() => false,
+    };
+    if !needs_hyper {
+        return stream.finish().await;
+    }
+    // Boxed: what hyper needs is a lot to hold for every client who only ever gets hits.
+    Box::pin(by_hyper(stream, watch, peer, proxy, stop)).await;
+}
+
+async fn by_hyper<S>(
+    stream: ClientStream<S>,
+    watch: Arc<Watch>,
+    peer: Peer,
+    proxy: Proxy,
+    mut stop: Stop,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let door = proxy.clone();
     let service = service_fn(move |request| {
         let (proxy, watch) = (door.clone(), watch.clone());
-        async move { Ok::<_, Infallible>(answer(&proxy, request, peer, &watch).await) }
+        async move {
+            let response = take_turn(&proxy, request, peer, &watch).await;
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, watch)))
+        }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
+        .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX);
     http.http2()
         .timer(TokioTimer::new())
@@ -256,10 +286,39 @@ where
     }
 }
 
+/// Answers a request, and lets what the app says beforehand go before the answer.
+async fn take_turn(
+    proxy: &Proxy,
+    request: Request<Incoming>,
+    peer: Peer,
+    watch: &Watch,
+) -> Response<Body> {
+    // HTTP/1.0 does not know interim answers (RFC 9110 §15.2), hyper has no way for those of HTTP/2.
+    if request.version() != Version::HTTP_11 {
+        return answer(proxy, request, peer, None, watch).await;
+    }
+    watch.set_answering(true);
+    let interim = watch.interims.to(watch.place() + 1);
+    let mut answering = pin!(answer(proxy, request, peer, Some(interim), watch));
+    let response = poll_fn(|context| {
+        let polled = answering.as_mut().poll(context);
+        if polled.is_pending() {
+            watch.interims.listen(context);
+        }
+        polled
+    })
+    .await;
+    // hyper flushes before it looks here again.
+    poll_fn(|context| watch.interims.poll_taken(context)).await;
+    watch.set_answering(false);
+    response
+}
+
 async fn answer(
     proxy: &Proxy,
     mut request: Request<Incoming>,
     peer: Peer,
+    interim: Option<Interim>,
     watch: &Watch,
 ) -> Response<Body> {
     let judged = watch.judge().and_then(|()| strict::check(&mut request));
@@ -270,7 +329,7 @@ async fn answer(
         watch.refuse();
         return proxy.refuse(&problem);
     }
-    let handled = unless_it_panics(handle(proxy, request, peer)).await;
+    let handled = unless_it_panics(handle(proxy, request, peer, interim)).await;
     let response = handled.unwrap_or_else(|| {
         tracing::error!(address = %peer.address, "a request ended in a panic");
         proxy.refuse(&Problem::Internal)
@@ -281,10 +340,15 @@ async fn answer(
     response
 }
 
-async fn handle(proxy: &Proxy, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+async fn handle(
+    proxy: &Proxy,
+    request: Request<Incoming>,
+    peer: Peer,
+    interim: Option<Interim>,
+) -> Response<Body> {
     #[cfg(debug_assertions)]
     panic_if_asked(&request);
-    proxy.handle(request, peer).await
+    proxy.handle(request, peer, interim).await
 }
 
 /// For tests of what a panic leaves behind; does not exist in what ships.

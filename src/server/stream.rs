@@ -1,9 +1,14 @@
 //! A client's connection with its patience: how long a head, a body and a reader may take, and how
-//! it is closed. Shows what it reads to [`Heads`] on the way.
+//! it is closed. Shows what it reads to [`Heads`] on the way, and to [`Direct`] first, where hyper
+//! has nothing under way. Puts interim answers between what hyper writes.
 //!
 //! Timers exist only while something is late; a request that comes in one piece sets none.
 
+use super::direct::Direct;
 use super::heads::{Awaited, Heads, Watch};
+use bytes::{Buf, Bytes};
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +27,8 @@ const BODY_TIME: Duration = Duration::from_secs(15);
 const BODY_BYTES_MIN: usize = 1024;
 /// A reader that takes nothing for so long has gone.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// What is read at once before hyper is there, in bytes.
+const FIRST_BYTES_MAX: usize = 16 * 1024;
 /// How long what a refused client still sends is read and thrown away, lest the reset that an unread
 /// byte causes should overtake the answer (RFC 9112 §9.6).
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -34,6 +41,13 @@ pub(super) struct ClientStream<S> {
     inner: S,
     watch: Arc<Watch>,
     heads: Heads,
+    direct: Option<Direct>,
+    /// What was read before hyper was there.
+    early: Bytes,
+    /// Nothing that hyper has written waits to be sent, and it has nothing under way.
+    quiet: bool,
+    /// What is still to be written of interim answers.
+    interim: Bytes,
     reading: Option<Wait>,
     writing: Option<Pin<Box<Sleep>>>,
     lingering: Option<Linger>,
@@ -57,11 +71,15 @@ struct Linger {
 }
 
 impl<S> ClientStream<S> {
-    pub(super) fn new(inner: S, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(inner: S, watch: Arc<Watch>, direct: Option<Direct>) -> Self {
         Self {
             inner,
             watch,
             heads: Heads::new(),
+            direct,
+            early: Bytes::new(),
+            quiet: true,
+            interim: Bytes::new(),
             reading: None,
             writing: None,
             lingering: None,
@@ -83,9 +101,9 @@ impl<S> ClientStream<S> {
         let awaited = self.heads.awaited();
         let limit = match awaited {
             Awaited::Anything => IDLE_TIME,
+            Awaited::NextHead if self.quiet => IDLE_TIME,
             Awaited::RestOfHead => HEAD_TIME,
             Awaited::Body => BODY_TIME,
-            // Between requests hyper has a timer of its own; it alone knows when an answer has ended.
             Awaited::NextHead | Awaited::Unknown => return false,
         };
         let wait = self.reading.get_or_insert_with(|| Wait {
@@ -95,9 +113,14 @@ impl<S> ClientStream<S> {
             warned: false,
         });
         while wait.sleep.as_mut().poll(context).is_ready() {
-            // The app may have made a body wait: then the first look back says nothing.
-            let slow = wait.bytes < BODY_BYTES_MIN;
-            if awaited != Awaited::Body || (slow && wait.warned) {
+            // The app may have made a body wait: then the first look back says nothing. And where
+            // requests came in between, the wait is a new one.
+            let (slow, late) = match awaited {
+                Awaited::Body => (wait.bytes < BODY_BYTES_MIN, wait.warned),
+                Awaited::Anything | Awaited::NextHead => (wait.bytes == 0, true),
+                _ => (true, true),
+            };
+            if slow && late {
                 return true;
             }
             (wait.bytes, wait.warned) = (0, slow);
@@ -125,27 +148,100 @@ impl<S> ClientStream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+thread_local! {
+    /// Where a connection's first bytes are read to: one a worker, however many connections it has.
+    static FIRST: RefCell<Vec<u8>> = RefCell::new(vec![0; FIRST_BYTES_MAX]);
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Serves what can be answered without hyper, until something comes that cannot: hyper will read
+    /// it from here. `false`: the client has gone before that.
+    pub(super) async fn needs_hyper(&mut self) -> bool {
+        let read = poll_fn(|context| {
+            FIRST.with_borrow_mut(|room| {
+                let mut buffer = ReadBuf::new(room);
+                ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
+                self.early = Bytes::copy_from_slice(buffer.filled());
+                Poll::Ready(io::Result::Ok(()))
+            })
+        });
+        read.await.is_ok() && !self.early.is_empty()
+    }
+
+    /// Sends what is left of an answer that hyper does not know of.
+    pub(super) async fn finish(&mut self) {
+        let _ = poll_fn(|context| self.poll_direct(context)).await;
+    }
+
+    /// Whether what is read next may be answered without hyper.
+    fn may_be_direct(&self) -> bool {
+        self.direct.is_some() && self.quiet && self.heads.are_all_answered(&self.watch)
+    }
+
+    /// Writes interim answers to their end: nothing else may come into the middle of one.
+    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.interim.has_remaining() {
+            let polled = Pin::new(&mut self.inner).poll_write(context, &self.interim);
+            match ready!(self.written(context, polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.interim.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_direct(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = match &mut self.direct {
+            Some(direct) if direct.is_sending() => direct.poll_send(&mut self.inner, context),
+            _ => return Poll::Ready(Ok(())),
+        };
+        self.written(context, polled)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.inner).poll_read(context, buffer) {
-            Poll::Ready(Ok(())) => this.has_read(&buffer.filled()[before..]),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending if this.is_late(context) => {
-                // Who never began has done no wrong.
-                return Poll::Ready(match this.heads.awaited() {
-                    Awaited::Anything => Ok(()),
-                    _ => Err(late("the client sends too slowly")),
-                });
-            }
-            Poll::Pending => return Poll::Pending,
+        if !this.early.is_empty() {
+            let bytes = this.early.len().min(buffer.remaining());
+            buffer.put_slice(&this.early[..bytes]);
+            this.early.advance(bytes);
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        let before = buffer.filled().len();
+        loop {
+            ready!(this.poll_direct(context))?;
+            match Pin::new(&mut this.inner).poll_read(context, buffer) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if this.is_late(context) => {
+                    // Who does not begin has done no wrong.
+                    return Poll::Ready(match this.heads.awaited() {
+                        Awaited::Anything | Awaited::NextHead => Ok(()),
+                        _ => Err(late("the client sends too slowly")),
+                    });
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+            let bytes = &buffer.filled()[before..];
+            if this.may_be_direct()
+                && let Some(direct) = &mut this.direct
+                && direct.answers(bytes, &mut this.inner, context)?
+            {
+                if let Some(wait) = &mut this.reading {
+                    wait.bytes += bytes.len();
+                }
+                buffer.set_filled(before);
+                continue;
+            }
+            this.quiet = false;
+            this.has_read(&buffer.filled()[before..]);
+            return Poll::Ready(Ok(()));
+        }
     }
 }
 
@@ -155,8 +251,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.written(context, polled)
+        let this = &mut *self;
+        this.quiet = false;
+        ready!(this.poll_interim(context))?;
+        let polled = Pin::new(&mut this.inner).poll_write(context, bytes);
+        this.written(context, polled)
     }
 
     fn poll_write_vectored(
@@ -164,8 +263,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.written(context, polled)
+        let this = &mut *self;
+        this.quiet = false;
+        ready!(this.poll_interim(context))?;
+        let polled = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
+        this.written(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,13 +275,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_flush(context);
-        self.written(context, polled)
+        let this = &mut *self;
+        ready!(this.poll_direct(context))?;
+        ready!(this.poll_interim(context))?;
+        let polled = Pin::new(&mut this.inner).poll_flush(context);
+        // hyper flushes only what it has handed over to the last byte.
+        this.quiet = polled.is_ready() && this.heads.are_all_answered(&this.watch);
+        ready!(this.written(context, polled))?;
+        if this.watch.is_answering()
+            && let Some(heads) = this.watch.interims.take(this.watch.place())
+        {
+            this.interim = heads.into();
+            ready!(this.poll_interim(context))?;
+            let polled = Pin::new(&mut this.inner).poll_flush(context);
+            return this.written(context, polled);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
+            ready!(this.poll_direct(context))?;
             ready!(Pin::new(&mut this.inner).poll_shutdown(context))?;
             let sends_on = matches!(this.heads.awaited(), Awaited::RestOfHead | Awaited::Body);
             if !sends_on && !this.watch.has_refused() {
@@ -218,7 +335,7 @@ mod tests {
 
     fn pair() -> (ClientStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        (ClientStream::new(ours, Arc::default()), theirs)
+        (ClientStream::new(ours, Arc::default(), None), theirs)
     }
 
     /// Reads to the end, or until the client was too slow.
@@ -260,6 +377,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn between_two_requests_the_client_has_as_long() {
+        const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (mut stream, mut client) = pair();
+        client.write_all(HEAD).await.unwrap();
+        stream.read_exact(&mut [0; HEAD.len()]).await.unwrap();
+        assert!(stream.watch.judge().is_ok());
+        // As long as the answer takes, nobody is late.
+        let more = tokio::time::timeout(IDLE_TIME * 3, stream.read(&mut [0; 8])).await;
+        assert!(more.is_err());
+        stream.watch.answered();
+        stream.flush().await.unwrap();
+        let (kind, after) = fate(stream).await;
+        assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+        assert!((IDLE_TIME..=IDLE_TIME * 2).contains(&after), "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_body_has_to_move() {
         const HEAD: &str = "POST / HTTP/1.1\r\nContent-Length: 4000\r\n\r\n";
         let (stream, client) = pair();
@@ -277,6 +411,41 @@ mod tests {
         assert!(
             stream.read_exact(&mut bytes).await.is_ok(),
             "slow, and fast enough"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_stands_between_two_messages_however_slowly_it_is_taken() {
+        let (mut stream, mut client) = pair();
+        let watch = stream.watch.clone();
+        let head = "x".repeat(300);
+        let mut fields = http::HeaderMap::new();
+        fields.insert("a", head.parse().unwrap());
+        let hints = http::StatusCode::EARLY_HINTS;
+        let reader = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).await.unwrap();
+            String::from_utf8(bytes).unwrap()
+        });
+        watch.interims.to(1).send(hints, &fields);
+        stream.flush().await.unwrap();
+        assert!(watch.judge().is_ok());
+        watch.set_answering(true);
+        watch.interims.to(1).send(hints, &fields);
+        stream
+            .write_all(b"[the end of what was before]")
+            .await
+            .unwrap();
+        stream.flush().await.unwrap();
+        watch.set_answering(false);
+        watch.interims.to(1).send(hints, &fields);
+        stream.write_all(b"[the answer]").await.unwrap();
+        stream.flush().await.unwrap();
+        drop(stream);
+        let interim = format!("HTTP/1.1 103 Early Hints\r\na: {head}\r\n\r\n");
+        assert_eq!(
+            reader.await.unwrap(),
+            format!("[the end of what was before]{interim}{interim}[the answer]")
         );
     }
 

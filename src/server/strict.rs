@@ -7,7 +7,8 @@ use crate::proxy::Problem;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::fields;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, Method, Request, Version};
 
@@ -48,6 +49,7 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
     target(request)?;
     host(request)?;
     framing(request.headers_mut())?;
+    join_cookies(request.headers_mut());
     connection(request.headers())?;
     let headers = request.headers_mut();
     remove_aliases(headers);
@@ -149,7 +151,7 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = fields::list(headers, &TRANSFER_ENCODING);
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
+        (None, _) if !headers.contains_key(TRANSFER_ENCODING) => Ok(()),
         (Some(coding), None) if is_chunked(coding) => {
             // hyper takes the length away; `Heads` has seen it. This is for whoever calls without it.
             if headers.contains_key(CONTENT_LENGTH) {
@@ -181,6 +183,23 @@ fn connection(headers: &HeaderMap) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// HTTP/2 lets a client split its cookies over several fields; HTTP/1.1, and the app, knows one (RFC
+/// 9113 §8.2.3, RFC 6265 §5.4). Joined here, so that they are one thing to keys and to Vary too.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(all) = HeaderValue::from_bytes(&lines.join(b"; ".as_slice())) {
+        headers.insert(COOKIE, all);
+    }
 }
 
 fn remove_aliases(headers: &mut HeaderMap) {
@@ -268,6 +287,13 @@ mod tests {
             400
         );
         assert_eq!(judge("POST", "/", &[host, ("content-length", "3, 3")]), 400);
+    }
+
+    #[test]
+    fn an_empty_word_on_the_end_is_refused() {
+        let host = ("host", "a");
+        assert_eq!(judge("POST", "/", &[host, ("content-length", "")]), 400);
+        assert_eq!(judge("POST", "/", &[host, ("transfer-encoding", "")]), 501);
     }
 
     #[test]

@@ -79,7 +79,9 @@ impl TraceContext {
             .unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
-    fn trace_id_digits(&self) -> [u8; 32] {
+    /// The same as it stands on the wire.
+    #[must_use]
+    pub fn trace_id_digits(&self) -> [u8; 32] {
         let digit =
             |at: usize| b"0123456789abcdef"[(self.trace_id >> (124 - 4 * at)) as usize & 15];
         std::array::from_fn(digit)
@@ -110,6 +112,12 @@ impl Traces {
     /// Spans go to `tracer`, whose ids must come from [`OurIds`].
     pub(super) fn new(tracer: SdkTracer, sampling: Sampling) -> Self {
         Self(Some(Arc::new(Tracing { tracer, sampling })))
+    }
+
+    /// Whether spans go anywhere.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// The trace of a request, with the sampling decision made: what the proxy uses.

@@ -20,13 +20,19 @@ pub(super) struct Failure {
     pub error: UpstreamError,
     /// What went wrong; a few words without a full stop, never a secret.
     pub cause: String,
+    /// Nothing of the request has left.
+    pub unsent: bool,
 }
 
 impl Failure {
     pub(super) fn new(error: UpstreamError, cause: impl Into<String>) -> Self {
         let mut cause = cause.into();
         cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
-        Self { error, cause }
+        Self {
+            error,
+            cause,
+            unsent: false,
+        }
     }
 
     /// A TCP or Unix connect that failed.

@@ -60,7 +60,8 @@ pub(super) fn head(
 fn transfer_coding(headers: &HeaderMap) -> Result<bool, UpstreamError> {
     let mut codings = fields::list(headers, &TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(false),
+        // A field without a coding is no word on the end either way.
+        (None, _) if !headers.contains_key(TRANSFER_ENCODING) => Ok(false),
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err(UpstreamError::Protocol("transfer-encoding")),
     }
@@ -78,6 +79,9 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
             (true, Some(number), Some(known)) if number == known => {}
             _ => return Err(UpstreamError::Protocol("content-length")),
         }
+    }
+    if length.is_none() && headers.contains_key(CONTENT_LENGTH) {
+        return Err(UpstreamError::Protocol("content-length"));
     }
     Ok(length)
 }
@@ -121,6 +125,7 @@ mod tests {
     #[test]
     fn only_a_single_chunked_is_a_transfer_coding() {
         for bad in [
+            "",
             "identity",
             "chunked, gzip",
             "chunked, chunked",
@@ -133,6 +138,7 @@ mod tests {
 
     #[test]
     fn equal_lengths_become_one_and_differing_ones_are_refused() {
+        assert!(judge(&[("content-length", "")]).is_err());
         let (framing, headers) = judged(&[("content-length", "3, 3")]).unwrap();
         assert!(framing.delimited);
         assert_eq!(headers[CONTENT_LENGTH], "3");

@@ -7,10 +7,14 @@ mod body;
 mod cause;
 mod check;
 mod connect;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
+mod interim;
 
 pub use body::{BodyCopy, Finished, RequestBody, ResponseBody};
 pub use gate::Gate;
+pub use interim::{Interim, Interims};
 
 use crate::config::settings;
 use arc_swap::ArcSwap;
@@ -89,7 +93,7 @@ pub struct Down {
 }
 
 impl From<Failure> for Down {
-    fn from(Failure { error, cause }: Failure) -> Self {
+    fn from(Failure { error, cause, .. }: Failure) -> Self {
         let kind = error.word();
         Self { kind, cause }
     }
@@ -183,6 +187,10 @@ impl Upstream {
     ///
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
     /// nothing had come back, the method is idempotent and no body was sent (hyper's issue 2136).
+    /// While the app has promised to keep the connection (`Keep-Alive: timeout`), who closes it after
+    /// a request means that request, which is not made twice.
+    ///
+    /// Interim answers go to the [`Interim`] among the request's extensions.
     pub async fn send(
         &self,
         mut request: Request<RequestBody>,
@@ -192,20 +200,22 @@ impl Upstream {
         let permit = self.gate.enter(address.settings.timeout).await?;
         let repeatable = request.method().is_idempotent() && request.body().is_none();
         let outcome = loop {
-            let (sender, reused) = match self.pool.take(&address).await {
-                Some(sender) => (sender, true),
+            let (sender, promised) = match self.pool.take(&address).await {
+                Some(idle) => (idle.sender, Some(idle.promised)),
                 None => match connect(&address).await {
-                    Ok(sender) => (sender, false),
+                    Ok(sender) => (sender, None),
                     Err(error) => break Err(error),
                 },
             };
-            let again = (reused && repeatable).then(|| copy(&request));
-            match self.exchange(&address, sender, request).await {
-                Err(failure) if failure.error == UpstreamError::Reset => match again {
-                    Some(copy) => request = copy,
-                    None => break Err(failure),
-                },
-                outcome => break outcome,
+            let again = (promised.is_some() && repeatable).then(|| copy(&request));
+            match (self.exchange(&address, sender, request).await, again) {
+                (Err(failure), Some(copy))
+                    if failure.error == UpstreamError::Reset
+                        && (failure.unsent || promised == Some(false)) =>
+                {
+                    request = copy;
+                }
+                (outcome, _) => break outcome,
             }
         };
         match &outcome {
@@ -248,7 +258,10 @@ impl Upstream {
             }
             Some(Err(error)) => {
                 let cause = format!("it closed the connection before an answer: {error}");
-                return Err(Failure::new(UpstreamError::Reset, cause));
+                return Err(Failure {
+                    unsent: error.is_canceled(),
+                    ..Failure::new(UpstreamError::Reset, cause)
+                });
             }
             Some(Ok(response)) => response,
         };
@@ -316,7 +329,7 @@ async fn head_in_time<T>(
     }
 }
 
-/// Counts interim answers, which hyper passes over without a bound.
+/// Counts interim answers, which hyper passes over without a bound, and hands them on.
 #[derive(Clone, Debug, Default)]
 struct Flood(Arc<(AtomicU32, Notify)>);
 
@@ -324,10 +337,13 @@ impl Flood {
     fn watch(request: &mut Request<RequestBody>) -> Self {
         let flood = Self::default();
         let counter = flood.clone();
-        hyper::ext::on_informational(request, move |_| {
+        let client = request.extensions_mut().remove::<Interim>();
+        hyper::ext::on_informational(request, move |answer| {
             let (count, too_many) = &*counter.0;
-            if count.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
-                too_many.notify_one();
+            match (count.fetch_add(1, Ordering::Relaxed), &client) {
+                (INTERIM_MAX, _) => too_many.notify_one(),
+                (0..INTERIM_MAX, Some(client)) => client.send(answer.status(), answer.headers()),
+                _ => {}
             }
         });
         flood
@@ -344,6 +360,9 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
+    if let Some(interim) = request.extensions().get::<Interim>() {
+        copy.extensions_mut().insert(interim.clone());
+    }
     copy
 }
 
@@ -358,6 +377,8 @@ struct Idle {
     sender: SendRequest<RequestBody>,
     address: Arc<Address>,
     until: Instant,
+    /// The app has said that it keeps the connection until then.
+    promised: bool,
 }
 
 /// A connection on its way through one exchange; given back only by [`Home::give_back`].
@@ -367,10 +388,11 @@ pub(crate) struct Home {
     sender: SendRequest<RequestBody>,
     address: Arc<Address>,
     keep: Duration,
+    promised: bool,
 }
 
 impl Pool {
-    async fn take(&self, address: &Arc<Address>) -> Option<SendRequest<RequestBody>> {
+    async fn take(&self, address: &Arc<Address>) -> Option<Idle> {
         loop {
             let mut idle = self.lock().pop_back()?;
             if idle.until <= Instant::now()
@@ -380,11 +402,11 @@ impl Pool {
                 continue;
             }
             if idle.sender.is_ready() {
-                return Some(idle.sender);
+                return Some(idle);
             }
             // Its task has yet to notice that the last answer has ended.
             if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, idle.sender.ready()).await {
-                return Some(idle.sender);
+                return Some(idle);
             }
         }
     }
@@ -395,11 +417,13 @@ impl Pool {
         sender: SendRequest<RequestBody>,
         head: &http::HeaderMap,
     ) -> Home {
+        let hint = check::keep_alive_hint(head);
         Home {
             pool: self.clone(),
             sender,
             address: address.clone(),
-            keep: check::keep_alive_hint(head).map_or(IDLE_TIME, |hint| hint.min(IDLE_TIME)),
+            keep: hint.map_or(IDLE_TIME, |hint| hint.min(IDLE_TIME)),
+            promised: hint.is_some(),
         }
     }
 
@@ -420,6 +444,7 @@ impl Home {
             sender: self.sender,
             address: self.address,
             until,
+            promised: self.promised,
         });
     }
 }

@@ -25,8 +25,8 @@ async fn check_shows_every_problem_with_line_and_suggestion_and_exits_78() {
         "no unit",
         ":3:",
         ":4:",
-        "E107",
-        "E112",
+        "more: larder explain E107\n",
+        "more: larder explain E112\n",
     ] {
         assert!(told.contains(part), "{part:?} is not in:\n{told}");
     }

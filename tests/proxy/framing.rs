@@ -877,6 +877,29 @@ async fn an_app_that_closes_idle_connections_is_asked_once_more_if_that_is_safe(
 }
 
 #[tokio::test]
+async fn an_app_that_breaks_off_a_connection_it_promised_to_keep_is_not_asked_again() {
+    let app = App::says(|seen| match seen.path() {
+        "/kept" => {
+            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nKeep-Alive: timeout=60\r\n\r\nx")
+        }
+        _ => Answer::raw("").then_close(),
+    })
+    .await;
+    let larder = larder(&app).start().await;
+    let client = larder.client();
+    for n in 0..10 {
+        assert_eq!(client.get("/kept").await.status, 200);
+        let path = format!("/crash{n}");
+        assert_eq!(client.get(&path).await.status, 502);
+        assert_eq!(
+            app.count(&path),
+            1,
+            "what broke the app off is not sent twice"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_comes_before_the_upload_has_ended_costs_the_connection() {
     let again = Arc::new(AtomicUsize::new(0));
     let counter = again.clone();

@@ -12,6 +12,7 @@ mod browser;
 mod caching;
 mod cli;
 mod deploy;
+mod direct;
 mod explain;
 mod framing;
 mod limits;

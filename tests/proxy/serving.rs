@@ -295,6 +295,12 @@ async fn a_strangers_x_forwarded_for_is_replaced_and_a_trusted_proxys_extended()
         app.last("/").header("x-forwarded-for"),
         Some("9.9.9.9, 127.0.0.1")
     );
+    // A byte that is no text, which the client wrote, takes nothing of the chain away.
+    let odd = b"GET /odd HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: \xe9, 9.9.9.9\r\nConnection: close\r\n\r\n";
+    trusting.client().raw(odd).await;
+    let seen = app.last("/odd");
+    let chain = seen.header("x-forwarded-for").unwrap();
+    assert!(chain.ends_with(", 9.9.9.9, 127.0.0.1"), "{chain}");
 }
 
 #[tokio::test]

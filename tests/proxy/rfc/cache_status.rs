@@ -45,7 +45,7 @@ async fn each_way_to_an_answer_is_told_apart_rfc9211_2() {
     );
     assert_eq!(
         told("", "cache-control: no-store").await,
-        "larder; fwd=bypass; fwd-status=200; detail=no-store"
+        "larder; fwd=uri-miss; fwd-status=200; detail=no-store"
     );
 }
 
@@ -64,7 +64,7 @@ async fn a_missing_variant_and_a_stand_in_say_so_rfc9211_2_2() {
     let stale = scene.ask("GET", &path, "foo: 1", "status: 503").await;
     assert_eq!(
         stale.header("cache-status"),
-        "larder; hit; ttl=-10; detail=app-error"
+        "larder; fwd=stale; fwd-status=503; ttl=-10; detail=app-error"
     );
 }
 

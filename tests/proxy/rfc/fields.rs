@@ -138,6 +138,80 @@ async fn an_answer_on_its_way_in_and_a_stored_one_have_the_same_fields_rfc9111_4
 }
 
 #[tokio::test]
+async fn what_connection_names_against_the_rules_is_still_everybodys_rfc9110_7_6_1() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let says = "connection: cache-control, content-type, content-encoding, location, vary, x-hop, \"quoted\", odd name\n\
+                cache-control: max-age=3600\ncontent-type: text/plain\ncontent-encoding: x\nlocation: /a\nvary: x-y\n\
+                x-hop: 1\nquoted: 2";
+    for answer in [scene.get(&path, says).await, scene.get(&path, "").await] {
+        for kept in [
+            "cache-control",
+            "content-type",
+            "content-encoding",
+            "location",
+            "vary",
+            "quoted",
+        ] {
+            assert!(answer.has(kept), "{kept}");
+        }
+        assert!(!answer.has("x-hop"));
+    }
+    assert_eq!(scene.app.count(&path), 1);
+    // Naming the age of a response does not make it younger, nor naming itself anything at all.
+    for says in [
+        "connection: age\nage: 7200",
+        "connection: connection, date\ndate: {-7200}",
+        "connection: close, keep-alive, age, expires\nage: 7200",
+    ] {
+        assert!(
+            !scene.reuses(&format!("{FRESH}\n{says}"), "").await,
+            "{says}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn lines_are_kept_apart_in_order_empty_ones_too_rfc9110_5_3() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let long = "x".repeat(8_192);
+    let says = format!(
+        "{FRESH}\ntwo: b\nother: 1\ntwo: a\ntwo:\ntwo: a\nempty:\nlong: {long}\nx_odd!#$%&'*+.^`~: 1"
+    );
+    for answer in [scene.get(&path, &says).await, scene.get(&path, "").await] {
+        let lines: Vec<_> = answer.headers.get_all("two").iter().collect();
+        assert_eq!(lines, ["b", "a", "", "a"]);
+        assert_eq!(
+            (answer.header("empty").as_str(), answer.has("empty")),
+            ("", true)
+        );
+        assert_eq!(answer.header("long"), long);
+        assert_eq!(answer.header("x_odd!#$%&'*+.^`~"), "1");
+    }
+    assert_eq!(scene.app.count(&path), 1);
+}
+
+#[tokio::test]
+async fn bytes_beyond_ascii_come_out_as_they_went_in_rfc9110_5_5() {
+    let app = App::says(|_| {
+        let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nCache-Control: max-age=3600, foo=\"\xe9\"\r\n".to_vec();
+        answer.extend(b"Latin: caf\xe9 \xff\x80\r\nUtf: caf\xc3\xa9\r\nTab:\t a\tb \t\r\n\r\nx");
+        Answer::raw(answer)
+    })
+    .await;
+    let scene = Scene::with(app).await;
+    for _ in 0..2 {
+        let answer = scene.client.get("/bytes").await;
+        let bytes = |name: &str| answer.headers[name].as_bytes().to_vec();
+        assert_eq!(bytes("latin"), b"caf\xe9 \xff\x80");
+        assert_eq!(bytes("utf"), b"caf\xc3\xa9");
+        assert_eq!(bytes("tab"), b"a\tb");
+    }
+    assert_eq!(scene.app.count("/bytes"), 1);
+}
+
+#[tokio::test]
 async fn trailers_are_stored_and_given_again_rfc9110_6_5() {
     let scene = Scene::begins().await;
     let path = scene.path();

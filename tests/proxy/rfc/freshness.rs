@@ -43,6 +43,14 @@ async fn s_maxage_outweighs_max_age_and_that_outweighs_expires_rfc9111_4_2_1() {
         "cache-control: max-age=\"100\"",
         "cache-control: max-age=100, max-age=100",
         "cache-control:\t,max-age=100 ,, ,",
+        "cache-control: max-age=100\ncache-control:",
+        "cache-control: max-age=100\ncache-control: foo\ncache-control: bar=\"baz, max-age=0\"",
+        "cache-control: foo=\"a\\\", max-age=0\", max-age=100",
+        "cache-control: max-age=x, s-maxage=100",
+        "cache-control: max-age=0, s-maxage=100\nexpires: 0",
+        "cache-control: max-age=100, public=1, must-revalidate=1, x-max-age=0, max-age-x=0",
+        "cache-control: max-age=100\npragma: no-cache",
+        "cache-control: max-age=100\nexpires: {1000}\ndate: {0}\nlast-modified: {-100000}",
     ] {
         lasts(&scene, says, "98s", "101s").await;
     }
@@ -55,6 +63,17 @@ async fn s_maxage_outweighs_max_age_and_that_outweighs_expires_rfc9111_4_2_1() {
         "101s",
     )
     .await;
+    for says in [
+        "cache-control:\nexpires: {100}",
+        "cache-control: foo=\"bar\"\nexpires: {100}",
+        "expires: {100}\nexpires: {100}",
+        "expires: {100}\nlast-modified: {-100000}",
+        // Pragma means nothing in a response (RFC 9111 §5.4).
+        "expires: {100}\npragma: no-cache",
+        "expires: {100}\npragma: foo",
+    ] {
+        lasts(&scene, says, "80s", "101s").await;
+    }
 }
 
 #[tokio::test]
@@ -74,6 +93,30 @@ async fn a_lifetime_that_cannot_be_read_is_none_rfc9111_4_2_1() {
         "cache-control: max-age=1000;foo=bar",
         "cache-control: max-age",
         "cache-control: max-age=",
+        "cache-control: max-age =1000",
+        "cache-control: max-age= 1000",
+        "cache-control: max-age\t=1000",
+        "cache-control: max-age:1000",
+        "cache-control: max-age=+1000",
+        "cache-control: max-age=-0",
+        "cache-control: max-age=1e4",
+        "cache-control: max-age=0x1000",
+        "cache-control: max-age=1000; public",
+        "cache-control: max-age=\"1000",
+        "cache-control: max-age=\"\"",
+        "cache-control: max-age=\"1000.0\"",
+        "cache-control: \"max-age=1000\"",
+        "cache-control: 'max-age=1000'",
+        "cache-control: foo=max-age=1000",
+        "cache-control: foo=\"max-age=1000\"",
+        "cache-control: foo='a, max-age=0', max-age=1000",
+        "cache-control: x-max-age=1000, max_age=1000, maxage=1000",
+        "cache-control: s-maxage=x, max-age=1000",
+        "cache-control: s-maxage=1000, s-maxage=0",
+        "cache-control: s-maxage, max-age=1000",
+        "cache-control: max-age=x\nexpires: {1000}",
+        "cache-control: immutable",
+        "cache-control: public, must-revalidate, no-transform",
     ] {
         assert!(!scene.reuses(says, "").await, "{says}");
     }
@@ -86,15 +129,26 @@ async fn enormous_lifetimes_are_long_and_enormous_ages_are_old_rfc9111_1_2_2() {
         "2147483647",
         "2147483648",
         "2147483649",
+        "4294967295",
+        "4294967296",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551616",
         "99999999999999999999999",
+        "10000000000000000000000000000000000000000",
     ] {
-        let says = format!("cache-control: max-age={max_age}");
-        assert!(scene.reuses(&says, "1h").await, "{says}");
+        for directive in ["max-age", "s-maxage"] {
+            let says = format!("cache-control: {directive}={max_age}");
+            assert!(scene.reuses(&says, "1h").await, "{says}");
+        }
     }
     for age in [
         "2147483647",
         "2147483648",
         "2147483649",
+        "4294967296",
+        "9223372036854775808",
+        "18446744073709551616",
         "99999999999999999999999",
     ] {
         let says = format!("cache-control: max-age=3600\nage: {age}");
@@ -113,6 +167,12 @@ async fn an_expiry_date_is_read_in_three_formats_and_any_case_rfc9111_4_2() {
         "Thu Aug 18 02:01:18 2050",
         "Thu Aug  4 02:01:18 2050",
         "Sun, 21 Nov 2286 04:46:39 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        // The day of the week adds nothing to the date.
+        "Mon, 18 Aug 2050 02:01:18 GMT",
+        "Thu, 18 Aug 2050 02:01:60 GMT",
+        // Two digits are at most fifty years ahead (RFC 9110 §5.6.7).
+        "Sunday, 18-Aug-69 02:01:18 GMT",
     ] {
         assert!(
             scene.reuses(&format!("expires: {good}"), "").await,
@@ -128,6 +188,19 @@ async fn an_expiry_date_is_read_in_three_formats_and_any_case_rfc9111_4_2() {
         "Thu, 18 Aug 2050 02:01:18 AEST",
         "Thu, 18 Aug 2050 02:01:18 UTC",
         "Thu, 18 Aug 2050 02:01:18",
+        "Thu, 18 Aug 2050 02:01:18 Z",
+        "Thu, 18 Aug 2050 02:01:18 EST",
+        "Thu, 18 Aug 2050 02:01:18 -0500",
+        "Thu, 18 Aug 2050 02:01:18.000 GMT",
+        "Thu, 18 Aug 2050 02:01 GMT",
+        "Thursday, 18 Aug 2050 02:01:18 GMT",
+        "\"Thu, 18 Aug 2050 02:01:18 GMT\"",
+        "Thu, 18 Aug 2050 02:01:18 GMT, Thu, 18 Aug 2050 02:01:18 GMT",
+        "Thu Aug 18 02:01:18 2050 GMT",
+        "Thu Aug 4 02:01:18 2050",
+        "2050-08-18T02:01:18Z",
+        "4102444800",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
         "Thu, 18 Aug 2050 02:01:18 +0000",
         "Thu, 18-Aug-2050 02:01:18 GMT",
         "Thu 18 Aug 2050 02:01:18 GMT",
@@ -146,6 +219,10 @@ async fn an_expiry_date_is_read_in_three_formats_and_any_case_rfc9111_4_2() {
         "expires: {-1000}",
         "expires: {0}\ndate: {0}",
         "expires: {1000}\ndate: {2000}",
+        "expires: {1000}\ndate: {1000}",
+        "expires: {1000}\nexpires: {2000}",
+        "expires:",
+        "expires: {1000}\nexpires:",
     ] {
         assert!(!scene.reuses(bad, "").await, "{bad}");
     }
@@ -161,6 +238,9 @@ async fn what_was_old_when_it_came_is_older_now_rfc9111_4_2_3() {
         "cache-control: max-age=100\nage: 60, 6000",
         "cache-control: max-age=100\nage: 60\nage: 6000",
         "cache-control: s-maxage=100\nage: 60",
+        "cache-control: max-age=100\nage: , 60",
+        "cache-control: max-age=100\nage:\nage: 60",
+        "cache-control: max-age=100\nage:\t60 ",
     ] {
         lasts(&scene, says, "39s", "41s").await;
     }
@@ -180,7 +260,10 @@ async fn what_was_old_when_it_came_is_older_now_rfc9111_4_2_3() {
     .await;
     lasts(&scene, "expires: {100}\nage: 60", "30s", "41s").await;
     // Whatever is no number says nothing (RFC 9111 §5.1).
-    for age in ["-60", "60.0", "60a", "a60", "abc", "60;a=b", "", "a, 60"] {
+    for age in [
+        "-60", "60.0", "60a", "a60", "abc", "60;a=b", "", "a, 60", "+60", "1e3", "\"60\"",
+        "-1, 60", "6 0",
+    ] {
         lasts(
             &scene,
             &format!("cache-control: max-age=100\nage: {age}"),
@@ -194,6 +277,12 @@ async fn what_was_old_when_it_came_is_older_now_rfc9111_4_2_3() {
         "cache-control: max-age=100\ndate: {-200}",
         "expires: {100}\nage: 200",
         "expires: {-1000}\ndate: {-2000}",
+        "cache-control: max-age=100\nage: 200, 0",
+        "cache-control: max-age=100\nage: 200\nage: 0",
+        "cache-control: max-age=100\ndate: {-200}\nage: x",
+        "cache-control: max-age=100\ndate: {-200}\nage: 0",
+        "cache-control: max-age=100\ndate: {1000}\nage: 200",
+        "last-modified: {-1000}\nage: 200",
     ] {
         assert!(!scene.reuses(says, "").await, "{says}");
     }
@@ -270,7 +359,7 @@ async fn every_reuse_tells_its_age_and_keeps_the_date_rfc9111_5_1() {
 async fn a_lifetime_is_guessed_for_certain_statuses_only_rfc9111_4_2_2() {
     let scene = Scene::begins().await;
     let modified = "last-modified: {-100000}";
-    for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+    for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 451, 501] {
         let says = format!("status: {status}\n{modified}");
         assert!(scene.reuses(&says, "10s").await, "{status}");
     }
@@ -296,12 +385,38 @@ async fn a_guess_is_a_tenth_and_never_beside_a_stated_lifetime_rfc9111_4_2_2() {
     )
     .await;
     for says in [
+        "last-modified: {-100000}\ncache-control: must-revalidate",
+        "last-modified: {-100000}\ncache-control: foo=bar",
+        "last-modified: {-100000}\ncache-control:",
+        "last-modified: {-100000}\ncache-control: public, immutable",
+        "last-modified: Sunday, 06-Nov-94 08:49:37 GMT",
+        "last-modified: Sun Nov  6 08:49:37 1994",
+    ] {
+        assert!(scene.reuses(says, "1h").await, "{says}");
+    }
+    // A query makes no difference (RFC 9111 §4.2.2 no longer says so).
+    for (count, target) in (1..).zip(["/q?a=1", "/q?", "/q?a=1&b=%20;c"]) {
+        scene.get(target, "last-modified: {-100000}").await;
+        scene.get(target, "").await;
+        assert_eq!(scene.app.count("/q"), count, "{target}");
+    }
+    for says in [
         "last-modified: {-100000}\ncache-control: max-age=0",
         "last-modified: {-100000}\nexpires: 0",
         "last-modified: {-100000}\ncache-control: no-cache",
         "last-modified: {-100000}\npragma: no-cache",
         "last-modified: {100000}",
         "last-modified: yesterday",
+        "last-modified: 0",
+        "last-modified: {-100000}\nlast-modified: {-200000}",
+        "last-modified: {-100000}\ndate: {-200000}",
+        "last-modified: {-100000}\ndate: {-100000}",
+        "last-modified: {-100000}\ncache-control: max-age=x",
+        "last-modified: {-100000}\ncache-control: s-maxage=0",
+        "last-modified: {-100000}\ncache-control: no-store",
+        "last-modified: {-100000}\nexpires: {-100}",
+        "last-modified: {-100000}\nexpires: soon",
+        "etag: \"a\"",
     ] {
         assert!(!scene.reuses(says, "").await, "{says}");
     }

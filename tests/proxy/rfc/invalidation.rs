@@ -33,7 +33,7 @@ async fn unsafe_methods_invalidate_their_target_rfc9111_4_4() {
 async fn safe_methods_invalidate_nothing_rfc9111_4_4() {
     let scene = Scene::begins().await;
     for method in [
-        "OPTIONS", "HEAD", "GET", "QUERY", "PROPFIND", "REPORT", "SEARCH",
+        "OPTIONS", "HEAD", "GET", "TRACE", "QUERY", "PROPFIND", "REPORT", "SEARCH",
     ] {
         let path = scene.path();
         scene.get(&path, FRESH).await;
@@ -88,6 +88,8 @@ async fn locations_of_the_same_origin_are_invalidated_too_rfc9111_4_4() {
             ("{name}", true),
             ("http://other.test{path}", false),
             ("http://localhost:1{path}", false),
+            ("HTTP://{own}/x/..{path}", true),
+            ("https://{own}{path}", false),
             ("ftp://{own}{path}", false),
             ("http://{own}.other.test{path}", false),
         ] {
@@ -212,4 +214,32 @@ async fn a_304_may_put_an_answer_into_a_group_rfc9875_2() {
         .await;
     scene.get(&path, FRESH).await;
     assert_eq!(scene.app.count(&path), 3);
+}
+
+#[tokio::test]
+async fn what_is_no_list_of_strings_names_no_group_rfc9875_2() {
+    let scene = Scene::begins().await;
+    for (joins, ends, ended) in [
+        ("\"a\"", "\"a\"", true),
+        ("\"a\"", "\"x\",\"a\";p=1", true),
+        ("\"a\"", "\"x\"\ncache-group-invalidation: \"a\"", true),
+        ("\"a \\\" b\"", "\"a \\\" b\"", true),
+        ("\"\"", "\"\"", true),
+        ("\"a\"", "a", false),
+        ("a", "\"a\"", false),
+        ("\"a\", b", "\"a\"", false),
+        ("\"a\"", "\"a\",", false),
+        ("\"a\"", "(\"a\")", false),
+        ("\"a\"", "\"a", false),
+        ("\"a\"", "\"A\"", false),
+        ("\"a\"", "*", false),
+    ] {
+        let path = scene.path();
+        let says = format!("{FRESH}\ncache-groups: {joins}");
+        scene.get(&path, &says).await;
+        let ending = format!("cache-group-invalidation: {ends}");
+        scene.ask("POST", "/elsewhere", "", &ending).await;
+        scene.get(&path, &says).await;
+        assert_eq!(scene.app.count(&path) == 2, ended, "{joins} / {ends}");
+    }
 }

@@ -3,13 +3,17 @@
 
 mod cache_status;
 mod fields;
+mod forwarding;
 mod freshness;
+mod interim;
 mod invalidation;
+mod odd;
 mod ranges;
 mod reuse;
 mod stale;
 mod storing;
 mod targeted;
+mod trailers;
 mod validation;
 mod vary;
 

@@ -1,6 +1,7 @@
 //! Parts of what is stored (RFC 9110 §14).
 
 use super::*;
+use std::collections::VecDeque;
 
 const WHOLE: &str = "cache-control: max-age=3600\netag: \"a\"\nlast-modified: {-100000}\ncontent-type: text/plain\nbody: 0123456789";
 
@@ -338,4 +339,127 @@ async fn a_part_that_is_not_what_it_says_is_not_kept_rfc9111_3_3() {
         )
         .await;
     assert_eq!(scene.get(&path, "").await.text(), "0123456789");
+}
+
+#[tokio::test]
+async fn a_multipart_answer_can_be_taken_apart_rfc9110_14_6() {
+    let scene = Scene::begins().await;
+    for (range, expected) in [
+        ("bytes=0-1,8-", vec![("0-1", "01"), ("8-9", "89")]),
+        ("bytes=8-8, 0-0 ,-1", vec![("8-9", "89"), ("0-0", "0")]),
+        (
+            "bytes=0-0,2-2,4-4",
+            vec![("0-0", "0"), ("2-2", "2"), ("4-4", "4")],
+        ),
+    ] {
+        let answer = part(&scene, &format!("range: {range}")).await;
+        assert_eq!(answer.status, 206, "{range}");
+        let kind = answer.header("content-type");
+        let boundary = kind
+            .strip_prefix("multipart/byteranges; boundary=")
+            .unwrap();
+        let text = answer.text();
+        // RFC 2046 §5.1: delimiters stand at the beginning of a line, the last one with dashes behind.
+        let whole = format!("\r\n{text}");
+        let delimiter = format!("\r\n--{boundary}");
+        let mut pieces: VecDeque<_> = whole.split(delimiter.as_str()).collect();
+        assert_eq!(pieces.pop_front(), Some(""), "no preamble");
+        assert_eq!(pieces.pop_back(), Some("--\r\n"), "the end");
+        let mut found = Vec::new();
+        for piece in pieces {
+            let (head, content) = piece.split_once("\r\n\r\n").unwrap();
+            let fields: Vec<_> = lines(head).collect();
+            assert!(fields.contains(&("Content-Type", "text/plain")), "{head}");
+            let (_, about) = fields
+                .iter()
+                .find(|(name, _)| *name == "Content-Range")
+                .unwrap();
+            let about = about
+                .strip_prefix("bytes ")
+                .unwrap()
+                .strip_suffix("/10")
+                .unwrap();
+            found.push((about.to_owned(), content.to_owned()));
+        }
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(about, content)| ((*about).to_owned(), (*content).to_owned()))
+            .collect();
+        assert_eq!(found, expected, "{range}");
+    }
+    // What is left of several is one.
+    for (range, content) in [("bytes=2-3,20-", "23"), ("bytes=2-5,4-7", "234567")] {
+        let answer = part(&scene, &format!("range: {range}")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (206, content));
+        assert!(answer.has("content-range"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_stale_is_confirmed_before_a_part_of_it_is_sent_rfc9111_4_2_4() {
+    let scene = Scene::begins().await;
+    for (says, content) in [
+        (
+            "status: 304\ncache-control: max-age=3600\netag: \"a\"".to_owned(),
+            "234",
+        ),
+        (WHOLE.replace("0123456789", "abcdefghij"), "cde"),
+    ] {
+        let path = scene.path();
+        scene.get(&path, WHOLE).await;
+        scene.advance("3601s").await;
+        let part = scene.ask("GET", &path, "range: bytes=2-4", &says).await;
+        assert_eq!((part.status, part.text().as_str()), (206, content));
+        let seen = scene.app.last(&path);
+        assert_eq!(
+            (seen.header("range"), seen.header("if-none-match")),
+            (None, Some("\"a\""))
+        );
+        assert_eq!(scene.get(&path, "").await.body.len(), 10);
+        assert_eq!(scene.app.count(&path), 2);
+        // A condition on the old representation is met only if it is still the one.
+        let request = "range: bytes=2-4\nif-range: \"a\"\ncache-control: no-cache";
+        let changed = WHOLE.replace("\"a\"", "\"b\"").replace("0123456789", "new");
+        let answer = scene.ask("GET", &path, request, &changed).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "new"));
+    }
+}
+
+#[tokio::test]
+async fn parts_are_of_what_succeeded_rfc9110_14_2() {
+    let scene = Scene::begins().await;
+    for says in [
+        "status: 404\ncache-control: max-age=100\nbody: not found",
+        "status: 301\ncache-control: max-age=100\nlocation: /a\nbody: moved",
+    ] {
+        let path = scene.path();
+        let first = scene.get(&path, says).await;
+        let part = scene.ask("GET", &path, "range: bytes=0-1", "").await;
+        assert_eq!((part.status, &part.body), (first.status, &first.body));
+        assert_eq!(scene.app.count(&path), 1);
+    }
+    let path = scene.path();
+    scene.get(&path, "cache-control: max-age=100\nbody:").await;
+    for (range, status) in [("bytes=0-", 416), ("bytes=-1", 200)] {
+        let answer = scene
+            .ask("GET", &path, &format!("range: {range}"), "")
+            .await;
+        assert_eq!(answer.status, status, "{range}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_with_a_weak_validator_answers_for_itself_alone_rfc9111_3_4() {
+    let scene = Scene::begins().await;
+    for validator in ["etag: W/\"a\"", "x: y"] {
+        let path = scene.path();
+        let half = HALF.replace("etag: \"a\"", validator);
+        scene.ask("GET", &path, "range: bytes=5-", &half).await;
+        let again = scene.ask("GET", &path, "range: bytes=5-", "").await;
+        assert_eq!((again.status, again.text().as_str()), (206, "56789"));
+        assert_eq!(scene.app.count(&path), 1);
+        let other = scene.ask("GET", &path, "range: bytes=0-4", WHOLE).await;
+        assert_eq!((other.status, other.text().as_str()), (206, "01234"));
+        assert_eq!(scene.app.last(&path).header("if-range"), None);
+    }
 }

@@ -177,3 +177,43 @@ async fn an_app_that_is_gone_is_stood_in_for_only_with_permission_rfc9111_4_2_4(
     assert_eq!(scene.get(&bare, "").await.status, 504);
     assert_eq!(scene.get(&never, "").await.status, 502);
 }
+
+#[tokio::test]
+async fn who_names_an_age_does_not_want_what_is_stale_rfc9111_5_2_1_1() {
+    let scene = Scene::begins().await;
+    let says = "cache-control: max-age=100, stale-while-revalidate=1000";
+    for (request, stale) in [
+        ("cache-control: max-age=1000", false),
+        ("cache-control: min-fresh=1", false),
+        ("cache-control: no-cache", false),
+        ("cache-control: max-age=1000, max-stale=100", true),
+        ("cache-control: max-stale=1", true),
+        ("cache-control: only-if-cached", true),
+    ] {
+        let path = scene.path();
+        let old = scene.get(&path, says).await;
+        scene.advance("150s").await;
+        let answer = scene.ask("GET", &path, request, says).await;
+        assert_eq!(answer.body == old.body, stale, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_cannot_ask_for_what_the_app_forbids_rfc9111_5_2_2_2() {
+    let scene = Scene::begins().await;
+    for forbids in ["must-revalidate", "proxy-revalidate", "s-maxage=100"] {
+        let path = scene.path();
+        let says = format!("cache-control: max-age=100, {forbids}");
+        scene.get(&path, &says).await;
+        scene.advance("101s").await;
+        for request in [
+            "stale-if-error=1000",
+            "max-stale",
+            "only-if-cached, max-stale",
+        ] {
+            let request = format!("cache-control: {request}");
+            let answer = scene.ask("GET", &path, &request, "framing: hang-up").await;
+            assert_eq!(answer.status, 504, "{forbids} {request}");
+        }
+    }
+}

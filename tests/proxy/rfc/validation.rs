@@ -474,3 +474,210 @@ async fn a_head_that_the_store_cannot_answer_is_a_head_to_the_app_rfc9110_9_3_2(
     assert_eq!(scene.get(&path, FRESH).await.status, 200);
     assert_eq!(scene.app.last(&path).method, "GET");
 }
+
+#[tokio::test]
+async fn whoever_is_served_apart_has_his_condition_judged_by_the_app_rfc9111_4_3_2() {
+    let scene = Scene::begins().await;
+    // The app knows one representation, and says so of every condition.
+    let app = |says: &'static str| {
+        move |seen: &Seen| match seen.header("if-none-match") {
+            Some("\"a\"") => Answer::new(304, "").header("ETag", "\"a\""),
+            _ => Answer::ok("whole")
+                .header("ETag", "\"a\"")
+                .header("Cache-Control", says),
+        }
+    };
+    for (says, request) in [
+        ("private", vec![]),
+        ("no-store", vec![]),
+        ("max-age=60", vec![("Cookie", "sid=1")]),
+        ("max-age=60", vec![("Authorization", "Bearer x")]),
+        ("max-age=60", vec![("Cache-Control", "no-store")]),
+    ] {
+        scene.app.now_says(app(says));
+        let path = scene.path();
+        for turn in 0..5 {
+            let mut fields = vec![("If-None-Match", "\"a\"")];
+            if turn > 0 {
+                fields.extend(&request);
+            }
+            let answer = scene.client.get_with(&path, &fields).await;
+            // The second one was to bring the whole for all, and brought what is for one.
+            let expected = if turn == 1 && request.is_empty() {
+                200
+            } else {
+                304
+            };
+            assert_eq!(answer.status, expected, "{says} {request:?} turn {turn}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_304_may_change_what_the_answer_varies_on_rfc9111_4_3_4() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let says = "cache-control: max-age=100\netag: \"a\"";
+    let first = scene.ask("GET", &path, "foo: 1", says).await;
+    scene.advance("101s").await;
+    let confirms = format!("status: 304\n{says}\nvary: foo");
+    let renewed = scene.ask("GET", &path, "foo: 1", &confirms).await;
+    assert_eq!((renewed.status, &renewed.body), (200, &first.body));
+    assert_eq!(renewed.header("vary"), "foo");
+    assert_eq!(scene.ask("GET", &path, "foo: 1", "").await.body, first.body);
+    let other = scene.ask("GET", &path, "foo: 2", says).await;
+    assert_ne!(other.body, first.body);
+    assert_eq!(scene.app.count(&path), 3);
+}
+
+#[tokio::test]
+async fn a_304_that_forbids_keeping_answers_once_rfc9111_4_3_4() {
+    let scene = Scene::begins().await;
+    for forbids in [
+        "cache-control: no-store",
+        "cache-control: private",
+        "vary: *",
+    ] {
+        let path = scene.path();
+        let first = scene.get(&path, &format!("{FRESH}\netag: \"a\"")).await;
+        scene.advance("101s").await;
+        let says = format!("status: 304\netag: \"a\"\n{forbids}");
+        let once = scene.get(&path, &says).await;
+        assert_eq!((once.status, &once.body), (200, &first.body), "{forbids}");
+        scene.get(&path, FRESH).await;
+        let seen = scene.app.last(&path);
+        assert_eq!(
+            (seen.header("if-none-match"), scene.app.count(&path)),
+            (None, 3)
+        );
+    }
+}
+
+#[tokio::test]
+async fn odd_conditions_match_nothing_and_break_nothing_rfc9110_13_1_2() {
+    let scene = Scene::begins().await;
+    for (etag, condition, status) in [
+        ("\"a\"", "a", 200),
+        ("\"a\"", "\"a", 200),
+        ("\"a\"", "w/\"a\"", 200),
+        ("\"a\"", "'a'", 200),
+        ("\"a\"", ",, \"a\" ,", 304),
+        ("a", "a", 304),
+        ("\"\"", "\"\"", 304),
+        ("\"a\\\"", "\"a\\\", \"b\"", 304),
+        ("W/\"a\"", "W/\"b\", W/\"a\"", 304),
+    ] {
+        let answer = answered(
+            &scene,
+            &format!("etag: {etag}"),
+            &format!("if-none-match: {condition}"),
+        )
+        .await;
+        assert_eq!(answer.status, status, "{etag} / {condition}");
+    }
+    // An entity tag that is asked for where none is stored is another one, whatever the date.
+    let says = format!("last-modified: {MODIFIED}");
+    let condition = format!("if-none-match: \"a\"\nif-modified-since: {MODIFIED}");
+    assert_eq!(answered(&scene, &says, &condition).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_conditional_request_for_what_is_stale_is_answered_from_what_comes_rfc9111_4_3_3() {
+    let scene = Scene::begins().await;
+    for (stored, condition, says, status) in [
+        (
+            "etag: \"a\"",
+            "if-none-match: \"a\"",
+            "status: 304\netag: \"a\"",
+            304,
+        ),
+        (
+            "etag: \"a\"",
+            "if-none-match: \"b\"",
+            "status: 304\netag: \"a\"",
+            200,
+        ),
+        ("etag: \"a\"", "if-none-match: \"b\"", "etag: \"b\"", 304),
+        ("etag: \"a\"", "if-none-match: \"a\"", "etag: \"b\"", 200),
+        ("x: y", "if-none-match: \"b\"", "etag: \"b\"", 304),
+        ("x: y", "if-none-match: \"b\"", "etag: \"c\"", 200),
+    ] {
+        let path = scene.path();
+        scene.get(&path, &format!("{FRESH}\n{stored}")).await;
+        scene.advance("101s").await;
+        let says = format!("{FRESH}\n{says}");
+        let answer = scene.ask("GET", &path, condition, &says).await;
+        assert_eq!(answer.status, status, "{stored} / {condition} / {says}");
+        assert_eq!(answer.body.is_empty(), status == 304);
+        let again = scene.ask("GET", &path, condition, "").await;
+        assert_eq!((again.status, scene.app.count(&path)), (status, 2));
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_answer_to_our_condition_is_the_clients_rfc9111_4_3_3() {
+    let scene = Scene::begins().await;
+    for status in [500, 502, 503, 504] {
+        let path = scene.path();
+        let first = scene.get(&path, &format!("{FRESH}\netag: \"a\"")).await;
+        scene.advance("101s").await;
+        let failed = scene.get(&path, &format!("status: {status}")).await;
+        assert_eq!(failed.status, status);
+        // It says nothing of what is stored.
+        let says = format!("status: 304\netag: \"a\"\n{FRESH}");
+        assert_eq!(scene.get(&path, &says).await.body, first.body, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_says_nothing_of_the_content_changes_nothing_rfc9111_4_3_5() {
+    let scene = Scene::begins().await;
+    for (stored, request, says) in [
+        (
+            "etag: \"a\"",
+            "if-none-match: \"a\"",
+            "status: 304\netag: \"a\"",
+        ),
+        ("etag: \"a\"", "", "status: 500\netag: \"b\""),
+        ("etag: \"a\"", "", "status: 302\nlocation: /a\netag: \"b\""),
+        (
+            "etag: \"a\"",
+            "",
+            "status: 206\ncontent-range: bytes 0-1/9\netag: \"b\"",
+        ),
+        ("etag: \"a\"\nvary: foo", "foo: 2", "etag: \"b\"\nvary: foo"),
+    ] {
+        let path = scene.path();
+        let first = scene.get(&path, &format!("{FRESH}\n{stored}")).await;
+        let request = format!("cache-control: no-cache\n{request}");
+        scene.ask("HEAD", &path, &request, says).await;
+        let again = scene.get(&path, "").await;
+        assert_eq!(
+            (&again.body, scene.app.count(&path)),
+            (&first.body, 2),
+            "{says}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_for_what_is_fresh_meets_conditions_like_a_get_rfc9110_13_2() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    scene
+        .get(
+            &path,
+            &format!("{FRESH}\netag: \"a\"\nlast-modified: {MODIFIED}"),
+        )
+        .await;
+    for (condition, status) in [
+        ("if-none-match: \"a\"".to_owned(), 304),
+        ("if-none-match: \"b\"".to_owned(), 200),
+        (format!("if-modified-since: {MODIFIED}"), 304),
+        ("range: bytes=0-1\nif-range: \"a\"".to_owned(), 200),
+    ] {
+        let head = scene.ask("HEAD", &path, &condition, "").await;
+        assert_eq!((head.status, head.body.len()), (status, 0), "{condition}");
+    }
+    assert_eq!(scene.app.count(&path), 1);
+}

@@ -223,3 +223,61 @@ async fn an_answer_that_begins_to_vary_is_not_everybodys_any_more_rfc9111_4_1() 
     assert_eq!(scene.ask("GET", &path, "foo: 1", "").await.body, one.body);
     assert_eq!(scene.app.count(&path), 3);
 }
+
+#[tokio::test]
+async fn a_default_without_vary_does_not_hide_the_variants_rfc9111_4_1() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let says = "cache-control: max-age=100\netag: \"d\"";
+    let one = scene
+        .ask("GET", &path, "foo: 1", &format!("{FRESH}\nvary: foo"))
+        .await;
+    let default = scene.get(&path, says).await;
+    assert_ne!(one.body, default.body);
+    for _ in 0..2 {
+        assert_eq!(scene.ask("GET", &path, "foo: 1", "").await.body, one.body);
+        assert_eq!(scene.get(&path, "").await.body, default.body);
+    }
+    // The default is confirmed as what it is.
+    scene.advance("101s").await;
+    let confirms = format!("status: 304\n{says}");
+    assert_eq!(scene.get(&path, &confirms).await.body, default.body);
+    assert_eq!(scene.ask("GET", &path, "foo: 1", "").await.body, one.body);
+    assert_eq!(scene.app.count(&path), 3);
+    // Once no variant is fresh any more, what does not vary is everybody's again.
+    scene.advance("2h").await;
+    let last = scene.get(&path, FRESH).await;
+    assert_eq!(scene.ask("GET", &path, "foo: 1", "").await.body, last.body);
+    assert_eq!(scene.app.count(&path), 4);
+}
+
+#[tokio::test]
+async fn one_304_confirms_every_variant_that_it_names_rfc9111_4_3_4() {
+    let scene = Scene::begins().await;
+    let path = scene.path();
+    let mut bodies = Vec::new();
+    for (foo, etag) in [
+        ("1", "\"a\""),
+        ("2", "\"a\""),
+        ("3", "\"b\""),
+        ("4", "W/\"a\""),
+    ] {
+        let says = format!("cache-control: max-age=100\nvary: foo\netag: {etag}");
+        let answer = scene.ask("GET", &path, &format!("foo: {foo}"), &says).await;
+        bodies.push(answer.body);
+    }
+    scene.advance("101s").await;
+    let says = format!("status: 304\n{FRESH}\netag: \"a\"\nx-new: 1");
+    let first = scene.ask("GET", &path, "foo: 1", &says).await;
+    let second = scene.ask("GET", &path, "foo: 2", FRESH).await;
+    for (answer, body) in [(first, &bodies[0]), (second, &bodies[1])] {
+        assert_eq!(&answer.body, body);
+        assert_eq!(answer.header("x-new"), "1");
+        assert_eq!(answer.header("age"), "0");
+    }
+    assert_eq!(scene.app.count(&path), 5);
+    for foo in ["foo: 3", "foo: 4"] {
+        scene.ask("GET", &path, foo, FRESH).await;
+    }
+    assert_eq!(scene.app.count(&path), 7);
+}

@@ -1,0 +1,126 @@
+//! Heads on their way out: where the fields of an answer are written, be it a map that hyper sends
+//! or the very bytes of an HTTP/1.1 head (RFC 9112 §4, §5).
+//!
+//! Never decides what is written.
+
+use crate::semantics::Stored;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::{StatusCode, Version};
+use std::io::Write;
+
+/// A field's value on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    /// Words of ours.
+    Static(&'static str),
+    /// Visible ASCII, or what a field held before.
+    Text(&'a [u8]),
+}
+
+/// Where the fields of an answer are written.
+pub(super) trait Fields {
+    /// In place of any other field with this name.
+    fn put(&mut self, name: HeaderName, value: Value<'_>);
+    /// Beside others with this name, after them.
+    fn add(&mut self, name: HeaderName, value: Value<'_>);
+}
+
+impl Fields for HeaderMap {
+    fn put(&mut self, name: HeaderName, value: Value<'_>) {
+        self.insert(name, value.field());
+    }
+
+    fn add(&mut self, name: HeaderName, value: Value<'_>) {
+        self.append(name, value.field());
+    }
+}
+
+impl Value<'_> {
+    fn field(self) -> HeaderValue {
+        match self {
+            Self::Static(words) => HeaderValue::from_static(words),
+            // What cannot stand in a field would be a route's name at worst.
+            Self::Text(bytes) => {
+                HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""))
+            }
+        }
+    }
+}
+
+/// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
+/// that it holds may be put in again.
+#[derive(Debug)]
+pub(super) struct Head<'a>(&'a mut Vec<u8>);
+
+impl<'a> Head<'a> {
+    /// Begins one at the end of `out` with what was prepared by [`prepare`].
+    pub fn begin(out: &'a mut Vec<u8>, prepared: &[u8]) -> Self {
+        out.extend_from_slice(prepared);
+        Self(out)
+    }
+
+    /// Ends the head.
+    pub fn end(self) {
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    fn line(&mut self, name: &HeaderName, value: &[u8]) {
+        line(self.0, name, value);
+    }
+}
+
+impl Fields for Head<'_> {
+    fn put(&mut self, name: HeaderName, value: Value<'_>) {
+        self.add(name, value);
+    }
+
+    fn add(&mut self, name: HeaderName, value: Value<'_>) {
+        match value {
+            Value::Static(words) => self.line(&name, words.as_bytes()),
+            Value::Text(bytes) => self.line(&name, bytes),
+        }
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What every whole answer from `stored` begins with: status line, stored fields, `Via` and
+/// `Content-Length`. `None` where an answer is no plain one: a part, one without content or with
+/// trailers, or one whose stored fields include some that are to be
+/// `replaced`.
+pub(super) fn prepare(
+    stored: &Stored,
+    via: &HeaderValue,
+    replaced: &[HeaderName],
+) -> Option<Box<[u8]>> {
+    let plain = stored.trailers.is_empty()
+        && !stored.status.is_informational()
+        && !matches!(
+            stored.status,
+            StatusCode::PARTIAL_CONTENT
+                | StatusCode::NO_CONTENT
+                | StatusCode::RESET_CONTENT
+                | StatusCode::NOT_MODIFIED
+        );
+    if !plain
+        || replaced
+            .iter()
+            .any(|name| stored.headers.contains_key(name))
+    {
+        return None;
+    }
+    let mut head = Vec::with_capacity(512);
+    // Writing into a Vec cannot fail.
+    let _ = write!(head, "{:?} {}\r\n", Version::HTTP_11, stored.status);
+    for (name, value) in &stored.headers {
+        line(&mut head, name, value.as_bytes());
+    }
+    line(&mut head, &VIA, via.as_bytes());
+    let _ = write!(head, "{CONTENT_LENGTH}: {}\r\n", stored.body.len());
+    Some(head.into_boxed_slice())
+}

@@ -1,0 +1,382 @@
+//! Answers to plain GETs written straight to an HTTP/1.1 connection while hyper waits for a head: it
+//! never learns of them. What is plain is less than what is allowed; everything else is hyper's.
+//!
+//! Reads a head with hyper's own parser, so that the two cannot differ about what it says.
+
+use crate::proxy::{Hit, Peer, Proxy};
+use crate::semantics::authority::normal_authority;
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Uri};
+use memchr::memchr_iter;
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::mem::{MaybeUninit, take};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+
+/// A head of more fields is hyper's.
+const FIELDS_MAX: usize = 48;
+/// A longer head is hyper's, in bytes.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Content up to this goes out in one piece with its head, in bytes: copying it costs less than a
+/// second slice.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+/// Fields that make more of a request than a plain GET.
+const NOT_PLAIN: [HeaderName; 11] = [
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    EXPECT,
+    RANGE,
+    IF_RANGE,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_MATCH,
+    IF_UNMODIFIED_SINCE,
+    TRAILER,
+];
+
+thread_local! {
+    /// Room for heads on their way in and out: one of each a worker, however many connections it has.
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Room {
+    fields: HeaderMap,
+    out: Vec<u8>,
+}
+
+/// The way past hyper for one connection.
+#[derive(Debug)]
+pub(super) struct Direct {
+    proxy: Proxy,
+    peer: Peer,
+    sending: Option<Sending>,
+}
+
+/// An answer that is leaving.
+#[derive(Debug)]
+struct Sending {
+    /// What is left of the head, and of the content where it was copied behind it.
+    head: Bytes,
+    hit: Hit,
+    /// Bytes of the content that are counted with the head, once that has left.
+    copied: usize,
+    flushing: bool,
+}
+
+impl Direct {
+    pub(super) const fn new(proxy: Proxy, peer: Peer) -> Self {
+        Self {
+            proxy,
+            peer,
+            sending: None,
+        }
+    }
+
+    /// Whether an answer is still on its way out.
+    pub(super) const fn is_sending(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    /// Answers the request that `bytes` are, if they are one whole plain GET and memory has the
+    /// answer. `true`: it is answered, or being sent: see [`Direct::poll_send`].
+    pub(super) fn answers<S: AsyncWrite + Unpin>(
+        &mut self,
+        bytes: &[u8],
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        ROOM.with_borrow_mut(|room| {
+            room.fields.clear();
+            room.out.clear();
+            // A panic ends here: hyper's way will find the same, and answer for it.
+            let hit = catch_unwind(AssertUnwindSafe(|| {
+                let request = plain(bytes, &mut room.fields)?;
+                let (hit, fields) = self.proxy.hit(request, self.peer, &mut room.out);
+                room.fields = fields;
+                hit
+            }));
+            match hit {
+                Ok(Some(hit)) => {
+                    let begun = self.begin(hit, &mut room.out, stream, context);
+                    begun.map(|()| true)
+                }
+                _ => Ok(false),
+            }
+        })
+    }
+
+    /// Sends what can be sent at once, straight from the shared room; what cannot is kept.
+    fn begin<S: AsyncWrite + Unpin>(
+        &mut self,
+        mut hit: Hit,
+        out: &mut Vec<u8>,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> io::Result<()> {
+        let mut copied = 0;
+        if hit.body.len() <= COPIED_BYTES_MAX {
+            copied = hit.body.len();
+            out.extend_from_slice(&take(&mut hit.body));
+        }
+        let written = match write(stream, context, out, &hit.body) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        let of_head = written.min(out.len());
+        let mut sending = Sending {
+            head: Bytes::copy_from_slice(&out[of_head..]),
+            hit,
+            copied,
+            flushing: false,
+        };
+        sending.content_sent(written - of_head);
+        self.sending = Some(sending);
+        if let Poll::Ready(sent) = self.poll_send(stream, context) {
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// Sends on until all of an answer has left.
+    pub(super) fn poll_send<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(sending) = &mut self.sending else {
+            return Poll::Ready(Ok(()));
+        };
+        while !sending.flushing {
+            if sending.head.is_empty() && sending.hit.body.is_empty() {
+                sending.hit.sent(sending.copied);
+                sending.flushing = true;
+                break;
+            }
+            let written = ready!(write(stream, context, &sending.head, &sending.hit.body))?;
+            let of_head = written.min(sending.head.len());
+            let _ = sending.head.split_to(of_head);
+            sending.content_sent(written - of_head);
+        }
+        let flushed = ready!(Pin::new(stream).poll_flush(context));
+        self.sending = None;
+        Poll::Ready(flushed)
+    }
+}
+
+impl Sending {
+    fn content_sent(&mut self, bytes: usize) {
+        let _ = self.hit.body.split_to(bytes);
+        self.hit.sent(bytes);
+    }
+}
+
+fn write<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    context: &mut Context<'_>,
+    head: &[u8],
+    body: &[u8],
+) -> Poll<io::Result<usize>> {
+    let stream = Pin::new(stream);
+    let written = ready!(match (head.is_empty(), body.is_empty()) {
+        (_, true) => stream.poll_write(context, head),
+        (true, false) => stream.poll_write(context, body),
+        (false, false) => {
+            stream.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)])
+        }
+    })?;
+    Poll::Ready(match written {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        written => Ok(written),
+    })
+}
+
+/// The request that `bytes` are, whole and nothing behind it, if it is a GET that
+/// [`super::strict`] and [`super::heads`] would let pass as it stands, and asks for no more than
+/// the content. Its fields are made in the room that `fields` has.
+fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<Parts> {
+    let plain_frame = bytes.len() <= HEAD_BYTES_MAX
+        && bytes.starts_with(b"GET /")
+        && bytes.ends_with(b"\r\n\r\n");
+    if !plain_frame || has_bare_lf(bytes) {
+        return None;
+    }
+    // Copied once: its fields are slices of the copy.
+    let bytes = Bytes::copy_from_slice(bytes);
+    let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut head = httparse::Request::new(&mut []);
+    let parsed = head.parse_with_uninit_headers(&bytes, &mut slots).ok()?;
+    if parsed != httparse::Status::Complete(bytes.len()) || head.version != Some(1) {
+        return None;
+    }
+    let target = head.path?;
+    if target.contains('#') {
+        return None;
+    }
+    let mut hosts = 0;
+    for field in &*head.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        if name == HOST {
+            hosts += 1;
+            normal_authority(std::str::from_utf8(field.value).ok()?, "http")?;
+        } else if name == CONNECTION {
+            if !field.value.eq_ignore_ascii_case(b"keep-alive") {
+                return None;
+            }
+        } else if NOT_PLAIN.contains(&name) || name == TE || is_odd(name.as_str()) {
+            return None;
+        }
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
+        fields.append(name, value);
+    }
+    if hosts != 1 {
+        return None;
+    }
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = take(fields);
+    Some(request.into_parts().0)
+}
+
+/// Names with `_` may be another's alias; ours are for tests and for those who know the debug token.
+fn is_odd(name: &str) -> bool {
+    name.contains('_') || name.starts_with("larder-") || name == "http2-settings"
+}
+
+fn has_bare_lf(bytes: &[u8]) -> bool {
+    memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::heads::{Heads, Watch};
+    use crate::server::strict;
+    use proptest::prelude::*;
+
+    fn is_plain(head: &str) -> bool {
+        plain(head.as_bytes(), &mut HeaderMap::new()).is_some()
+    }
+
+    #[test]
+    fn a_plain_get_is_read_as_it_stands() {
+        let head = b"GET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-A: \r\nAccept:  x \r\nX-A: y\r\n\r\n";
+        let mut fields = HeaderMap::new();
+        let request = plain(head, &mut fields).unwrap();
+        assert_eq!(request.uri, "/a?b=c");
+        let all: Vec<_> = request.headers.iter().collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!(request.headers["accept"], "x");
+        assert_eq!(
+            request.headers.get_all("x-a").iter().collect::<Vec<_>>(),
+            ["", "y"]
+        );
+    }
+
+    #[test]
+    fn what_is_more_than_plain_is_left_to_hyper() {
+        assert!(is_plain(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n"
+        ));
+        for line in [
+            "GET / HTTP/1.0",
+            "HEAD / HTTP/1.1",
+            "GET http://a/ HTTP/1.1",
+            "GET /#a HTTP/1.1",
+            "GET / HTTP/1.1\r\nHost: b",
+            "GET / HTTP/1.1\r\nConnection: close",
+            "GET / HTTP/1.1\r\nContent-Length: 0",
+            "GET / HTTP/1.1\r\nTransfer-Encoding: chunked",
+            "GET / HTTP/1.1\r\nUpgrade: websocket",
+            "GET / HTTP/1.1\r\nRange: bytes=0-1",
+            "GET / HTTP/1.1\r\nIf-None-Match: *",
+            "GET / HTTP/1.1\r\nX_Forwarded_For: 1.2.3.4",
+            "GET / HTTP/1.1\nX: y",
+            "GET / HTTP/1.1\r\nX: a\r\n b",
+            "GET / HTTP/1.1\r\nX : a",
+        ] {
+            assert!(!is_plain(&format!("{line}\r\nHost: a\r\n\r\n")), "{line}");
+        }
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert!(!is_plain(head), "{head:?}");
+        }
+    }
+
+    /// Pieces that heads are made of, good and bad ones.
+    fn piece() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            "GET ",
+            "/",
+            "/a#b",
+            " HTTP/1.1",
+            " HTTP/1.0",
+            "\r\n",
+            "\n",
+            "Host",
+            ": ",
+            ":",
+            "a",
+            "A.:80",
+            "a b",
+            "@",
+            "Connection",
+            "keep-alive",
+            "close, host",
+            "Content-Length",
+            "0",
+            "Transfer-Encoding",
+            "chunked",
+            "Expect",
+            "x_real_ip",
+            "Cookie",
+            " ",
+            "\t",
+            "é",
+            "\0",
+            "Host: a\r\n",
+            "GET / HTTP/1.1\r\n",
+            "X: y\r\n",
+            "?",
+            "*",
+            "http://b",
+        ])
+    }
+
+    proptest! {
+        /// Whatever is answered here, the door would have let pass just so.
+        #[test]
+        fn what_is_plain_passes_every_check_unchanged(
+            middle in prop::collection::vec(piece(), 0..12),
+            begun in any::<bool>(),
+        ) {
+            let begin = if begun { "GET /a HTTP/1.1\r\nHost: a\r\n" } else { "" };
+            let head = format!("{begin}{}\r\n\r\n", middle.concat());
+            if let Some(request) = plain(head.as_bytes(), &mut HeaderMap::new()) {
+                let (watch, mut heads) = (Watch::default(), Heads::new());
+                heads.read(head.as_bytes(), &watch);
+                prop_assert!(watch.judge().is_ok());
+                prop_assert!(!watch.take_bare_lf());
+                let mut checked = Request::from_parts(request.clone(), ());
+                prop_assert!(strict::check(&mut checked).is_ok());
+                prop_assert_eq!(checked.headers(), &request.headers);
+            }
+        }
+    }
+}
