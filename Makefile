@@ -16,7 +16,7 @@ FUZZ_DIR := target/fuzz
 TARGET ?= directives
 TIME ?= 60
 
-.PHONY: help run build test test-rust test-browser fuzz lint fmt bench bench-load setup setup-browser
+.PHONY: help run build test test-rust test-browser fuzz lint fmt bench bench-load setup setup-browser setup-peers
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -58,12 +58,17 @@ lint: ## Formatting and clippy, warnings are errors; cargo deny where it is inst
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-bench: ## Cost of a hit, step by step
+bench: ## Cost of a hit, step by step, and beside the peers that are installed; prints tables
 	$(CARGO) bench --bench hot_path
+	$(CARGO) bench --bench load -- peers
 
 bench-load: ## 1,000 people for 30 s, then the same without pauses; prints tables
 	$(CARGO) bench --bench load -- people --check
 	$(CARGO) bench --bench load -- closed --check
+
+setup-peers: ## Install what `make bench` measures larder beside (Debian)
+	$(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends \
+		nginx libnginx-mod-http-lua lua-nginx-redis varnish haproxy redis-server wrk nghttp2-client
 
 setup: ## Install redis-server where it is missing
 	@command -v redis-server >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends redis-server; }
