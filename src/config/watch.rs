@@ -1,34 +1,56 @@
 //! Tells when a configuration file changes. The reload itself is not this room's business.
 //!
 //! Directories are watched, not files: editors replace files, and Kubernetes swaps the symlink
-//! beside them (`..data`), so that the file itself never sees an event.
+//! beside them (`..data`), so that the file itself never sees an event. And they are looked at now and
+//! then without any event: some file systems send none, and the kernel gives out only so many watches.
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Quiet time after the last event before a change is told: a save is several events.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// Pause between two looks at the files where no event comes.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// A running watch; dropping it ends it.
 pub struct Watch {
-    _watcher: RecommendedWatcher,
+    _watcher: Option<RecommendedWatcher>,
+    _alive: SyncSender<()>,
 }
 
-/// Calls `changed`, on a thread of its own, each time the content of one of `files` is another.
+/// Calls `changed`, on a thread of its own, each time the content of one of `files` is another: at
+/// once where the kernel tells of it, after [`LOOK`] where it does not.
+///
+/// Errors: there is no thread to be had.
 pub fn watch(
     files: Vec<PathBuf>,
     changed: impl FnMut() + Send + 'static,
-) -> Result<Watch, notify::Error> {
+) -> Result<Watch, std::io::Error> {
     // One slot is enough: an event that finds it taken has been heard of already.
     let (sender, receiver) = sync_channel(1);
+    let watcher = events(&files, sender.clone())
+        .inspect_err(|error| tracing::debug!(%error, "the kernel tells of no changed files"))
+        .ok();
+    let before = fingerprint(&files);
+    std::thread::Builder::new()
+        .name("config-watch".into())
+        .spawn(move || listen(&receiver, &files, before, changed))?;
+    Ok(Watch {
+        _watcher: watcher,
+        _alive: sender,
+    })
+}
+
+fn events(files: &[PathBuf], tell: SyncSender<()>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the file must not look like a change of it.
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = sender.try_send(());
+            let _ = tell.try_send(());
         }
     })?;
     let mut directories: Vec<PathBuf> = files.iter().map(|file| directory(file)).collect();
@@ -37,21 +59,17 @@ pub fn watch(
     for directory in &directories {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
     }
-    let before = fingerprint(&files);
-    let thread = std::thread::Builder::new().name("config-watch".into());
-    thread
-        .spawn(move || listen(&receiver, &files, before, changed))
-        .map_err(notify::Error::io)?;
-    Ok(Watch { _watcher: watcher })
+    Ok(watcher)
 }
 
-/// Ends when the watcher, which holds the sender, is dropped.
+/// Ends when the [`Watch`], which holds the senders, is dropped.
 fn listen(events: &Receiver<()>, files: &[PathBuf], before: u64, mut changed: impl FnMut()) {
     let mut known = before;
-    while events.recv().is_ok() {
+    loop {
+        let mut patience = LOOK;
         loop {
-            match events.recv_timeout(SETTLE) {
-                Ok(()) => {}
+            match events.recv_timeout(patience) {
+                Ok(()) => patience = SETTLE,
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return,
             }

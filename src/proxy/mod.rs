@@ -447,7 +447,9 @@ impl<'a> Ask<'a> {
 
     fn is_unsafe(&self, content: Content<'_>) -> bool {
         let authority = self.visit.authority();
-        self.found.rule.is_unsafe(&self.asked(&authority, self.target, content))
+        self.found
+            .rule
+            .is_unsafe(&self.asked(&authority, self.target, content))
     }
 
     fn asked<'b>(

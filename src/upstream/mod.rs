@@ -208,7 +208,9 @@ impl Upstream {
                     Err(error) => break Err(error),
                 },
             };
-            let again = (promised.is_some() && repeatable).then(|| copy(&request)).flatten();
+            let again = (promised.is_some() && repeatable)
+                .then(|| copy(&request))
+                .flatten();
             match (self.exchange(&address, sender, request).await, again) {
                 (Err(failure), Some(copy))
                     if failure.error == UpstreamError::Reset
