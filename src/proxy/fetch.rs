@@ -33,7 +33,7 @@ const WINDOW_BYTES: usize = 256 * 1024;
 
 /// For whom a fetch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+pub(super) enum Manner {
     /// For all who wait, and the store: whole, and of conditions only those of the one who leads.
     Together,
     /// For one client.
@@ -44,7 +44,7 @@ enum Manner {
 
 /// What the one who leads a fetch learns when the head is there.
 #[derive(Debug)]
-enum Led {
+pub(super) enum Led {
     /// It is being stored and streams.
     Streaming {
         head: response::Parts,
@@ -335,7 +335,10 @@ impl Proxy {
         }
     }
 
-    fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
+    pub(super) fn job(
+        &self,
+        ask: &Ask<'_>,
+        lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
         let held = stale;
@@ -415,7 +418,7 @@ impl Proxy {
 impl Ask<'_> {
     /// The answer may depend on who asks, in a way that the key does not hold; or the client does
     /// not want it kept.
-    fn is_personal(&self) -> bool {
+    pub(super) fn is_personal(&self) -> bool {
         let (headers, policy) = (&self.visit.headers, self.policy());
         let told_apart =
             fields::has_credentials(headers, policy) || fields::has_telling_cookie(headers, policy);
@@ -460,7 +463,7 @@ impl Ask<'_> {
 }
 
 /// One fetch, with everything it needs when nobody waits for it any more.
-struct Job {
+pub(super) struct Job {
     proxy: Proxy,
     snapshot: Arc<Snapshot>,
     rule: RouteId,
@@ -608,7 +611,7 @@ impl Job {
     }
 
     /// Decides whether `response` is stored, and stores it.
-    async fn take_in(
+    pub(super) async fn take_in(
         mut self,
         response: Response<ResponseBody>,
         requested: Timestamp,
