@@ -338,7 +338,10 @@ impl Proxy {
     pub(super) fn job(
         &self,
         ask: &Ask<'_>,
-        lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
+        lead: Lead,
+        stale: Option<Arc<Entry>>,
+        manner: Manner,
+    ) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
         let held = stale;
