@@ -20,7 +20,7 @@ use crate::telemetry::Recorder;
 use crate::upstream::{Interim, RequestBody, ResponseBody, UpstreamError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub(super) enum Manner {
     Together,
     /// For one client.
     Apart,
-    /// For the store alone: nobody's credentials go along.
+    /// For the store alone: nobody's credentials go along, but where the answer is selected by them.
     Behind,
 }
 
@@ -352,9 +352,19 @@ impl Proxy {
         let mut fields = forward::request_fields(ask, true);
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
-            for credential in [AUTHORIZATION, COOKIE] {
-                fields.remove(&credential);
-                client.remove(&credential);
+            // What selects the answer goes along: without it the app would answer another question.
+            let selects = |name: &HeaderName| {
+                let vary = held.as_ref().map(|held| &held.stored.vary);
+                rule.key.headers.contains(name)
+                    || vary.is_some_and(|vary| vary.names().any(|varied| varied == name))
+            };
+            for headers in [&mut fields, &mut client] {
+                if !selects(&AUTHORIZATION) {
+                    headers.remove(AUTHORIZATION);
+                }
+                if !selects(&COOKIE) {
+                    fields::keep_cookies(headers, &rule.key.cookies);
+                }
             }
         }
         // Where nothing is held, the client's conditions are for the app to judge (RFC 9111 §4.3.2),
