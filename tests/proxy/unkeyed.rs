@@ -159,3 +159,29 @@ async fn what_selects_an_answer_is_sent_when_it_is_renewed_behind() {
         assert_eq!(larder.get(path).await.text(), "none", "{path}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_varies_on_what_larder_itself_writes_is_not_kept() {
+    let app = App::says(|seen| {
+        let varies = seen.target.trim_start_matches("/?").to_owned();
+        Answer::public(seen.header("x-forwarded-for").unwrap_or("none")).header("Vary", &varies)
+    })
+    .await;
+    let larder = larder(&app).start().await;
+    for name in [
+        "X-Forwarded-For",
+        "x-request-id",
+        "Accept,Traceparent",
+        "Via",
+    ] {
+        let path = format!("/?{name}");
+        for _ in 0..2 {
+            let answer = larder.get(&path).await;
+            assert_ne!(answer.cache(), "HIT", "{name}");
+            assert_eq!(
+                answer.header("cache-status").rsplit('=').next(),
+                Some("vary-star")
+            );
+        }
+    }
+}
