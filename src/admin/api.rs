@@ -5,12 +5,13 @@ use super::{Admin, Reply, json};
 use crate::cache::Purge;
 use crate::cache::purge::{PurgeOutcome, Scope};
 use crate::proxy::explain::{self, Live, Question};
-use crate::route::Routes;
+use crate::route::{Routes, Target};
 use crate::semantics::Outcome;
+use crate::semantics::authority::normal_authority;
 use crate::telemetry::metrics::{BOUNDS_SECONDS, Distribution, Value};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde::Deserialize;
@@ -252,7 +253,7 @@ fn purges(asked: PurgeRequest, routes: &Routes) -> Result<Vec<Purge>, Problem> {
         scopes.push(Scope::Tag(tag));
     }
     for url in asked.urls {
-        scopes.push(Scope::Url(without_scheme(&url)?));
+        scopes.push(Scope::Url(known_as(&url, routes)?));
     }
     for prefix in asked.prefixes {
         if !prefix.starts_with('/') {
@@ -315,6 +316,21 @@ fn without_scheme(url: &str) -> Result<String, Problem> {
         ));
     }
     Ok(bare.to_owned())
+}
+
+/// The URL in the form in which stored responses are known, whatever spelling the purger uses.
+fn known_as(url: &str, routes: &Routes) -> Result<String, Problem> {
+    let bare = without_scheme(url)?;
+    let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+    let (host, path) = bare.split_at(bare.find('/').unwrap_or_default());
+    let host = normal_authority(host, scheme).unwrap_or(host.into());
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    let target = Target::parse(path, query);
+    let rule = routes.find(&Method::GET, &target).rule;
+    Ok(format!("{host}{}", rule.url(&target)))
 }
 
 const fn kind(scope: &Scope) -> &'static str {
@@ -397,13 +413,13 @@ mod tests {
     fn a_purge_names_what_it_hits_and_is_soft_unless_told_otherwise() {
         let purges = asked(json!({
             "tags": ["car:42"],
-            "urls": ["https://shop.example/api/fleet?page=2#top", "/api/fleet"],
+            "urls": ["https://Shop.example:443/api/fleet?utm_source=x&page=%32&a=1#top", "/api/fleet"],
             "prefixes": ["/api/"],
             "all": true,
         }));
         let scopes = [
             Scope::Tag("car:42".into()),
-            Scope::Url("shop.example/api/fleet?page=2".into()),
+            Scope::Url("shop.example/api/fleet?a=1&page=2".into()),
             Scope::Url("/api/fleet".into()),
             Scope::Prefix("/api/".into()),
             Scope::All,

@@ -407,7 +407,7 @@ impl Proxy {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
-            url: format!("{}{}", visit.authority(), target).into(),
+            url: format!("{}{}", visit.authority(), rule.url(ask.target)).into(),
             tags: purge::Tags::new(ask),
             places: ask.places(&self.0.shared),
             request,

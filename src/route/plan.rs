@@ -179,6 +179,17 @@ impl Rule {
         format!("!{}", key.finish())
     }
 
+    /// Path and query as what is stored is known by, one for all spellings that share a key: what
+    /// purges by URL compare.
+    #[must_use]
+    pub fn url(&self, target: &Target<'_>) -> String {
+        let query = self.key.normal_query(target.query.unwrap_or_default());
+        match query.is_empty() {
+            true => target.path.to_owned(),
+            false => format!("{}?{query}", target.path),
+        }
+    }
+
     /// The query to send to the app on a fetch that may be stored: without what the key leaves out
     /// (ignored parameters, and with a `key.query` all others), everything else byte for byte. What
     /// the app cannot see cannot end up in everybody's page.
@@ -320,9 +331,10 @@ impl KeyRule {
     /// The order goes by the decoded name, which is what the app knows a parameter by: `a[]` and
     /// `a%5B%5D` are one to it, and their order is a list's.
     fn add_query(&self, query: Option<&str>, key: &mut KeyBuilder) {
-        let Some(query) = query.filter(|query| !query.is_empty()) else {
-            return key.part(b"");
-        };
+        key.part(self.normal_query(query.unwrap_or_default()).as_bytes());
+    }
+
+    fn normal_query(&self, query: &str) -> String {
         let mut kept: Vec<(Cow<'_, str>, &str, Option<&str>)> = parameters(query)
             .filter(|(name, _)| self.holds(name))
             .map(|(name, value)| (decode_form(name), name, value))
@@ -339,7 +351,7 @@ impl KeyRule {
                 normal.push_str(&normal_escapes(value));
             }
         }
-        key.part(normal.as_bytes());
+        normal
     }
 }
 

@@ -168,3 +168,24 @@ async fn purges_made_while_redis_is_away_hold_when_it_is_back() {
         "{answer:?}"
     );
 }
+
+#[tokio::test]
+async fn a_url_is_purged_in_whatever_spelling() {
+    let app = shop().await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let host = &[("Host", "Shop.test")];
+    for spelling in [
+        "/api/fleet?b=2&a=%31",
+        "http://shop.test:80/api/fleet?a=1&b=2&utm_source=ad",
+        "https://SHOP.test/api/fleet?a=1&b=%32",
+    ] {
+        larder.get_with("/api/fleet?b=%32&a=1", host).await;
+        let again = larder.get_with("/api/fleet?a=1&b=2", host).await;
+        assert_eq!(again.cache(), "HIT");
+        larder
+            .purge(json!({ "urls": [spelling], "soft": false }))
+            .await;
+        let after = larder.get_with("/api/fleet?a=1&b=2", host).await;
+        assert_eq!(after.cache(), "MISS", "{spelling}");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod judge;
 
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
 use crate::redis_client::{self, PrivateLine};
@@ -15,7 +16,7 @@ use redis::{Value, cmd};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// One question to Redis.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -166,9 +167,10 @@ async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_
     trips.sort_unstable();
     // What this user is not let see stays unknown.
     let info = line.query(&cmd("INFO"), ANSWER_TIME).await;
-    let began = SystemTime::now();
+    let (clock, began) = (Clock::system(), Instant::now());
     let time = line.query(&cmd("TIME"), ANSWER_TIME).await;
-    let here = began + began.elapsed().unwrap_or_default() / 2;
+    // It was read half a round trip ago, as far as anybody can tell.
+    let here = clock.now().as_millis() - as_millis(began.elapsed() / 2);
     let rules = whose_rules(line).await;
     Ok(RedisFacts {
         address,
@@ -214,13 +216,16 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// By how many milliseconds the answer to TIME is ahead of `here`.
-fn ahead(time: &Value, here: SystemTime) -> Option<i64> {
+fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// By how many milliseconds the answer to TIME is ahead of `here`, in milliseconds since 1970.
+fn ahead(time: &Value, here: u64) -> Option<i64> {
     let Value::Array(parts) = time else {
         return None;
     };
     let number = |at: usize| text(parts.get(at)?)?.parse::<i64>().ok();
     let theirs = number(0)? * 1_000 + number(1)? / 1_000;
-    let ours = here.duration_since(UNIX_EPOCH).ok()?.as_millis();
-    Some(theirs - i64::try_from(ours).ok()?)
+    Some(theirs - i64::try_from(here).ok()?)
 }
