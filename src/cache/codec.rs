@@ -5,11 +5,13 @@
 //!
 //! ```text
 //! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags (none yet)
-//! 4  checksum: first 8 bytes of SHA-256 over everything else
+//! 4  checksum: XXH3 of what follows, seeded with the four bytes before
 //! 12 key, 16 bytes
 //! 28 head     status, times, fields, tags …, each part behind its length
 //! …  body     the rest
 //! ```
+//!
+//! The checksum finds damage, not forgery: whoever can write to Redis could make a digest right, too.
 //!
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
@@ -20,17 +22,20 @@ use crate::semantics::{Key, Sharing, Stored, Timestamp, Vary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// First byte of every frame.
 pub const MAGIC: u8 = b'L';
 /// The version written, and the only one read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const KIND_ENTRY: u8 = 0;
 const KIND_VARY: u8 = 1;
 const CHECKSUM_AT: usize = 4;
 const KEY_AT: usize = 12;
 const HEAD_AT: usize = 28;
+/// The least that a field takes: its two lengths, in bytes.
+const FIELD_BYTES_MIN: usize = 6;
 
 /// What a frame held.
 #[derive(Debug)]
@@ -101,15 +106,13 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corr
     if bytes.len() < HEAD_AT {
         return Err(Corrupt::Truncated);
     }
-    if bytes[CHECKSUM_AT..KEY_AT] != checksum(bytes) {
+    if checksum(bytes).is_none_or(|sum| bytes[CHECKSUM_AT..KEY_AT] != sum) {
         return Err(Corrupt::Checksum);
     }
     if bytes[KEY_AT..HEAD_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let mut reader = Reader {
-        bytes: bytes.slice(HEAD_AT..),
-    };
+    let mut reader = Reader { bytes, at: HEAD_AT };
     let frame = match bytes[2] {
         KIND_VARY => {
             let count = reader.number16()?;
@@ -118,7 +121,7 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corr
         }
         _ => Frame::Entry(read_entry(&mut reader, clock_offset)?),
     };
-    match reader.bytes.is_empty() {
+    match reader.left() == 0 {
         true => Ok(frame),
         false => Err(Corrupt::Malformed),
     }
@@ -132,19 +135,20 @@ fn frame(kind: u8, key: &Key, write: impl Fn(&mut dyn Out)) -> Vec<u8> {
     bytes.extend_from_slice(&[0; KEY_AT - CHECKSUM_AT]);
     bytes.extend_from_slice(key.bytes());
     write(&mut bytes);
-    let checksum = checksum(&bytes);
-    bytes[CHECKSUM_AT..KEY_AT].copy_from_slice(&checksum);
+    if let Some(checksum) = checksum(&bytes) {
+        bytes[CHECKSUM_AT..KEY_AT].copy_from_slice(&checksum);
+    }
     bytes
 }
 
-/// `bytes` has at least [`HEAD_AT`] bytes.
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    digest.update(&bytes[..CHECKSUM_AT]);
-    digest.update(&bytes[KEY_AT..]);
-    let mut short = [0; 8];
-    short.copy_from_slice(&digest.finish().as_ref()[..8]);
-    short
+/// What stands between the first four bytes of `frame` and the key, if it is whole. `None` where it
+/// is too short to be a frame.
+#[must_use]
+pub fn checksum(frame: &[u8]) -> Option<[u8; 8]> {
+    let (seed, _) = frame.split_first_chunk::<CHECKSUM_AT>()?;
+    let rest = frame.get(KEY_AT..)?;
+    let seed = u64::from(u32::from_le_bytes(*seed));
+    Some(xxh3_64_with_seed(rest, seed).to_le_bytes())
 }
 
 fn write_entry(out: &mut dyn Out, entry: &Entry, clock_offset: i64) {
@@ -188,7 +192,7 @@ fn write_entry(out: &mut dyn Out, entry: &Entry, clock_offset: i64) {
     out.put(&stored.body);
 }
 
-fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> {
+fn read_entry(reader: &mut Reader<'_>, clock_offset: i64) -> Result<Entry, Corrupt> {
     let log = (reader.number64()?, reader.number64()?);
     let received = reader.number64()?;
     let received = received.saturating_add_signed(clock_offset.saturating_neg());
@@ -209,21 +213,18 @@ fn read_entry(reader: &mut Reader, clock_offset: i64) -> Result<Entry, Corrupt> 
     let tags = (0..reader.number16()?)
         .map(|_| reader.text16())
         .collect::<Result<_, _>>()?;
-    let mut headers = reader.fields()?;
-    headers
-        .try_reserve(FIELDS_ADDED)
-        .map_err(|_| Corrupt::Malformed)?;
-    let trailers = reader.fields()?;
+    let headers = reader.fields(FIELDS_ADDED)?;
+    let trailers = reader.fields(0)?;
     let fields = (0..reader.number16()?)
         .map(|_| {
             let name = reader.name()?;
             let present = reader.number8()? == 1;
             let value = reader.bytes32()?;
-            Ok((name, present.then(|| value.as_ref().into())))
+            Ok((name, present.then(|| value.into())))
         })
         .collect::<Result<_, Corrupt>>()?;
     let length = usize::try_from(reader.number64()?).map_err(|_| Corrupt::Truncated)?;
-    let body = reader.take(length)?;
+    let body = reader.slice(length)?;
     Ok(Entry {
         stored: Stored {
             status,
@@ -306,22 +307,41 @@ impl Out for Count {
 }
 
 /// Reads parts one after the other; every length is checked against what is there.
-struct Reader {
-    bytes: Bytes,
+struct Reader<'a> {
+    bytes: &'a Bytes,
+    at: usize,
 }
 
-impl Reader {
-    fn take(&mut self, length: usize) -> Result<Bytes, Corrupt> {
-        if length > self.bytes.len() {
+impl<'a> Reader<'a> {
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
+        if length > self.left() {
             return Err(Corrupt::Truncated);
         }
-        Ok(self.bytes.split_to(length))
+        let from = self.at;
+        self.at += length;
+        Ok(&self.bytes[from..self.at])
+    }
+
+    /// The same as a share of the bytes, which it keeps in memory.
+    fn slice(&mut self, length: usize) -> Result<Bytes, Corrupt> {
+        let from = self.at;
+        self.take(length)?;
+        Ok(self.bytes.slice(from..self.at))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
         let mut array = [0; N];
-        array.copy_from_slice(&self.take(N)?);
+        array.copy_from_slice(self.take(N)?);
         Ok(array)
+    }
+
+    fn number32(&mut self) -> Result<usize, Corrupt> {
+        let number = self.array().map(u32::from_le_bytes)?;
+        usize::try_from(number).map_err(|_| Corrupt::Truncated)
     }
 
     fn number8(&mut self) -> Result<u8, Corrupt> {
@@ -336,35 +356,39 @@ impl Reader {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn bytes16(&mut self) -> Result<Bytes, Corrupt> {
+    fn bytes16(&mut self) -> Result<&'a [u8], Corrupt> {
         let length = self.number16()?;
         self.take(usize::from(length))
     }
 
-    fn bytes32(&mut self) -> Result<Bytes, Corrupt> {
-        let length = self.array().map(u32::from_le_bytes)?;
-        self.take(length as usize)
+    fn bytes32(&mut self) -> Result<&'a [u8], Corrupt> {
+        let length = self.number32()?;
+        self.take(length)
     }
 
     fn text16(&mut self) -> Result<Box<str>, Corrupt> {
-        text(&self.bytes16()?)
+        text(self.bytes16()?)
     }
 
     fn text32(&mut self) -> Result<Box<str>, Corrupt> {
-        text(&self.bytes32()?)
+        text(self.bytes32()?)
     }
 
     fn name(&mut self) -> Result<HeaderName, Corrupt> {
-        HeaderName::from_bytes(&self.bytes16()?).map_err(|_| Corrupt::Malformed)
+        HeaderName::from_bytes(self.bytes16()?).map_err(|_| Corrupt::Malformed)
     }
 
-    fn fields(&mut self) -> Result<HeaderMap, Corrupt> {
-        let mut fields = HeaderMap::new();
-        for _ in 0..self.number16()? {
+    /// Fields, with room for so many `more`.
+    fn fields(&mut self, more: usize) -> Result<HeaderMap, Corrupt> {
+        let count = usize::from(self.number16()?);
+        let room = count.min(self.left() / FIELD_BYTES_MIN) + more;
+        let mut fields = HeaderMap::try_with_capacity(room).map_err(|_| Corrupt::Malformed)?;
+        for _ in 0..count {
             let name = self.name()?;
+            let length = self.number32()?;
             // Checked again on reading: nothing that splits a response comes out of a store.
-            let value =
-                HeaderValue::from_maybe_shared(self.bytes32()?).map_err(|_| Corrupt::Malformed)?;
+            let value = HeaderValue::from_maybe_shared(self.slice(length)?)
+                .map_err(|_| Corrupt::Malformed)?;
             fields
                 .try_append(name, value)
                 .map_err(|_| Corrupt::Malformed)?;

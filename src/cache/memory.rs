@@ -94,6 +94,12 @@ impl Memory {
         }
     }
 
+    /// Whether entries are held at all.
+    #[must_use]
+    pub const fn keeps_entries(&self) -> bool {
+        self.keeps_entries
+    }
+
     /// What lies under `key`.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Held> {

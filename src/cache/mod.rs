@@ -192,6 +192,12 @@ impl Cache {
         better(here, there)
     }
 
+    /// Whether [`Cache::peek`] ever finds anything.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        self.shared.memory.keeps_entries()
+    }
+
     /// The same from memory alone, which costs no wait.
     #[must_use]
     pub fn peek(&self, key: &Key, request: &HeaderMap, now: Timestamp) -> Lookup {

@@ -13,7 +13,8 @@ use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
 use bytes::Bytes;
 use http::HeaderName;
-use redis::Value;
+use redis::{Cmd, Value};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,6 +37,9 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// How long writes pause when Redis takes none (full, read-only), at first and at most.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// What a name takes beside the namespace: two digests and what stands between, in bytes.
+const NAME_BYTES_MAX: usize = 2 * 32 + 6;
 
 /// What was found under a name in Redis.
 #[derive(Debug)]
@@ -83,10 +87,13 @@ impl Names {
     /// them on one node.
     #[must_use]
     pub fn of(&self, key: &Key, variant: Option<&Key>) -> String {
-        match variant {
-            None => format!("{}:1:{{{key}}}", self.namespace),
-            Some(variant) => format!("{}:1:{{{key}}}:{variant}", self.namespace),
-        }
+        let mut name = String::with_capacity(self.namespace.len() + NAME_BYTES_MAX);
+        // Writing into a String cannot fail.
+        let _ = match variant {
+            None => write!(name, "{}:1:{{{key}}}", self.namespace),
+            Some(variant) => write!(name, "{}:1:{{{key}}}:{variant}", self.namespace),
+        };
+        name
     }
 }
 
@@ -143,8 +150,9 @@ impl RedisTier {
         variant: Option<&Key>,
         now: Timestamp,
     ) -> Result<Found, Outage> {
-        let mut get = redis::cmd("GET");
-        get.arg(self.names.of(key, variant));
+        let name = self.names.of(key, variant);
+        let mut get = Cmd::with_capacity(2, "GET".len() + name.len());
+        get.arg("GET").arg(name);
         // While `now` is now: the wait for the answer is no difference between two clocks.
         let offset = self.redis.time_offset(now);
         let value = match self.redis.query("get", &get).await {

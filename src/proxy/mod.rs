@@ -46,6 +46,7 @@ use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use visit::Visit;
@@ -151,8 +152,12 @@ impl Proxy {
             search: shared.searches.find(|| visit.authority(), target.path),
         };
         let mut limits = None;
-        let served = self.serve(&ask, body, upgrade, &mut limits);
-        let reply = match redis_client::as_one(served).await {
+        let served = {
+            // Pinned where it is made: it is too large to be moved from hand to hand.
+            let serving = pin!(self.serve(&ask, body, upgrade, &mut limits));
+            redis_client::as_one(serving).await
+        };
+        let reply = match served {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
@@ -173,6 +178,12 @@ impl Proxy {
     /// Counts what was refused at the door, or only put up with, by a word of a fixed list.
     pub fn client_error(&self, reason: &'static str) {
         self.0.recorder.client_error(reason);
+    }
+
+    /// Whether [`Proxy::hit`] can ever answer: memory holds answers.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        self.0.cache.has_memory()
     }
 
     /// Connections handed over so far and still open.

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -35,6 +35,9 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const WAITING_MAX: usize = 1_024;
 /// Bytes that may come in without completing a single answer; a longer answer ends the connection.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes read in one turn: whoever waited for them uses them, and gives their room back, before more is
+/// read. Without that, large answers to many are all in memory at once, each in pages of its own.
+const TURN_BYTES_MAX: usize = 256 * 1024;
 /// Unacknowledged data older than this ends the connection (TCP_USER_TIMEOUT).
 pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// An idle connection is looked after this often (TCP keepalive).
@@ -202,6 +205,7 @@ impl Target {
         let watched = Watched {
             stream,
             pulse: Arc::clone(&pulse),
+            turn_bytes: 0,
         };
         // Deadlines are ours, so that there is one timer a command and the greeting has its own.
         let config = AsyncConnectionConfig::new()
@@ -473,10 +477,13 @@ impl Drop for End {
     }
 }
 
-/// A stream that notes when something came in, and ends an answer that does not end.
+/// A stream that notes when something came in, lets others have their turn in between, and ends an
+/// answer that does not end.
 struct Watched<S> {
     stream: S,
     pulse: Arc<Pulse>,
+    /// Bytes that came in this turn.
+    turn_bytes: usize,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -485,9 +492,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.turn_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            Poll::Pending => {
+                self.turn_bytes = 0;
+                return Poll::Pending;
+            }
+            Poll::Ready(read) => read?,
+        }
         let came = buffer.filled().len() - before;
+        self.turn_bytes += came;
         if came > 0 {
             let pulse = &self.pulse;
             pulse.last_read.store(pulse.micros(), Ordering::Relaxed);
@@ -587,5 +606,44 @@ mod tests {
             assert_eq!(target.address(), shown);
             assert!(!format!("{target:?}").contains("hunter2"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_read_in_turns() {
+        struct Endless;
+        impl AsyncRead for Endless {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                buffer.put_slice(&[b'x'; 64 * 1024]);
+                Poll::Ready(Ok(()))
+            }
+        }
+        let mut watched = Watched {
+            stream: Endless,
+            pulse: Arc::new(Pulse::new(Arc::new(Notify::new()))),
+            turn_bytes: 0,
+        };
+        let mut room = vec![0; 64 * 1024];
+        let (mut came, mut turns) = (0, 0);
+        std::future::poll_fn(|context| {
+            turns += 1;
+            loop {
+                let mut buffer = ReadBuf::new(&mut room);
+                match Pin::new(&mut watched).poll_read(context, &mut buffer) {
+                    Poll::Ready(read) => read.unwrap(),
+                    // Woken by itself, or this test does not end.
+                    Poll::Pending => return Poll::Pending,
+                }
+                came += buffer.filled().len();
+                if came == 4 * TURN_BYTES_MAX {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+        assert_eq!(turns, 4);
     }
 }

@@ -27,7 +27,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -227,8 +227,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::default());
-    let direct = Direct::new(proxy.clone(), peer);
-    let mut stream = ClientStream::new(stream, watch.clone(), Some(direct));
+    let direct = proxy.has_memory().then(|| Direct::new(proxy.clone(), peer));
+    let mut stream = ClientStream::new(stream, watch.clone(), direct);
     let needs_hyper = tokio::select! {
         biased;
         needs_hyper = stream.needs_hyper() => needs_hyper,
@@ -329,7 +329,9 @@ async fn answer(
         watch.refuse();
         return proxy.refuse(&problem);
     }
-    let handled = unless_it_panics(handle(proxy, request, peer, interim)).await;
+    // Pinned where it is made: moving it costs more than many a step that it takes.
+    let handling = pin!(handle(proxy, request, peer, interim));
+    let handled = unless_it_panics(handling).await;
     let response = handled.unwrap_or_else(|| {
         tracing::error!(address = %peer.address, "a request ended in a panic");
         proxy.refuse(&Problem::Internal)
@@ -363,8 +365,7 @@ fn panic_if_asked(request: &Request<Incoming>) {
 
 /// What the future gives; `None` where it panics. The panic ends with it: one request, not the
 /// connection, and not the others.
-async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
+async fn unless_it_panics<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     poll_fn(move |context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         polled.map_or(Poll::Ready(None), |polled| polled.map(Some))

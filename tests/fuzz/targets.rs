@@ -1302,10 +1302,9 @@ fn entry(bytes: &[u8]) {
     frame.extend_from_slice(&[0; 8]);
     frame.extend_from_slice(key.bytes());
     frame.extend_from_slice(rest);
-    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    digest.update(&frame[..4]);
-    digest.update(&frame[12..]);
-    frame[4..12].copy_from_slice(&digest.finish().as_ref()[..8]);
+    if let Some(checksum) = codec::checksum(&frame) {
+        frame[4..12].copy_from_slice(&checksum);
+    }
     let frame = Bytes::from(frame);
     match codec::decode(&frame, &key, 0) {
         Err(_) => {}
