@@ -542,4 +542,64 @@ mod tests {
         assert!(stream.shutdown().await.is_ok());
         assert_eq!(began.elapsed(), Duration::ZERO, "others are closed at once");
     }
+
+    /// One turn of a connection's task, in which HTTP/2 writes `frames`, each with a flush behind it.
+    async fn turn(stream: &mut ClientStream<DuplexStream>, frames: &[&[u8]]) {
+        stream.watch.next_turn();
+        poll_fn(|context| {
+            let mut room = [0; 8];
+            let read = Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::new(&mut room));
+            assert!(read.is_pending(), "the client says nothing");
+            Poll::Ready(())
+        })
+        .await;
+        for frame in frames {
+            stream.write_all(frame).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_http_2_writes_in_one_turn_leaves_together_in_the_next() {
+        let (mut stream, mut client) = pair();
+        stream.write_all(b"0").await.unwrap();
+        stream.watch.gather();
+        turn(&mut stream, &[b"1", b"2", b"3"]).await;
+        let mut room = [0; 64];
+        assert_eq!(client.read(&mut room).await.unwrap(), 1, "not these yet");
+        turn(&mut stream, &[b"4"]).await;
+        assert_eq!(client.read(&mut room).await.unwrap(), 3);
+        assert_eq!(&room[..3], b"123");
+        stream.shutdown().await.unwrap();
+        assert_eq!(
+            client.read(&mut room).await.unwrap(),
+            1,
+            "nor is the last lost"
+        );
+        assert_eq!(
+            stream.gathered.capacity(),
+            0,
+            "an idle connection keeps no room"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_gathered_than_is_allowed() {
+        let (mut stream, mut client) = pair();
+        stream.watch.gather();
+        let large = vec![b'x'; GATHERED_BYTES_MAX];
+        let all = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.map(|_| all)
+        });
+        turn(&mut stream, &[b"1", &large, b"2"]).await;
+        assert!(stream.gathered.len() <= GATHERED_BYTES_MAX);
+        stream.shutdown().await.unwrap();
+        let all = all.await.unwrap().unwrap();
+        assert_eq!(all.len(), large.len() + 2);
+        assert!(
+            all.starts_with(b"1x") && all.ends_with(b"x2"),
+            "in their order"
+        );
+    }
 }
