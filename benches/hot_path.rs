@@ -377,7 +377,7 @@ fn whole_hits(criterion: &mut Criterion) {
                     let proxy = proxy.clone();
                     runtime.block_on(exchange(rounds, bytes, move |request| {
                         let proxy = proxy.clone();
-                        async move { proxy.handle(request, peer(), None).await }
+                        async move { proxy.handle(proxy.receive(request, peer()), None).await }
                     }))
                 });
             });

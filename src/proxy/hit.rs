@@ -1,24 +1,29 @@
 //! Hits from memory that nothing has to be waited for: the life of a request without its detours.
 //!
 //! Asks the same rooms in the same order as [`Proxy::handle`] and gives the same answer, written
-//! straight into the bytes that go out. Where any of them would have to wait, or has more to say
+//! straight into the bytes that go out or, where hyper sends it, had without a future. Where any of them would have to wait, or has more to say
 //! than yes, there is no answer here and nothing has been counted: the request is handled as all
 //! others are.
 
-use super::body::Meter;
-use super::reply::{REPLACED, Told};
+use super::body::{Body, Meter};
+use super::reply::{REPLACED, Reply, Told};
 use super::visit::Visit;
 use super::wire::{self, Fields, Head, Value};
 use super::{
-    Ask, Content, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span, Target, forward,
+    Arrival, Ask, Content, Entry, Key, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span,
+    Target, Tier, forward,
 };
 use crate::limit;
 use crate::semantics::line;
+use crate::semantics::validation::is_conditional;
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::AGE;
 use http::request::Parts;
+use http::{Method, Response, Version};
+use hyper::body::Body as _;
+use std::sync::Arc;
 
 /// The content of an answer whose head is written already.
 #[derive(Debug)]
@@ -47,11 +52,38 @@ impl Proxy {
         let trace = shared.traces.context(&request.headers);
         let snapshot = shared.snapshot.load_full();
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
-        let hit = self.hit_for(&visit, out);
+        let hit = self.fresh(&visit, |ask, key, entry| self.write(ask, key, entry, out));
         (hit, visit.headers)
     }
 
-    fn hit_for(&self, visit: &Visit, out: &mut Vec<u8>) -> Option<Hit> {
+    /// Answers a request without content from memory. `None` where it takes more, or where the short
+    /// way of HTTP/1.1 has found so already.
+    #[must_use]
+    pub fn at_once(&self, arrival: &Arrival) -> Option<Response<Body>> {
+        let visit = &arrival.visit;
+        let is_head = visit.method == Method::HEAD;
+        let may_be = (is_head || visit.method == Method::GET)
+            && arrival.body.is_end_stream()
+            && !self.0.shared.traces.is_on();
+        let is_news = is_head || visit.version == Version::HTTP_2 || is_conditional(&visit.headers);
+        if !(may_be && is_news) {
+            return None;
+        }
+        self.fresh(visit, |ask, key, entry| {
+            let active = self.0.recorder.active();
+            self.renew(ask, key, entry);
+            let reply = Reply::stored(ask, entry, Outcome::Hit, Reason::Memory).from(Tier::Memory);
+            Some(reply.finish(&self.0, ask, None, active))
+        })
+    }
+
+    /// What `answer` makes of the fresh entry that memory holds for a request, if nothing else is to
+    /// be asked for it.
+    fn fresh<T>(
+        &self,
+        visit: &Visit,
+        answer: impl FnOnce(&Ask<'_>, Key, &Arc<Entry>) -> Option<T>,
+    ) -> Option<T> {
         let settings = &visit.snapshot.settings;
         if visit.debug || forward::is_loop(&visit.headers) {
             return None;
@@ -86,19 +118,23 @@ impl Proxy {
         let Lookup::Found { entry, .. } = held else {
             return None;
         };
-        let stored = &entry.stored;
+        answer(&ask, key, &entry)
+    }
+
+    fn write(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>, out: &mut Vec<u8>) -> Option<Hit> {
+        let (visit, stored) = (ask.visit, &entry.stored);
         let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
         let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
         let active = self.0.recorder.active();
-        self.renew(&ask, key, &entry);
-        let mut told = Told::stored(&ask, &entry, Outcome::Hit, Reason::Memory);
+        self.renew(ask, key, entry);
+        let mut told = Told::stored(ask, entry, Outcome::Hit, Reason::Memory);
         let took = visit.began.elapsed();
         let mut head = Head::begin(out, prepared);
         let age = line::digits(stored.lifetime.age(visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
-        told.dress(&ask, took, &mut head);
+        told.dress(ask, took, &mut head);
         head.end();
-        told.tell(&self.0, &ask, stored.status, None, took);
+        told.tell(&self.0, ask, stored.status, None, took);
         Some(Hit {
             body: stored.body.clone(),
             meter: Meter::new(ask.handle().clone(), Source::Memory, active),

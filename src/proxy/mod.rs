@@ -22,10 +22,11 @@ pub use crate::upstream::{Interim, Interims};
 pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
 pub use hit::Hit;
+pub use reply::name_in_table;
 pub use respond::Problem;
 pub use search::Searches;
 pub use tunnel::Tunnels;
-pub use visit::Peer;
+pub use visit::{Arrival, Peer};
 
 use crate::cache::{Cache, Entry, Lookup, Tier};
 use crate::clock::Clock;
@@ -118,31 +119,43 @@ impl Proxy {
         Self(Arc::new(rooms))
     }
 
-    /// Answers one request. Never fails: what goes wrong becomes an answer. If it is the app that is
-    /// asked for it, what the app says beforehand goes to `interim`.
-    pub async fn handle(
-        &self,
-        request: Request<Incoming>,
-        peer: Peer,
-        interim: Option<Interim>,
-    ) -> Response<Body> {
-        let active = self.0.recorder.active();
+    /// Receives one request: what it is served under is settled here.
+    #[must_use]
+    pub fn receive(&self, request: Request<Incoming>, peer: Peer) -> Arrival {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let shared = &self.0.shared;
         let trace = shared.traces.context(&parts.headers);
+        let now = shared.clock.now();
+        let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
+        Arrival {
+            visit,
+            body,
+            upgrade,
+        }
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes an answer. If it is the app that is
+    /// asked for it, what the app says beforehand goes to `interim`.
+    pub async fn handle(&self, arrival: Arrival, interim: Option<Interim>) -> Response<Body> {
+        let active = self.0.recorder.active();
+        let Arrival {
+            mut visit,
+            body,
+            upgrade,
+        } = arrival;
+        visit.interim = interim;
+        let shared = &self.0.shared;
+        let now = visit.now;
         let mut span = shared
             .traces
-            .request(&trace, &parts.method, parts.uri.path());
-        let now = shared.clock.now();
-        let mut visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
-        visit.interim = interim;
+            .request(&visit.trace, &visit.method, visit.uri.path());
         let target = Target::parse(visit.uri.path(), visit.uri.query());
         let found = visit.snapshot.settings.routes.find(&visit.method, &target);
         let caller = visit
             .snapshot
             .identity
-            .caller(peer.address, &visit.headers, now);
+            .caller(visit.peer.address, &visit.headers, now);
         let ask = Ask {
             visit: &visit,
             target: &target,

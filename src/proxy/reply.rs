@@ -38,6 +38,16 @@ pub(super) const REPLACED: [HeaderName; 6] = [
     forward::X_REQUEST_ID,
 ];
 
+/// Lets an answer's fields of ours into HPACK's table. To be done once a connection: later ones, which
+/// keep out of it, are written with a reference to the name that they find there.
+pub fn name_in_table(fields: &mut HeaderMap) {
+    for name in REPLACED.iter().chain([&CACHE_STATUS]) {
+        if let Some(value) = fields.get_mut(name) {
+            value.set_sensitive(false);
+        }
+    }
+}
+
 /// An answer before it is dressed for the client.
 #[derive(Debug)]
 pub(super) struct Reply {

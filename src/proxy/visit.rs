@@ -11,6 +11,8 @@ use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -34,6 +36,14 @@ impl Peer {
     pub const fn scheme(self) -> &'static str {
         if self.tls { "https" } else { "http" }
     }
+}
+
+/// A request that has been received and is not answered yet.
+#[derive(Debug)]
+pub struct Arrival {
+    pub(super) visit: Visit,
+    pub(super) body: Incoming,
+    pub(super) upgrade: Option<OnUpgrade>,
 }
 
 /// A request with the moment, the configuration and the trace that it is served under.

@@ -41,7 +41,11 @@ impl Value<'_> {
             Self::Static(words) => HeaderValue::from_static(words),
             // What cannot stand in a field would be a route's name at worst.
             Self::Text(bytes) => {
-                HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""))
+                let mut value =
+                    HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""));
+                // Hardly ever the same twice: HPACK's table is for others (RFC 7541 §6.2.3).
+                value.set_sensitive(true);
+                value
             }
         }
     }

@@ -52,11 +52,34 @@ pub(super) struct Watch {
     bare_lf: AtomicBool,
     /// A request is being answered by HTTP/1, and hyper has nothing of the answer yet.
     answering: AtomicBool,
+    /// Turns of the connection's task since its first request of HTTP/2; 0 = there was none.
+    turn: AtomicU64,
     /// The app's interim answers on their way to the client.
     pub(super) interims: Arc<Interims>,
 }
 
 impl Watch {
+    /// From now on, what HTTP/2 writes in one turn of the connection's task goes out in one piece.
+    pub(super) fn gather(&self) {
+        if self.turn.load(Ordering::Relaxed) == 0 {
+            self.turn.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection's task is polled.
+    pub(super) fn next_turn(&self) {
+        // That task alone counts.
+        let turn = self.turn.load(Ordering::Relaxed);
+        if turn > 0 {
+            self.turn.store(turn + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Which turn it is, where what is written in one is gathered.
+    pub(super) fn turn(&self) -> Option<u64> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        (turn > 0).then_some(turn)
+    }
     /// Before a request is answered by HTTP/1, and when its answer is about to go to hyper.
     pub(super) fn set_answering(&self, answering: bool) {
         self.answering.store(answering, Ordering::Relaxed);

@@ -12,25 +12,25 @@ mod strict;
 pub mod tls;
 mod watched;
 
-use crate::proxy::{Body, Interim, Peer, Problem, Proxy};
+use crate::proxy::{Body, Interim, Peer, Problem, Proxy, name_in_table};
 use direct::Direct;
 use heads::Watch;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::poll_fn;
+use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use stream::ClientStream;
 use tls::Tls;
@@ -250,15 +250,13 @@ async fn by_hyper<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let door = proxy.clone();
-    let service = service_fn(move |request| {
-        let (proxy, watch) = (door.clone(), watch.clone());
-        async move {
-            let response = take_turn(&proxy, request, peer, &watch).await;
-            Ok::<_, Infallible>(response.map(|body| Watched::new(body, watch)))
-        }
-    });
-    let mut http = auto::Builder::new(TokioExecutor::new());
+    let turns = watch.clone();
+    let service = Door {
+        proxy: proxy.clone(),
+        peer,
+        watch,
+    };
+    let mut http = auto::Builder::new(Streams);
     http.http1()
         .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX);
@@ -271,13 +269,19 @@ async fn by_hyper<S>(
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(PING_TIME);
     let mut connection = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.called() => {
+    let mut stopped = pin!(stop.called());
+    let mut stopping = false;
+    let ended = poll_fn(|context| {
+        turns.next_turn();
+        let ended = connection.as_mut().poll(context);
+        if ended.is_pending() && !stopping && stopped.as_mut().poll(context).is_ready() {
+            stopping = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
+            return connection.as_mut().poll(context);
         }
-    };
+        ended
+    })
+    .await;
     if let Err(error) = ended {
         if let Some(reason) = clients_fault(error.as_ref()) {
             proxy.client_error(reason);
@@ -286,20 +290,122 @@ async fn by_hyper<S>(
     }
 }
 
-/// Answers a request, and lets what the app says beforehand go before the answer.
-async fn take_turn(
-    proxy: &Proxy,
-    request: Request<Incoming>,
-    peer: Peer,
-    watch: &Watch,
-) -> Response<Body> {
-    // HTTP/1.0 does not know interim answers (RFC 9110 §15.2), hyper has no way for those of HTTP/2.
-    if request.version() != Version::HTTP_11 {
-        return answer(proxy, request, peer, None, watch).await;
+/// Runs the streams of HTTP/2 connections. Most have their answer at once: they end where they begin,
+/// and become no task.
+#[derive(Clone)]
+struct Streams;
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut stream = Box::pin(stream);
+        // What is pending is polled again as soon as it is a task, and then told of its waker.
+        let mut context = Context::from_waker(Waker::noop());
+        if stream.as_mut().poll(&mut context).is_pending() {
+            tokio::spawn(stream);
+        }
     }
+}
+
+/// What answers the requests of one connection.
+struct Door {
+    proxy: Proxy,
+    peer: Peer,
+    watch: Arc<Watch>,
+}
+
+/// An answer: one that is there at once, or one that is waited for. The second is large and boxed, so
+/// that the first is not moved about with room for it.
+enum Answering {
+    Now(Ready<Response<Watched<Body>>>),
+    Later(Pin<Box<dyn Future<Output = Response<Watched<Body>>> + Send>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Watched<Body>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Now(answer) => Pin::new(answer).poll(context),
+            Self::Later(answer) => answer.as_mut().poll(context),
+        }
+        .map(Ok)
+    }
+}
+
+impl Service<Request<Incoming>> for Door {
+    type Response = Response<Watched<Body>>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let begun = catch_unwind(AssertUnwindSafe(|| self.begin(request)));
+        begun.unwrap_or_else(|_| self.now(fallen(&self.proxy, self.peer)))
+    }
+}
+
+impl Door {
+    fn begin(&self, mut request: Request<Incoming>) -> Answering {
+        let (proxy, watch) = (&self.proxy, &self.watch);
+        if request.version() == Version::HTTP_2 {
+            watch.gather();
+        }
+        let judged = watch.judge().and_then(|()| strict::check(&mut request));
+        if watch.take_bare_lf() {
+            proxy.client_error("BARE_LF");
+        }
+        if let Err(problem) = judged {
+            watch.refuse();
+            return self.now(proxy.refuse(&problem));
+        }
+        // HTTP/1.0 does not know interim answers (RFC 9110 §15.2), hyper has no way for those of HTTP/2.
+        let knows_interim = request.version() == Version::HTTP_11;
+        #[cfg(debug_assertions)]
+        let panics = is_to_panic(&request);
+        #[cfg(not(debug_assertions))]
+        let panics = false;
+        let arrival = proxy.receive(request, self.peer);
+        if !panics && let Some(response) = proxy.at_once(&arrival) {
+            return self.now(response);
+        }
+        let (proxy, peer, watch) = (proxy.clone(), self.peer, watch.clone());
+        Answering::Later(Box::pin(async move {
+            let handled = async |interim| {
+                // Pinned where it is made: moving it costs more than many a step that it takes.
+                let handled = pin!(async {
+                    assert!(!panics, "a test asked for a panic");
+                    proxy.handle(arrival, interim).await
+                });
+                let response = unless_it_panics(handled).await;
+                response.unwrap_or_else(|| fallen(&proxy, peer))
+            };
+            let response = match knows_interim {
+                true => take_turn(&watch, handled).await,
+                false => handled(None).await,
+            };
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                watch.becomes_tunnel();
+            }
+            response.map(|body| Watched::new(body, watch))
+        }))
+    }
+
+    fn now(&self, mut response: Response<Body>) -> Answering {
+        if self.watch.place() == 1 {
+            name_in_table(response.headers_mut());
+        }
+        let watch = self.watch.clone();
+        Answering::Now(ready(response.map(|body| Watched::new(body, watch))))
+    }
+}
+
+/// Answers a request of HTTP/1.1, and lets what the app says beforehand go before the answer.
+async fn take_turn(
+    watch: &Watch,
+    handled: impl AsyncFnOnce(Option<Interim>) -> Response<Body>,
+) -> Response<Body> {
     watch.set_answering(true);
-    let interim = watch.interims.to(watch.place() + 1);
-    let mut answering = pin!(answer(proxy, request, peer, Some(interim), watch));
+    let interim = watch.interims.to(watch.place());
+    let mut answering = pin!(handled(Some(interim)));
     let response = poll_fn(|context| {
         let polled = answering.as_mut().poll(context);
         if polled.is_pending() {
@@ -314,53 +420,17 @@ async fn take_turn(
     response
 }
 
-async fn answer(
-    proxy: &Proxy,
-    mut request: Request<Incoming>,
-    peer: Peer,
-    interim: Option<Interim>,
-    watch: &Watch,
-) -> Response<Body> {
-    let judged = watch.judge().and_then(|()| strict::check(&mut request));
-    if watch.take_bare_lf() {
-        proxy.client_error("BARE_LF");
-    }
-    if let Err(problem) = judged {
-        watch.refuse();
-        return proxy.refuse(&problem);
-    }
-    // Pinned where it is made: moving it costs more than many a step that it takes.
-    let handling = pin!(handle(proxy, request, peer, interim));
-    let handled = unless_it_panics(handling).await;
-    let response = handled.unwrap_or_else(|| {
-        tracing::error!(address = %peer.address, "a request ended in a panic");
-        proxy.refuse(&Problem::Internal)
-    });
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        watch.becomes_tunnel();
-    }
-    response
-}
-
-async fn handle(
-    proxy: &Proxy,
-    request: Request<Incoming>,
-    peer: Peer,
-    interim: Option<Interim>,
-) -> Response<Body> {
-    #[cfg(debug_assertions)]
-    panic_if_asked(&request);
-    proxy.handle(request, peer, interim).await
+/// What is answered where larder itself has failed.
+fn fallen(proxy: &Proxy, peer: Peer) -> Response<Body> {
+    tracing::error!(address = %peer.address, "a request ended in a panic");
+    proxy.refuse(&Problem::Internal)
 }
 
 /// For tests of what a panic leaves behind; does not exist in what ships.
 #[cfg(debug_assertions)]
-fn panic_if_asked(request: &Request<Incoming>) {
-    let asked = request.headers().contains_key("larder-test-panic");
-    assert!(
-        !(asked && std::env::var_os("LARDER_TEST_CLOCK").is_some()),
-        "a test asked for a panic"
-    );
+fn is_to_panic(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key("larder-test-panic")
+        && std::env::var_os("LARDER_TEST_CLOCK").is_some()
 }
 
 /// What the future gives; `None` where it panics. The panic ends with it: one request, not the

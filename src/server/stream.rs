@@ -6,7 +6,7 @@
 
 use super::direct::Direct;
 use super::heads::{Awaited, Heads, Watch};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -29,6 +29,10 @@ const BODY_BYTES_MIN: usize = 1024;
 const WRITE_TIME: Duration = Duration::from_secs(60);
 /// What is read at once before hyper is there, in bytes.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
+/// What is gathered of an HTTP/2 connection's frames before they are written, in bytes.
+const GATHERED_BYTES_MAX: usize = 64 * 1024;
+/// Room for it at first, in bytes.
+const GATHERED_BYTES: usize = 12 * 1024;
 /// How long what a refused client still sends is read and thrown away, lest the reset that an unread
 /// byte causes should overtake the answer (RFC 9112 §9.6).
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -46,6 +50,10 @@ pub(super) struct ClientStream<S> {
     early: Bytes,
     /// Nothing that hyper has written waits to be sent, and it has nothing under way.
     quiet: bool,
+    /// What HTTP/2 wrote in one turn of the connection's task: it goes out in the next.
+    gathered: BytesMut,
+    /// That turn.
+    gathered_in: u64,
     /// What is still to be written of interim answers.
     interim: Bytes,
     reading: Option<Wait>,
@@ -79,6 +87,8 @@ impl<S> ClientStream<S> {
             direct,
             early: Bytes::new(),
             quiet: true,
+            gathered: BytesMut::new(),
+            gathered_in: 0,
             interim: Bytes::new(),
             reading: None,
             writing: None,
@@ -190,6 +200,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether so many more bytes are to be kept until this turn is over: hyper flushes after every
+    /// frame, and a system call costs more than the copy. Makes room for them, and sees to another turn.
+    fn gathers(&mut self, bytes: usize, context: &mut Context<'_>) -> bool {
+        let Some(turn) = self.watch.turn() else {
+            return false;
+        };
+        if self.gathered.len() + bytes > GATHERED_BYTES_MAX {
+            return false;
+        }
+        if self.gathered.is_empty() {
+            self.gathered.reserve(GATHERED_BYTES.max(bytes));
+            self.gathered_in = turn;
+            context.waker().wake_by_ref();
+        }
+        true
+    }
+
+    /// Writes what was gathered to its end.
+    fn poll_gathered(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathered.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.gathered.is_empty() {
+            let polled = Pin::new(&mut self.inner).poll_write(context, &self.gathered);
+            match ready!(self.written(context, polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.gathered.advance(written),
+            }
+        }
+        // An idle connection keeps no room.
+        self.gathered = BytesMut::new();
+        let polled = Pin::new(&mut self.inner).poll_flush(context);
+        self.written(context, polled)
+    }
+
     fn poll_direct(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_sending()) else {
             return Poll::Ready(Ok(()));
@@ -216,6 +261,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
             buffer.put_slice(&this.early[..bytes]);
             this.early.advance(bytes);
             return Poll::Ready(Ok(()));
+        }
+        // Even while the client takes nothing, it is listened to.
+        if this.watch.turn() != Some(this.gathered_in)
+            && let Poll::Ready(Err(error)) = this.poll_gathered(context)
+        {
+            return Poll::Ready(Err(error));
         }
         let before = buffer.filled().len();
         loop {
@@ -258,6 +309,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.quiet = false;
+        if this.gathers(bytes.len(), context) {
+            this.gathered.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(this.poll_gathered(context))?;
         ready!(this.poll_interim(context))?;
         let polled = Pin::new(&mut this.inner).poll_write(context, bytes);
         this.written(context, polled)
@@ -270,6 +326,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.quiet = false;
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        if this.gathers(bytes, context) {
+            for slice in slices {
+                this.gathered.extend_from_slice(slice);
+            }
+            return Poll::Ready(Ok(bytes));
+        }
+        ready!(this.poll_gathered(context))?;
         ready!(this.poll_interim(context))?;
         let polled = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
         this.written(context, polled)
@@ -281,6 +345,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.gathered.is_empty() {
+            // The next turn sends it.
+            return Poll::Ready(Ok(()));
+        }
         ready!(this.poll_direct(context))?;
         ready!(this.poll_interim(context))?;
         let polled = Pin::new(&mut this.inner).poll_flush(context);
@@ -301,6 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
+            ready!(this.poll_gathered(context))?;
             ready!(this.poll_direct(context))?;
             let polled = Pin::new(&mut this.inner).poll_shutdown(context);
             ready!(this.written(context, polled))?;
@@ -478,5 +547,65 @@ mod tests {
         let began = Instant::now();
         assert!(stream.shutdown().await.is_ok());
         assert_eq!(began.elapsed(), Duration::ZERO, "others are closed at once");
+    }
+
+    /// One turn of a connection's task, in which HTTP/2 writes `frames`, each with a flush behind it.
+    async fn turn(stream: &mut ClientStream<DuplexStream>, frames: &[&[u8]]) {
+        stream.watch.next_turn();
+        poll_fn(|context| {
+            let mut room = [0; 8];
+            let read = Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::new(&mut room));
+            assert!(read.is_pending(), "the client says nothing");
+            Poll::Ready(())
+        })
+        .await;
+        for frame in frames {
+            stream.write_all(frame).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_http_2_writes_in_one_turn_leaves_together_in_the_next() {
+        let (mut stream, mut client) = pair();
+        stream.write_all(b"0").await.unwrap();
+        stream.watch.gather();
+        turn(&mut stream, &[b"1", b"2", b"3"]).await;
+        let mut room = [0; 64];
+        assert_eq!(client.read(&mut room).await.unwrap(), 1, "not these yet");
+        turn(&mut stream, &[b"4"]).await;
+        assert_eq!(client.read(&mut room).await.unwrap(), 3);
+        assert_eq!(&room[..3], b"123");
+        stream.shutdown().await.unwrap();
+        assert_eq!(
+            client.read(&mut room).await.unwrap(),
+            1,
+            "nor is the last lost"
+        );
+        assert_eq!(
+            stream.gathered.capacity(),
+            0,
+            "an idle connection keeps no room"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_gathered_than_is_allowed() {
+        let (mut stream, mut client) = pair();
+        stream.watch.gather();
+        let large = vec![b'x'; GATHERED_BYTES_MAX];
+        let all = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.map(|_| all)
+        });
+        turn(&mut stream, &[b"1", &large, b"2"]).await;
+        assert!(stream.gathered.len() <= GATHERED_BYTES_MAX);
+        stream.shutdown().await.unwrap();
+        let all = all.await.unwrap().unwrap();
+        assert_eq!(all.len(), large.len() + 2);
+        assert!(
+            all.starts_with(b"1x") && all.ends_with(b"x2"),
+            "in their order"
+        );
     }
 }
