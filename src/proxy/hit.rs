@@ -16,9 +16,9 @@ use crate::limit;
 use crate::semantics::line;
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::AGE;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 
 /// The content of an answer whose head is written already.
 #[derive(Debug)]
@@ -49,6 +49,20 @@ impl Proxy {
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
         let hit = self.hit_for(&visit, out);
         (hit, visit.headers)
+    }
+
+    /// Whether the store may answer a GET for this target at all: a look that costs less than
+    /// [`Proxy::hit`].
+    #[must_use]
+    pub fn may_hit(&self, target: &str) -> bool {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let snapshot = self.0.shared.snapshot.load();
+        let target = Target::parse(path, query);
+        let found = snapshot.settings.routes.find(&Method::GET, &target);
+        found.rule.policy.is_some()
     }
 
     fn hit_for(&self, visit: &Visit, out: &mut Vec<u8>) -> Option<Hit> {

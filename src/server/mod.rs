@@ -27,7 +27,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -329,7 +329,8 @@ async fn answer(
         watch.refuse();
         return proxy.refuse(&problem);
     }
-    let handled = unless_it_panics(handle(proxy, request, peer, interim)).await;
+    let handling = pin!(handle(proxy, request, peer, interim));
+    let handled = unless_it_panics(handling).await;
     let response = handled.unwrap_or_else(|| {
         tracing::error!(address = %peer.address, "a request ended in a panic");
         proxy.refuse(&Problem::Internal)
@@ -363,8 +364,7 @@ fn panic_if_asked(request: &Request<Incoming>) {
 
 /// What the future gives; `None` where it panics. The panic ends with it: one request, not the
 /// connection, and not the others.
-async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
+async fn unless_it_panics<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     poll_fn(move |context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
