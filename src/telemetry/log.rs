@@ -640,6 +640,36 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_come_while_the_writer_is_busy_leave_in_one_write() {
+        /// Says that it writes, and then waits until it may.
+        struct Slow(SyncSender<usize>, Receiver<()>);
+        impl Write for Slow {
+            fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+                let count = lines.iter().filter(|byte| **byte == b'\n').count();
+                let _ = self.0.send(count);
+                let _ = self.1.recv();
+                Ok(lines.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (tell, told) = sync_channel(4);
+        let (allow, allowed) = sync_channel(4);
+        let (log, _events) = log(JSON, Slow(tell, allowed));
+        let access = log.access(Duration::ZERO);
+        access.write(record(Outcome::Miss, Reason::Cold, 1));
+        assert_eq!(told.recv(), Ok(1), "out of silence at once");
+        for _ in 0..100 {
+            access.write(record(Outcome::Miss, Reason::Cold, 1));
+        }
+        allow.send(()).unwrap();
+        assert_eq!(told.recv(), Ok(100));
+        allow.send(()).unwrap();
+        assert!(log.flush(Duration::from_secs(5)));
+    }
+
+    #[test]
     fn a_reader_that_stands_still_stops_nobody() {
         /// Never finishes a line.
         struct Stuck(Receiver<()>);
