@@ -263,13 +263,8 @@ impl Proxy {
 
     /// A range of what is not stored, straight from the app.
     async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
-        let fields = forward::request_fields(ask, false);
-        let request = ask.request(
-            fields,
-            forward::target(&ask.visit.uri, None),
-            RequestBody::empty(),
-        );
-        let response = self.ask_app(ask, request).await?;
+        let asked = self.ask_app(ask, RequestBody::empty(), |body| ask.passed(body));
+        let response = asked.await?;
         Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
@@ -475,6 +470,23 @@ impl Ask<'_> {
     }
 }
 
+/// The same request with the content it is given.
+fn copies(request: &Request<RequestBody>) -> impl Fn(RequestBody) -> Request<RequestBody> + use<> {
+    let (method, target) = (request.method().clone(), request.uri().clone());
+    let fields = request.headers().clone();
+    let interim = request.extensions().get::<Interim>().cloned();
+    move |body| {
+        let mut copy = Request::new(body);
+        *copy.method_mut() = method.clone();
+        *copy.uri_mut() = target.clone();
+        *copy.headers_mut() = fields.clone();
+        if let Some(interim) = &interim {
+            copy.extensions_mut().insert(interim.clone());
+        }
+        copy
+    }
+}
+
 /// One fetch, with everything it needs when nobody waits for it any more.
 pub(super) struct Job {
     proxy: Proxy,
@@ -529,7 +541,8 @@ impl Job {
         let mut requested = self.now();
         let request = std::mem::replace(&mut self.request, Request::new(RequestBody::empty()));
         let handle = self.snapshot.handles[self.rule].clone();
-        let mut outcome = self.proxy.timed(&handle, request).await;
+        let again = copies(&request);
+        let mut outcome = self.proxy.timed(&handle, request, again).await;
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
         {
@@ -591,7 +604,8 @@ impl Job {
             *again.method_mut() = self.method.clone();
             *again.uri_mut() = self.target.clone();
             *again.headers_mut() = fields;
-            let response = self.proxy.timed(handle, again).await?;
+            let copies = copies(&again);
+            let response = self.proxy.timed(handle, again, copies).await?;
             if response.status() != StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }

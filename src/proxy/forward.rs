@@ -2,7 +2,7 @@
 
 use super::Ask;
 use super::visit::Visit;
-use crate::semantics::fields;
+use crate::semantics::{fields, line};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri};
 use std::borrow::Cow;
@@ -19,6 +19,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Carries the debug token.
 pub(super) const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
+
+/// Fields that a head may get on its way: room for them is made once.
+const ADDED_FIELDS: usize = 10;
 
 /// The name by which this process knows its own requests (RFC 9110 §7.6.3).
 pub(super) fn pseudonym() -> &'static str {
@@ -64,6 +67,7 @@ fn max_forwards(method: &Method, headers: &HeaderMap) -> Option<u64> {
 pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
     let visit = ask.visit;
     let mut headers = visit.headers.clone();
+    headers.reserve(ADDED_FIELDS);
     fields::remove_hop_by_hop(&mut headers);
     // These were for the proxy that the client believed it spoke to.
     headers.remove(header::EXPECT);
@@ -91,7 +95,7 @@ pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(ask.scheme()));
     }
     append_via(&mut headers, visit.version);
-    if let Ok(host) = HeaderValue::from_str(visit.authority_as_sent()) {
+    if let Some(host) = visit.host_field() {
         headers.insert(header::HOST, host);
     }
     if let Ok(value) = HeaderValue::from_str(&visit.trace.traceparent()) {
@@ -115,23 +119,23 @@ impl Ask<'_> {
 
 /// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.
 fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
-    let peer = visit.peer.address.ip().to_canonical().to_string();
+    let peer = line::address(visit.peer.address.ip().to_canonical());
     // Byte for byte: what a client wrote further left, text or not, must not cost the app the rest.
     let before = match trusted {
         true => fields::combined(headers, &X_FORWARDED_FOR),
         false => None,
     };
     let chain = match before {
-        Some(before) => [&*before, b", ", peer.as_bytes()].concat(),
-        None => peer.into_bytes(),
+        Some(before) => Cow::Owned([&*before, b", ", peer.as_bytes()].concat()),
+        None => Cow::Borrowed(peer.as_bytes()),
     };
     if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        match HeaderValue::from_str(visit.authority_as_sent()) {
-            Ok(host) => headers.insert(X_FORWARDED_HOST, host),
-            Err(_) => headers.remove(X_FORWARDED_HOST),
+        match visit.host_field() {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
         };
     }
     if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
@@ -159,6 +163,11 @@ pub(super) fn append_via(headers: &mut HeaderMap, version: http::Version) {
 
 /// The target that goes to the app: byte for byte the client's, but for the query where `query` says so.
 pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
+    if let (None, Some(whole)) = (&query, uri.path_and_query())
+        && whole.as_str().starts_with('/')
+    {
+        return Uri::from(whole.clone());
+    }
     let path = if uri.path().is_empty() {
         "/"
     } else {
@@ -178,6 +187,7 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 
 /// What of the app's fields a client may see.
 pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
+    headers.reserve(ADDED_FIELDS);
     fields::remove_hop_by_hop(headers);
     // An app's challenge to a proxy is not for clients, who do not know that there is one.
     headers.remove(header::PROXY_AUTHENTICATE);

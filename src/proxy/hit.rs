@@ -18,10 +18,9 @@ use crate::semantics::line;
 use crate::semantics::validation::is_conditional;
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::AGE;
 use http::request::Parts;
-use http::{Method, Response, Version};
+use http::{HeaderMap, Method, Response, Version};
 use hyper::body::Body as _;
 use std::sync::Arc;
 
@@ -54,6 +53,20 @@ impl Proxy {
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
         let hit = self.fresh(&visit, |ask, key, entry| self.write(ask, key, entry, out));
         (hit, visit.headers)
+    }
+
+    /// Whether the store may answer a GET for this target at all: a look that costs less than
+    /// [`Proxy::hit`].
+    #[must_use]
+    pub fn may_hit(&self, target: &str) -> bool {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let snapshot = self.0.shared.snapshot.load();
+        let target = Target::parse(path, query);
+        let found = snapshot.settings.routes.find(&Method::GET, &target);
+        found.rule.policy.is_some()
     }
 
     /// Answers a request without content from memory. `None` where it takes more, or where the short

@@ -35,6 +35,7 @@ use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
 use crate::route::{Asked, Content, Match, Per, Plan, Target};
+use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
@@ -347,10 +348,8 @@ impl Proxy {
         changes: bool,
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
-        let fields = forward::request_fields(ask, false);
-        let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
         let asked = post::Asked::begin(self);
-        let response = self.ask_app(ask, request).await?;
+        let response = self.ask_app(ask, body, |body| ask.passed(body)).await?;
         if !changes {
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
         }
@@ -371,14 +370,9 @@ impl Proxy {
         stale: Option<(Key, Arc<Entry>)>,
         reason: Reason,
     ) -> Result<Reply, Problem> {
-        let fields = forward::request_fields(ask, false);
-        let request = ask.request(
-            fields,
-            forward::target(&ask.visit.uri, None),
-            RequestBody::empty(),
-        );
         let requested = self.0.shared.clock.now();
-        let response = match self.ask_app(ask, request).await {
+        let asked = self.ask_app(ask, RequestBody::empty(), |body| ask.passed(body));
+        let response = match asked.await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
@@ -403,14 +397,13 @@ impl Proxy {
 
     async fn tunnel(&self, ask: &Ask<'_>, upgrade: Option<OnUpgrade>) -> Result<Reply, Problem> {
         let place = self.0.shared.tunnels.enter()?;
-        let mut fields = forward::request_fields(ask, false);
-        tunnel::ask(&mut fields, &ask.visit.headers);
-        let request = ask.request(
-            fields,
-            forward::target(&ask.visit.uri, None),
-            RequestBody::empty(),
-        );
-        let mut response = self.ask_app(ask, request).await?;
+        let request = |body| {
+            let mut request = ask.passed(body);
+            tunnel::ask(request.headers_mut(), &ask.visit.headers);
+            request
+        };
+        let asked = self.ask_app(ask, RequestBody::empty(), request);
+        let mut response = asked.await?;
         let agreed = tunnel::agreed(&ask.visit.headers, &response).map_err(Problem::App)?;
         match upgrade {
             Some(client) if agreed => {
@@ -421,14 +414,15 @@ impl Proxy {
         }
     }
 
-    /// One question to the app, timed and traced.
+    /// One question to the app, made of its content by `request`, timed and traced.
     async fn ask_app(
         &self,
         ask: &Ask<'_>,
-        request: Request<RequestBody>,
+        body: RequestBody,
+        request: impl Fn(RequestBody) -> Request<RequestBody>,
     ) -> Result<Response<crate::upstream::ResponseBody>, Problem> {
         let _span = ask.span.child("fetch");
-        self.timed(ask.handle(), request)
+        self.timed(ask.handle(), request(body), request)
             .await
             .map_err(Problem::App)
     }
@@ -437,10 +431,11 @@ impl Proxy {
         &self,
         route: &RouteHandle,
         request: Request<RequestBody>,
+        again: impl Fn(RequestBody) -> Request<RequestBody>,
     ) -> Result<Response<crate::upstream::ResponseBody>, crate::upstream::UpstreamError> {
         use crate::telemetry::metrics::UpstreamResult;
         let began = Instant::now();
-        let outcome = self.0.upstream.send(request).await;
+        let outcome = self.0.upstream.send(request, again).await;
         let result = match &outcome {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(error) => UpstreamResult::Error(error.word()),
@@ -478,6 +473,9 @@ impl<'a> Ask<'a> {
     }
 
     fn is_unsafe(&self, content: Content<'_>) -> bool {
+        if is_safe(&self.visit.method) {
+            return false;
+        }
         let authority = self.visit.authority();
         self.found
             .rule
@@ -554,6 +552,12 @@ impl<'a> Ask<'a> {
             Per::User => self.caller.user().map(|user| user.id.as_bytes().to_vec()),
             Per::Token => self.caller.token().map(|digest| digest.to_vec()),
         }
+    }
+
+    /// The client's own request, as it goes through.
+    fn passed(&self, body: RequestBody) -> Request<RequestBody> {
+        let fields = forward::request_fields(self, false);
+        self.request(fields, forward::target(&self.visit.uri, None), body)
     }
 
     fn request(

@@ -16,7 +16,10 @@ use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, TE, TRAILER, VIA};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, REFERRER_POLICY, TE, TRAILER, VIA, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use std::time::Duration;
 
@@ -26,7 +29,6 @@ const X_CACHE_REASON: HeaderName = HeaderName::from_static("x-cache-reason");
 const X_CACHE_ROUTE: HeaderName = HeaderName::from_static("x-cache-route");
 const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// What [`Told::dress`] puts in place of what the app may have sent.
 pub(super) const REPLACED: [HeaderName; 6] = [
@@ -452,10 +454,7 @@ fn announce_trailers(headers: &mut HeaderMap, trailers: &HeaderMap, sent: bool) 
 fn forbid_storing(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    for (name, value) in [
-        ("x-frame-options", "DENY"),
-        ("referrer-policy", "no-referrer"),
-    ] {
+    for (name, value) in [(X_FRAME_OPTIONS, "DENY"), (REFERRER_POLICY, "no-referrer")] {
         headers
             .entry(name)
             .or_insert(HeaderValue::from_static(value));

@@ -118,6 +118,14 @@ impl Visit {
             .unwrap_or_default()
     }
 
+    /// The same as a field's value; `None` where it is no text.
+    pub(super) fn host_field(&self) -> Option<HeaderValue> {
+        match (self.uri.authority(), self.headers.get(HOST)) {
+            (None, Some(host)) if host.to_str().is_ok() => Some(host.clone()),
+            _ => HeaderValue::from_str(self.authority_as_sent()).ok(),
+        }
+    }
+
     /// Host in normal form.
     pub(super) fn authority(&self) -> Cow<'_, str> {
         normal_authority(self.authority_as_sent(), self.peer.scheme()).unwrap_or_default()

@@ -14,8 +14,8 @@ tokio::task_local! {
 }
 
 /// Runs `request` so that all its commands together wait for Redis no longer than one may.
-pub async fn as_one<F: Future>(request: F) -> F::Output {
-    WAITED.scope(Cell::default(), request).await
+pub fn as_one<F: Future>(request: F) -> impl Future<Output = F::Output> {
+    WAITED.scope(Cell::default(), request)
 }
 
 /// What is left of `timeout`.

@@ -19,6 +19,17 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
+const HOP_BY_HOP_FIELDS: usize = 6;
+/// Fields that belong to one connection (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; HOP_BY_HOP_FIELDS] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
 /// Request fields that name or prove a client, beside Authorization and Cookie.
 pub(super) const CREDENTIALS: [HeaderName; 6] = [
     PROXY_AUTHORIZATION,
@@ -116,16 +127,19 @@ const NO_TRAILERS: [&str; 27] = [
 /// of a field that everybody behind us needs (Host, Cache-Control, Content-Length …) is not followed,
 /// since taking it away would change who may see the message (RFC 9110 §7.6.1 forbids to nominate it).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have one of them at most: to see that costs less than to look each of them up.
+    let mut present = [false; HOP_BY_HOP_FIELDS];
+    for name in headers.keys() {
+        if let Some(at) = HOP_BY_HOP.iter().position(|known| known == name) {
+            present[at] = true;
+        }
+    }
+    if present == [false; HOP_BY_HOP_FIELDS] {
+        return;
+    }
     let trailers = has_token(headers, &TE, "trailers");
     remove_nominated(headers);
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    for (name, _) in HOP_BY_HOP.into_iter().zip(present).filter(|(_, is)| *is) {
         headers.remove(name);
     }
     if trailers {

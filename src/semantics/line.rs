@@ -2,6 +2,7 @@
 //! the value.
 
 use http::HeaderValue;
+use std::net::IpAddr;
 
 /// At most `N` bytes of text on their way into a field.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,24 @@ pub fn number(number: u64) -> HeaderValue {
 pub fn digits(number: u64) -> Line<20> {
     let mut line = Line::new();
     line.push_number(number);
+    line
+}
+
+/// An address as it is written in fields and logs.
+#[must_use]
+pub fn address(address: IpAddr) -> Line<45> {
+    let mut line = Line::new();
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    line.push(".");
+                }
+                line.push_number(octet.into());
+            }
+        }
+        IpAddr::V6(address) => line.push(&address.to_string()),
+    }
     line
 }
 

@@ -12,7 +12,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri};
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, take};
@@ -60,6 +60,8 @@ pub(super) struct Direct {
     proxy: Proxy,
     peer: Peer,
     sending: Option<Sending>,
+    /// The last request was not answered here: of the next one the route is looked at first.
+    doubts: bool,
 }
 
 /// An answer that is leaving.
@@ -79,6 +81,7 @@ impl Direct {
             proxy,
             peer,
             sending: None,
+            doubts: false,
         }
     }
 
@@ -101,6 +104,9 @@ impl Direct {
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> io::Result<bool> {
+        if self.doubts && !target(bytes).is_some_and(|target| self.proxy.may_hit(target)) {
+            return Ok(false);
+        }
         ROOM.with_borrow_mut(|room| {
             room.fields.clear();
             room.out.clear();
@@ -111,6 +117,7 @@ impl Direct {
                 room.fields = fields;
                 hit
             }));
+            self.doubts = !matches!(hit, Ok(Some(_)));
             match hit {
                 Ok(Some(hit)) => {
                     let begun = self.begin(hit, &mut room.out, stream, context);
@@ -204,6 +211,13 @@ fn write<S: AsyncWrite + Unpin>(
         0 => Err(io::ErrorKind::WriteZero.into()),
         written => Ok(written),
     })
+}
+
+/// What a GET is for.
+fn target(bytes: &[u8]) -> Option<&str> {
+    let target = bytes.strip_prefix(b"GET ")?;
+    let end = memchr(b' ', target)?;
+    std::str::from_utf8(&target[..end]).ok()
 }
 
 /// The request that `bytes` are, whole and nothing behind it, if it is a GET that

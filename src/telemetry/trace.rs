@@ -58,18 +58,20 @@ impl TraceContext {
     /// The `traceparent` to send to the app.
     #[must_use]
     pub fn traceparent(&self) -> String {
-        format!(
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace_id,
-            self.span_id,
-            u8::from(self.sampled)
-        )
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        text.extend(self.trace_id_digits().map(char::from));
+        text.push('-');
+        let span: [u8; 16] = digits(u128::from(self.span_id));
+        text.extend(span.map(char::from));
+        text.push_str(if self.sampled { "-01" } else { "-00" });
+        text
     }
 
     /// The trace id as 32 hexadecimal digits, for logs and error bodies.
     #[must_use]
     pub fn trace_id_hex(&self) -> String {
-        self.trace_id_digits().map(char::from).iter().collect()
+        String::from_utf8_lossy(&self.trace_id_digits()).into_owned()
     }
 
     /// The same as a field's value: every answer carries it.
@@ -82,10 +84,14 @@ impl TraceContext {
     /// The same as it stands on the wire.
     #[must_use]
     pub fn trace_id_digits(&self) -> [u8; 32] {
-        let digit =
-            |at: usize| b"0123456789abcdef"[(self.trace_id >> (124 - 4 * at)) as usize & 15];
-        std::array::from_fn(digit)
+        digits(self.trace_id)
     }
+}
+
+/// The lowest `N` hexadecimal digits.
+fn digits<const N: usize>(number: u128) -> [u8; N] {
+    let digit = |at: usize| b"0123456789abcdef"[(number >> (4 * (N - 1 - at))) as usize & 15];
+    std::array::from_fn(digit)
 }
 
 /// Exports spans, or does nothing at no cost when OTLP is not configured.

@@ -149,10 +149,10 @@ impl RequestBody {
         Self::begun(Bytes::new(), None, Some(incoming))
     }
 
-    /// The same content once more, where nothing of it has to come from the client.
-    pub(super) fn again(&self) -> Option<Self> {
+    /// The content, where nothing of it has to come from the client.
+    pub(super) fn here(&self) -> Option<Bytes> {
         let here = self.incoming.is_none() && self.trailers.is_none();
-        here.then(|| Self::whole(self.read.clone()))
+        here.then(|| self.read.clone())
     }
 
     /// Keeps a copy of up to `bytes_max` bytes of what is sent.

@@ -25,11 +25,14 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 /// Idle connections kept to the app by one worker.
 const IDLE_MAX: usize = 256;
@@ -153,7 +156,7 @@ impl Upstream {
     /// if not, why.
     pub async fn probe(&self) -> Result<(), Down> {
         let address = self.address.load_full();
-        let sender = connect(&address).await?;
+        let line = connect(&address).await?;
         let Some(path) = &address.settings.health else {
             return Ok(());
         };
@@ -162,7 +165,7 @@ impl Upstream {
             .header(http::header::USER_AGENT, "larder-health")
             .body(RequestBody::empty())
             .map_err(|_| Failure::from(UpstreamError::Protocol("health-path")))?;
-        match self.exchange(&address, sender, request).await?.status() {
+        match self.exchange(&address, line, request).await?.status() {
             status if status.is_server_error() => Err(Down {
                 kind: "health",
                 cause: format!("{path} answers {}", status.as_u16()),
@@ -191,32 +194,37 @@ impl Upstream {
     /// While the app has promised to keep the connection (`Keep-Alive: timeout`), who closes it after
     /// a request means that request, which is not made twice.
     ///
+    /// `again` makes the same request with this content, should it come to that: a copy of each would
+    /// cost every request what few need.
+    ///
     /// Interim answers go to the [`Interim`] among the request's extensions.
     pub async fn send(
         &self,
         mut request: Request<RequestBody>,
+        again: impl Fn(RequestBody) -> Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         frame(&mut request);
         let address = self.address.load_full();
         let permit = self.gate.enter(address.settings.timeout).await?;
         let repeatable = request.method().is_idempotent();
         let outcome = loop {
-            let (sender, promised) = match self.pool.take(&address).await {
-                Some(idle) => (idle.sender, Some(idle.promised)),
+            let (line, promised) = match self.pool.take(&address).await {
+                Some(idle) => (idle.line, Some(idle.promised)),
                 None => match connect(&address).await {
-                    Ok(sender) => (sender, None),
+                    Ok(line) => (line, None),
                     Err(error) => break Err(error),
                 },
             };
-            let again = (promised.is_some() && repeatable)
-                .then(|| copy(&request))
+            let content = (promised.is_some() && repeatable)
+                .then(|| request.body().here())
                 .flatten();
-            match (self.exchange(&address, sender, request).await, again) {
-                (Err(failure), Some(copy))
+            match (self.exchange(&address, line, request).await, content) {
+                (Err(failure), Some(content))
                     if failure.error == UpstreamError::Reset
                         && (failure.unsent || promised == Some(false)) =>
                 {
-                    request = copy;
+                    request = again(RequestBody::whole(content));
+                    frame(&mut request);
                 }
                 (outcome, _) => break outcome,
             }
@@ -233,16 +241,17 @@ impl Upstream {
     async fn exchange(
         &self,
         address: &Arc<Address>,
-        mut sender: SendRequest<RequestBody>,
+        mut line: Line,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let method = request.method().clone();
         let asked_upgrade = request.headers().contains_key(UPGRADE);
         let sent = request.body().finished();
         let flood = Flood::watch(&mut request);
+        let (answer, timeout) = (line.sender.send_request(request), address.settings.timeout);
         let answer = tokio::select! {
             biased;
-            answer = head_in_time(sender.send_request(request), &sent, address.settings.timeout) => answer,
+            answer = head_in_time(answer, &sent, timeout, &mut line.alarm) => answer,
             () = flood.came() => return Err(UpstreamError::Protocol("interim").into()),
         };
         let response = match answer {
@@ -272,7 +281,7 @@ impl Upstream {
         let framing = check::head(&method, asked_upgrade, &mut head)?;
         let home = framing
             .reusable
-            .then(|| self.pool.lend(address, sender, &head.headers));
+            .then(|| self.pool.lend(address, line, &head.headers));
         Ok(Response::from_parts(
             head,
             ResponseBody::new(body, framing.delimited, sent, home),
@@ -299,7 +308,7 @@ fn frame(request: &mut Request<RequestBody>) {
     }
 }
 
-async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Failure> {
+async fn connect(address: &Address) -> Result<Line, Failure> {
     let timeout = address.settings.connect_timeout;
     let connecting = connect::connect(&address.settings.target, address.tls.as_ref());
     let Connection { sender, driver } =
@@ -311,7 +320,8 @@ async fn connect(address: &Address) -> Result<SendRequest<RequestBody>, Failure>
             })??;
     // The connection's own task ends when the app closes it or when its sender is dropped.
     tokio::spawn(driver);
-    Ok(sender)
+    let alarm = Alarm::default();
+    Ok(Line { sender, alarm })
 }
 
 /// Waits for a response head. An upload that moves is not waited for: the time begins anew with each
@@ -320,15 +330,43 @@ async fn head_in_time<T>(
     answer: impl Future<Output = T>,
     sent: &Finished,
     timeout: Duration,
+    alarm: &mut Alarm,
 ) -> Option<T> {
     let mut answer = pin!(answer);
     let mut until = tokio::time::Instant::now() + timeout;
-    loop {
-        match tokio::time::timeout_at(until, answer.as_mut()).await {
-            Ok(answer) => return Some(answer),
-            Err(_) if sent.moved() + timeout > until => until = sent.moved() + timeout,
-            Err(_) => return None,
+    poll_fn(|context| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+            return Poll::Ready(Some(answer));
         }
+        loop {
+            ready!(alarm.poll_over(context, until));
+            let moved = sent.moved() + timeout;
+            if moved <= until {
+                return Poll::Ready(None);
+            }
+            until = moved;
+        }
+    })
+    .await
+}
+
+/// A timer that outlives what it was set for. To set one earlier than all others wakes the runtime
+/// through a system call, for each request anew; one that is still set for a request before and
+/// rings too early costs nothing.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready once it is `until`.
+    fn poll_over(&mut self, context: &mut Context<'_>, until: tokio::time::Instant) -> Poll<()> {
+        self.0.take_if(|sleep| sleep.deadline() > until);
+        let sleep = (self.0).get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(sleep.as_mut().poll(context));
+        while sleep.deadline() < until {
+            sleep.as_mut().reset(until);
+            ready!(sleep.as_mut().poll(context));
+        }
+        Poll::Ready(())
     }
 }
 
@@ -357,27 +395,22 @@ impl Flood {
     }
 }
 
-/// The same request once more; only called for requests without a body.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().again()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    if let Some(interim) = request.extensions().get::<Interim>() {
-        copy.extensions_mut().insert(interim.clone());
-    }
-    Some(copy)
-}
-
 /// Idle connections, the last one back first.
 #[derive(Debug, Default)]
 struct Pool {
     idle: Mutex<VecDeque<Idle>>,
 }
 
+/// A connection, as those have it who use it.
+#[derive(Debug)]
+struct Line {
+    sender: SendRequest<RequestBody>,
+    alarm: Alarm,
+}
+
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    line: Line,
     address: Arc<Address>,
     until: Instant,
     /// The app has said that it keeps the connection until then.
@@ -388,7 +421,7 @@ struct Idle {
 #[derive(Debug)]
 pub(crate) struct Home {
     pool: Arc<Pool>,
-    sender: SendRequest<RequestBody>,
+    line: Line,
     address: Arc<Address>,
     keep: Duration,
     promised: bool,
@@ -397,33 +430,45 @@ pub(crate) struct Home {
 impl Pool {
     async fn take(&self, address: &Arc<Address>) -> Option<Idle> {
         loop {
-            let mut idle = self.lock().pop_back()?;
+            let mut idle = self.next()?;
             if idle.until <= Instant::now()
-                || idle.sender.is_closed()
+                || idle.line.sender.is_closed()
                 || !Arc::ptr_eq(&idle.address, address)
             {
                 continue;
             }
-            if idle.sender.is_ready() {
+            // Its task has yet to notice that the last answer has ended. Mostly it is about to.
+            if !idle.line.sender.is_ready() {
+                tokio::task::yield_now().await;
+            }
+            if idle.line.sender.is_ready() {
                 return Some(idle);
             }
-            // Its task has yet to notice that the last answer has ended.
-            if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, idle.sender.ready()).await {
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, idle.line.sender.ready()).await {
                 return Some(idle);
             }
         }
     }
 
-    fn lend(
-        self: &Arc<Self>,
-        address: &Arc<Address>,
-        sender: SendRequest<RequestBody>,
-        head: &http::HeaderMap,
-    ) -> Home {
+    /// The last one back, of those that are ready if any is.
+    fn next(&self) -> Option<Idle> {
+        let mut idle = self.lock();
+        while idle
+            .pop_back_if(|idle| idle.line.sender.is_closed())
+            .is_some()
+        {}
+        let ready = idle.iter().rposition(|idle| idle.line.sender.is_ready());
+        match ready {
+            Some(at) => idle.remove(at),
+            None => idle.pop_back(),
+        }
+    }
+
+    fn lend(self: &Arc<Self>, address: &Arc<Address>, line: Line, head: &http::HeaderMap) -> Home {
         let hint = check::keep_alive_hint(head);
         Home {
             pool: self.clone(),
-            sender,
+            line,
             address: address.clone(),
             keep: hint.map_or(IDLE_TIME, |hint| hint.min(IDLE_TIME)),
             promised: hint.is_some(),
@@ -444,7 +489,7 @@ impl Home {
             idle.pop_front();
         }
         idle.push_back(Idle {
-            sender: self.sender,
+            line: self.line,
             address: self.address,
             until,
             promised: self.promised,
@@ -476,7 +521,28 @@ mod tests {
         let sent = RequestBody::empty().finished();
         let never = std::future::pending::<()>();
         let timeout = Duration::from_secs(3);
-        assert!(head_in_time(never, &sent, timeout).await.is_none());
+        let alarm = &mut Alarm::default();
+        assert!(head_in_time(never, &sent, timeout, alarm).await.is_none());
         assert_eq!(began.elapsed(), timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_of_an_earlier_request_does_not_shorten_the_time_of_a_later_one() {
+        let sent = RequestBody::empty().finished();
+        let timeout = Duration::from_secs(3);
+        let alarm = &mut Alarm::default();
+        let second = Duration::from_secs(1);
+        for _ in 0..10 {
+            let answer = tokio::time::sleep(second);
+            assert!(head_in_time(answer, &sent, timeout, alarm).await.is_some());
+        }
+        let began = tokio::time::Instant::now();
+        let never = std::future::pending::<()>();
+        assert!(head_in_time(never, &sent, timeout, alarm).await.is_none());
+        assert_eq!(began.elapsed(), timeout);
+        let began = tokio::time::Instant::now();
+        let never = std::future::pending::<()>();
+        assert!(head_in_time(never, &sent, second, alarm).await.is_none());
+        assert_eq!(began.elapsed(), second);
     }
 }

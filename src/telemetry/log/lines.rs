@@ -1,6 +1,7 @@
 //! A request as one line, and many requests as one: pure text, no I/O, no clock.
 
 use super::AccessRecord;
+use crate::semantics::line::{address, digits};
 use crate::semantics::{Outcome, Reason, Timestamp};
 use crate::telemetry::metrics::Totals;
 use std::fmt::Write;
@@ -37,53 +38,117 @@ impl Colour {
     }
 }
 
-/// One object with OTel's names, and a newline. The order is fixed, what people look for first: they
-/// read these lines too.
-pub(super) fn json(record: &AccessRecord, at: Timestamp) -> String {
-    let mut line = String::with_capacity(512);
-    let mut add = |name: &str, value: serde_json::Value| {
-        let mark = if line.is_empty() { '{' } else { ',' };
-        let _ = write!(line, "{mark}\"{name}\":{value}");
-    };
+/// One object with OTel's names, and a newline, to the end of `out`. The order is fixed, what people
+/// look for first: they read these lines too.
+pub(super) fn json(out: &mut Vec<u8>, stamp: &mut Stamp, record: &AccessRecord, at: Timestamp) {
     let level = match record.status.is_server_error() {
         true => "ERROR",
         false => "INFO",
     };
-    add("timestamp", rfc3339(at).into());
-    add("level", level.into());
-    add("message", "request".into());
-    let method = cut(record.method.as_str(), TEXT_BYTES_MAX);
-    add("http.request.method", method.into());
-    add("url.path", cut(&record.path, TEXT_BYTES_MAX).into());
-    add("http.response.status_code", record.status.as_u16().into());
-    add("cache", record.outcome.word().into());
-    add("reason", record.reason.word().into());
-    add("route", (*record.route).into());
-    add("duration_ms", millis(record.duration).into());
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    stamp.write(out, at);
+    out.push(b'"');
+    text(out, "level", level);
+    text(out, "message", "request");
+    text(out, "http.request.method", record.method.as_str());
+    text(out, "url.path", &record.path);
+    number(
+        out,
+        "http.response.status_code",
+        record.status.as_u16().into(),
+    );
+    text(out, "cache", record.outcome.word());
+    text(out, "reason", record.reason.word());
+    text(out, "route", &record.route);
+    millis(out, "duration_ms", record.duration);
     if let Some(ttl) = record.ttl {
-        add("ttl_s", ttl.into());
+        number(out, "ttl_s", ttl);
     }
     if let Some(limit) = &record.limit {
-        add("limit", cut(limit, TEXT_BYTES_MAX).into());
+        text(out, "limit", limit);
     }
     if let Some(note) = &record.note {
-        add("note", cut(note, TEXT_BYTES_MAX).into());
+        text(out, "note", note);
     }
     // OTel: not set where no route is known.
     if !record.http_route.is_empty() {
-        add("http.route", (*record.http_route).into());
+        text(out, "http.route", &record.http_route);
     }
-    add("client.address", record.client.to_string().into());
-    add("trace_id", (*record.trace_id).into());
+    name(out, "client.address");
+    out.push(b'"');
+    out.extend_from_slice(address(record.client).as_bytes());
+    out.push(b'"');
+    text(out, "trace_id", &record.trace_id);
     if let Some(request_id) = &record.request_id {
-        add("request_id", (**request_id).into());
+        text(out, "request_id", request_id);
     }
-    // JSON escapes what is below a blank; DEL and the C1 codes can move a terminal just as well.
-    if line.chars().any(char::is_control) {
-        line = printable(&line);
+    out.extend_from_slice(b"}\n");
+}
+
+fn name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn text(out: &mut Vec<u8>, field: &str, text: &str) {
+    name(out, field);
+    let text = cut(text, TEXT_BYTES_MAX);
+    if (text.bytes()).all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // JSON escapes what is below a blank; DEL and the C1 codes can move a terminal just as well.
+        let escaped = serde_json::Value::from(text).to_string();
+        out.extend_from_slice(printable(&escaped).as_bytes());
     }
-    line.push_str("}\n");
-    line
+}
+
+fn number(out: &mut Vec<u8>, field: &str, number: i64) {
+    name(out, field);
+    if number < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(digits(number.unsigned_abs()).as_bytes());
+}
+
+/// Three decimals: a microsecond. `0.2`, `1.234`, `3.0`
+fn millis(out: &mut Vec<u8>, field: &str, duration: Duration) {
+    name(out, field);
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    out.extend_from_slice(digits(micros / 1_000).as_bytes());
+    out.push(b'.');
+    let mut rest = micros % 1_000;
+    for unit in [100, 10, 1] {
+        out.push(b'0' + (rest / unit) as u8);
+        rest %= unit;
+        if rest == 0 {
+            break;
+        }
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds; what many lines have in common is made once a second.
+#[derive(Debug, Default)]
+pub(super) struct Stamp {
+    second: u64,
+    /// `2025-12-04T12:04:07`
+    whole: String,
+}
+
+impl Stamp {
+    fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
+        if self.whole.is_empty() || self.second != at.as_secs() {
+            self.second = at.as_secs();
+            self.whole = at.rfc3339();
+            self.whole.pop();
+        }
+        out.extend_from_slice(self.whole.as_bytes());
+        let millis = at.as_millis() % 1_000;
+        let digit = |unit| b'0' + (millis / unit % 10) as u8;
+        out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1), b'Z']);
+    }
 }
 
 /// `  12:04:08  GET  /api/fleet      HIT     memory, 4m59s left             0.2 ms   2,060× faster`
@@ -222,11 +287,6 @@ fn duration(duration: Duration) -> String {
     }
 }
 
-/// Three decimals: a microsecond.
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
-}
-
 /// `2,060`
 fn thousands(number: f64) -> String {
     let digits = format!("{:.0}", number.max(0.0));
@@ -284,6 +344,12 @@ mod tests {
     use serde_json::json as value;
     use std::net::IpAddr;
 
+    fn json_line(record: &AccessRecord, at: Timestamp) -> String {
+        let mut out = Vec::new();
+        json(&mut out, &mut Stamp::default(), record, at);
+        String::from_utf8(out).unwrap()
+    }
+
     const NOON: Timestamp = Timestamp::from_millis(1_764_849_847_042);
     const PLAIN: Colour = Colour(false);
 
@@ -340,20 +406,23 @@ mod tests {
         let mut hostile = record(Outcome::Bypass, Reason::NoRoute, 1, None);
         hostile.path = "/a\n  12:04:07 GET /forged\x1b[2J\u{9b}\u{202e}x\x7f".into();
         hostile.note = Some("b\r\nc".into());
-        for line in [pretty(&hostile, NOON, None, PLAIN), json(&hostile, NOON)] {
+        for line in [
+            pretty(&hostile, NOON, None, PLAIN),
+            json_line(&hostile, NOON),
+        ] {
             assert_eq!(line.lines().count(), 1);
             assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
         }
-        let read: serde_json::Value = serde_json::from_str(&json(&hostile, NOON)).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&json_line(&hostile, NOON)).unwrap();
         assert!(read["url.path"].as_str().unwrap().starts_with("/a\n"));
         hostile.path = "/ä".repeat(5_000).into();
-        assert!(json(&hostile, NOON).len() < 2_000);
+        assert!(json_line(&hostile, NOON).len() < 2_000);
         assert!(pretty(&hostile, NOON, None, PLAIN).len() < 500);
     }
 
     #[test]
     fn machines_get_the_names_of_opentelemetry() {
-        let line = json(&record(Outcome::Hit, Reason::Memory, 1_234, Some(9)), NOON);
+        let line = json_line(&record(Outcome::Hit, Reason::Memory, 1_234, Some(9)), NOON);
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         for (name, value) in [
             ("timestamp", value!("2025-12-04T12:04:07.042Z")),
@@ -374,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_line_for_machines_begins_with_what_people_look_for() {
-        let line = json(&record(Outcome::Hit, Reason::Memory, 1_234, Some(9)), NOON);
+        let line = json_line(&record(Outcome::Hit, Reason::Memory, 1_234, Some(9)), NOON);
         let begins = "{\"timestamp\":\"2025-12-04T12:04:07.042Z\",\"level\":\"INFO\",\
                       \"message\":\"request\",\"http.request.method\":\"GET\",\
                       \"url.path\":\"/api/fleet\",\"http.response.status_code\":200,\
