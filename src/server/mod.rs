@@ -315,6 +315,10 @@ struct Door {
 
 /// An answer: one that is there at once, or one that is waited for. The second is large and boxed, so
 /// that the first is not moved about with room for it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most answers are there at once, and hyper holds the future of one anyway"
+)]
 enum Answering {
     Now(Ready<Response<Watched<Body>>>),
     Later(Pin<Box<dyn Future<Output = Response<Watched<Body>>> + Send>>),
