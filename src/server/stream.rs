@@ -168,9 +168,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         read.await.is_ok() && !self.early.is_empty()
     }
 
-    /// Sends what is left of an answer that hyper does not know of.
-    pub(super) async fn finish(&mut self) {
-        let _ = poll_fn(|context| self.poll_direct(context)).await;
+    /// Sends what is left of an answer that hyper does not know of, and the word that this was all
+    /// where there is one (`tls`): the end of a bare connection is said by dropping it.
+    pub(super) async fn finish(&mut self, tls: bool) {
+        let _ = poll_fn(|context| {
+            ready!(self.poll_direct(context))?;
+            match tls {
+                true => Pin::new(&mut self.inner).poll_shutdown(context),
+                false => Poll::Ready(Ok(())),
+            }
+        })
+        .await;
+    }
+
+    fn is_closing(&self) -> bool {
+        self.direct.as_ref().is_some_and(Direct::is_closing)
     }
 
     /// Whether what is read next may be answered without hyper.
@@ -215,6 +227,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         let before = buffer.filled().len();
         loop {
             ready!(this.poll_direct(context))?;
+            if this.is_closing() {
+                // What may come behind the last request is none.
+                return Poll::Ready(Ok(()));
+            }
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
