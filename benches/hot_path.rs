@@ -156,7 +156,7 @@ fn deciding(criterion: &mut Criterion) {
         ..CacheStatus::new(Outcome::Hit, Reason::Memory)
     };
     group.bench_function("Cache-Status of a hit", |bench| {
-        bench.iter(|| black_box(hit).value());
+        bench.iter(|| black_box(hit).member());
     });
     group.finish();
 }

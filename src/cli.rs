@@ -3,12 +3,14 @@
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
 use crate::app;
+use crate::app::doctor::{Finding, Grade, examine};
 use crate::config::load::environment;
 use crate::config::{
     self, Code, Environment, Format, Origin, Report, RunOptions, Settings, Severity, Source,
 };
 use crate::demo;
 use crate::proxy::explain::{Explanation, Question, explain_settings};
+use crate::redis_client;
 use crate::secret::Secret;
 use crate::semantics::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -108,6 +110,13 @@ enum Verb {
         after_help = "Examples:\n  larder explain /api/fleet?page=2 -H \"Accept-Language: de\" --response \"Cache-Control: max-age=60\"\n  larder explain E107"
     )]
     Explain(Explain),
+    /// Visit the app and Redis that a configuration names, and say what would hurt later
+    ///
+    /// Only asks; exits 1 where something is bad.
+    #[command(
+        after_help = "Examples:\n  larder doctor\n  larder doctor -c deploy/proxy.yaml --strict --json"
+    )]
+    Doctor(Doctor),
     /// Ask a running larder whether it is well; exits 0 or 1
     #[command(
         after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800"
@@ -274,6 +283,22 @@ struct Explain {
 }
 
 #[derive(Debug, Args)]
+struct Doctor {
+    /// The configuration; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Variables for ${…}, as lines NAME=value
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Advice fails too
+    #[arg(long)]
+    strict: bool,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct Healthcheck {
     /// Whether it can take traffic, not only whether it lives
     #[arg(long)]
@@ -287,12 +312,20 @@ struct Export {
     /// What to print
     #[arg(value_enum)]
     what: Exported,
+    /// The configuration, where what is printed depends on it; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Variables for ${…}, as lines NAME=value
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Exported {
     /// The JSON Schema of the configuration, draft 7
     Schema,
+    /// The smallest user that larder can work as, as a command for redis-cli
+    Acl,
 }
 
 /// Runs larder with the process's arguments.
@@ -331,12 +364,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Purge(options)) => purge(&options),
         Some(Verb::Explain(options)) => explain(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
-        Some(Verb::Export(Export {
-            what: Exported::Schema,
-        })) => {
-            say(&config::schema());
-            Exit::Fine
-        }
+        Some(Verb::Doctor(options)) => doctor(&options, cli.color),
+        Some(Verb::Export(options)) => export(&options, cli.color),
         Some(Verb::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);
@@ -436,6 +465,75 @@ fn demo(options: &Demo, color: When) -> Exit {
         log_color: color.decide(std::io::stdout().is_terminal()),
     };
     start(proxy, |proxy, settings| app::run_demo(app, proxy, settings))
+}
+
+fn export(options: &Export, color: When) -> Exit {
+    match options.what {
+        Exported::Schema => {
+            say(&config::schema());
+            Exit::Fine
+        }
+        Exported::Acl => match load(options.config.as_deref(), options.env_file.as_deref()) {
+            Ok(settings) => {
+                say(&format!(
+                    "{}\n",
+                    redis_client::acl(&settings.cache.namespace)
+                ));
+                Exit::Fine
+            }
+            Err(report) => invalid(&report, color.decide(std::io::stderr().is_terminal())),
+        },
+    }
+}
+
+/// The configuration that a verb is about, where it is only read.
+fn load(config: Option<&Path>, env_file: Option<&Path>) -> Result<Settings, Report> {
+    let env = environment(env_file)?;
+    let source = Origin::find(config, &env)?.read()?;
+    config::load(source, &env).map(|(settings, _)| settings)
+}
+
+fn doctor(options: &Doctor, color: When) -> Exit {
+    let settings = match load(options.config.as_deref(), options.env_file.as_deref()) {
+        Ok(settings) => settings,
+        Err(report) => return invalid(&report, color.decide(std::io::stderr().is_terminal())),
+    };
+    let findings = match examine(&settings) {
+        Ok(findings) => findings,
+        Err(error) => return fail(Exit::Unreachable, &error.to_string()),
+    };
+    if options.json {
+        say(&format!(
+            "{}\n",
+            serde_json::json!({ "findings": findings })
+        ));
+    } else {
+        let color = color.decide(std::io::stdout().is_terminal());
+        findings
+            .iter()
+            .for_each(|finding| say(&lines(finding, color)));
+    }
+    let worst = findings.iter().map(|finding| finding.grade).max();
+    match worst {
+        Some(Grade::Bad) => Exit::Findings,
+        Some(Grade::Advice) if options.strict => Exit::Findings,
+        _ => Exit::Fine,
+    }
+}
+
+fn lines(finding: &Finding, color: bool) -> String {
+    let (mark, paint) = match finding.grade {
+        Grade::Good => ("√", "32"),
+        Grade::Advice => ("!", "33"),
+        Grade::Bad => ("×", "31"),
+    };
+    let mark = match color {
+        true => format!("\x1b[{paint}m{mark}\x1b[0m"),
+        false => mark.to_owned(),
+    };
+    let mend = finding.mend.as_ref();
+    let mend = mend.map_or(String::new(), |mend| format!("\n    {mend}"));
+    format!("{mark} {}: {}{mend}\n", finding.of, finding.says)
 }
 
 fn check(options: &Check, color: When) -> Exit {

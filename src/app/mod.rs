@@ -5,6 +5,7 @@
 
 mod banner;
 mod demo;
+pub mod doctor;
 mod keys;
 mod reload;
 mod ways;

@@ -20,7 +20,7 @@ use crate::telemetry::Recorder;
 use crate::upstream::{Interim, RequestBody, ResponseBody, UpstreamError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use std::ops::Range;
@@ -33,18 +33,18 @@ const WINDOW_BYTES: usize = 256 * 1024;
 
 /// For whom a fetch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+pub(super) enum Manner {
     /// For all who wait, and the store: whole, and of conditions only those of the one who leads.
     Together,
     /// For one client.
     Apart,
-    /// For the store alone: nobody's credentials go along.
+    /// For the store alone: nobody's credentials go along, but where the answer is selected by them.
     Behind,
 }
 
 /// What the one who leads a fetch learns when the head is there.
 #[derive(Debug)]
-enum Led {
+pub(super) enum Led {
     /// It is being stored and streams.
     Streaming {
         head: response::Parts,
@@ -335,7 +335,13 @@ impl Proxy {
         }
     }
 
-    fn job(&self, ask: &Ask<'_>, lead: Lead, stale: Option<Arc<Entry>>, manner: Manner) -> Job {
+    pub(super) fn job(
+        &self,
+        ask: &Ask<'_>,
+        lead: Lead,
+        stale: Option<Arc<Entry>>,
+        manner: Manner,
+    ) -> Job {
         let visit = ask.visit;
         let rule = ask.found.rule;
         let held = stale;
@@ -346,9 +352,19 @@ impl Proxy {
         let mut fields = forward::request_fields(ask, true);
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
-            for credential in [AUTHORIZATION, COOKIE] {
-                fields.remove(&credential);
-                client.remove(&credential);
+            // What selects the answer goes along: without it the app would answer another question.
+            let selects = |name: &HeaderName| {
+                let vary = held.as_ref().map(|held| &held.stored.vary);
+                rule.key.headers.contains(name)
+                    || vary.is_some_and(|vary| vary.names().any(|varied| varied == name))
+            };
+            for headers in [&mut fields, &mut client] {
+                if !selects(&AUTHORIZATION) {
+                    headers.remove(AUTHORIZATION);
+                }
+                if !selects(&COOKIE) {
+                    fields::keep_cookies(headers, &rule.key.cookies);
+                }
             }
         }
         // Where nothing is held, the client's conditions are for the app to judge (RFC 9111 §4.3.2),
@@ -415,7 +431,7 @@ impl Proxy {
 impl Ask<'_> {
     /// The answer may depend on who asks, in a way that the key does not hold; or the client does
     /// not want it kept.
-    fn is_personal(&self) -> bool {
+    pub(super) fn is_personal(&self) -> bool {
         let (headers, policy) = (&self.visit.headers, self.policy());
         let told_apart =
             fields::has_credentials(headers, policy) || fields::has_telling_cookie(headers, policy);
@@ -460,7 +476,7 @@ impl Ask<'_> {
 }
 
 /// One fetch, with everything it needs when nobody waits for it any more.
-struct Job {
+pub(super) struct Job {
     proxy: Proxy,
     snapshot: Arc<Snapshot>,
     rule: RouteId,
@@ -608,7 +624,7 @@ impl Job {
     }
 
     /// Decides whether `response` is stored, and stores it.
-    async fn take_in(
+    pub(super) async fn take_in(
         mut self,
         response: Response<ResponseBody>,
         requested: Timestamp,

@@ -9,6 +9,7 @@ pub mod explain;
 mod fetch;
 mod forward;
 mod hit;
+mod post;
 mod purge;
 mod reply;
 mod respond;
@@ -324,12 +325,19 @@ impl Proxy {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let fields = forward::request_fields(ask, false);
         let request = ask.request(fields, forward::target(&ask.visit.uri, None), body);
+        let asked = post::Asked::begin(self);
         let response = self.ask_app(ask, request).await?;
-        let reply = Reply::app(ask, response, Outcome::Bypass, reason);
         if !changes {
-            return Ok(reply);
+            return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
         }
-        self.purge_after(ask, wanted, reply).await
+        if reason == Reason::Method
+            && let Some(get) = asked.get(ask, &response)
+        {
+            return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
+        }
+        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
+        self.purge_after(ask, wanted, &mut reply).await;
+        Ok(reply)
     }
 
     /// A HEAD that the store does not answer. What it says of the stored GET is heeded (RFC 9111 §4.3.5).

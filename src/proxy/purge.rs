@@ -2,7 +2,6 @@
 
 use super::body::Body;
 use super::reply::Reply;
-use super::respond::Problem;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
@@ -32,20 +31,20 @@ pub(super) fn wanted(rule: &Rule, method: &Method, body: &mut RequestBody) -> Op
 
 impl Proxy {
     /// After a good answer to an unsafe request: purges the route's tags and what RFC 9111 §4.4
-    /// says, before the answer leaves.
+    /// says, before the answer leaves. Returns how many purges that were.
     pub(super) async fn purge_after(
         &self,
         ask: &Ask<'_>,
         sent: Option<BodyCopy>,
-        mut reply: Reply,
-    ) -> Result<Reply, Problem> {
+        reply: &mut Reply,
+    ) -> usize {
         let status = reply.response.status();
         let mut tags: Vec<String> = Vec::new();
         if status.is_success() && !ask.found.rule.purge.is_empty() {
             let request = sent
                 .and_then(|copy| copy.take())
                 .and_then(|body| serde_json::from_slice(&body).ok());
-            let response = self.response_json(ask, &mut reply).await;
+            let response = self.response_json(ask, reply).await;
             let value = |placeholder: &Placeholder| match placeholder {
                 Placeholder::Request(path) => field(request.as_ref(), path).map(Cow::Owned),
                 Placeholder::Response(path) => field(response.as_ref(), path).map(Cow::Owned),
@@ -74,18 +73,19 @@ impl Proxy {
         let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
         purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
         if purges.is_empty() {
-            return Ok(reply);
+            return 0;
         }
         for purge in &purges {
             self.0.recorder.purge(purge.scope.word(), purge.soft);
         }
         purges.extend(paths.into_iter().map(Scope::Tag).map(hard));
+        let count = purges.len();
         let outcome = self.0.cache.purge(purges).await;
         reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
         });
-        Ok(reply)
+        count
     }
 
     /// The answer's JSON, where a template asks for it and it is small; the body is put back.

@@ -118,6 +118,17 @@ impl Reply {
         Self::from_app(head, Body::app(body, patience), outcome, reason)
     }
 
+    /// The head of what the app said, for who has to see it before the content may leave.
+    pub fn headed(head: response::Parts) -> Self {
+        Self::from_app(head, Body::empty(), Outcome::Bypass, Reason::Method)
+    }
+
+    /// Takes over what is noted of `other`.
+    pub fn with_note_of(mut self, other: Self) -> Self {
+        self.told.note = other.told.note;
+        self
+    }
+
     /// Tells why the app was asked for what then was not kept.
     pub fn because(mut self, why: Reason) -> Self {
         self.told.forwarded = Some(why);

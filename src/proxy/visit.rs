@@ -87,6 +87,19 @@ impl Visit {
         }
     }
 
+    /// The same, had it been a GET of its target.
+    pub(super) fn as_get(&self) -> Self {
+        Self {
+            method: Method::GET,
+            snapshot: self.snapshot.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            content: OnceLock::new(),
+            interim: None,
+            ..*self
+        }
+    }
+
     /// Host as the client wrote it; empty where an HTTP/1.0 client named none.
     pub(super) fn authority_as_sent(&self) -> &str {
         let host = || self.headers.get(HOST)?.to_str().ok();

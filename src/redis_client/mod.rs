@@ -3,6 +3,7 @@
 //! Redis away is a value: every caller names what it does then. Nothing above this room sees a
 //! connection.
 
+mod acl;
 pub mod breaker;
 mod keeper;
 mod link;
@@ -11,8 +12,9 @@ mod patience;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use acl::acl;
 pub use breaker::State;
-pub use link::{Address, Topology};
+pub use link::{Address, Refused, Topology};
 pub use outage::{error_reply, refusal};
 pub use patience::as_one;
 
@@ -327,6 +329,22 @@ impl Redis {
         }
         Ok(place)
     }
+}
+
+/// A connection of its own to the Redis at `url`, for who has no [`Redis`] and wants to know why there
+/// is none to be had. Must be called within a tokio runtime.
+pub async fn line(settings: &settings::Redis, url: &Secret) -> Result<PrivateLine, Refused> {
+    let target = Target::new(settings, url);
+    target
+        .connect(Arc::new(Notify::new()))
+        .await
+        .map(PrivateLine)
+}
+
+/// Where `url` leads, without user and password.
+#[must_use]
+pub fn address(settings: &settings::Redis, url: &Secret) -> String {
+    Target::new(settings, url).address()
 }
 
 /// A connection that one task has to itself; commands may block on it.

@@ -4,7 +4,7 @@
 
 use super::line::Line;
 use super::{Outcome, Reason};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 
 /// The field (RFC 9211 §2): a list, ours the member nearest to the client.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -45,19 +45,6 @@ impl CacheStatus {
             collapsed: false,
             ttl: None,
         }
-    }
-
-    /// Adds our member behind those of caches nearer to the app (RFC 9211 §2).
-    pub fn append(&self, headers: &mut HeaderMap) {
-        if let Some(value) = self.value() {
-            headers.append(CACHE_STATUS, value);
-        }
-    }
-
-    /// [`CacheStatus::member`] as a field's value.
-    #[must_use]
-    pub fn value(&self) -> Option<HeaderValue> {
-        self.member().map(|member| member.value())
     }
 
     /// The member, e.g. `larder; hit; ttl=287; detail=memory`; `None` for what we refuse
@@ -128,10 +115,9 @@ const fn missed(why: Reason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::testing::headers;
 
     fn text(status: CacheStatus) -> String {
-        status.value().unwrap().to_str().unwrap().to_owned()
+        String::from_utf8(status.member().unwrap().as_bytes().to_vec()).unwrap()
     }
 
     #[test]
@@ -232,24 +218,16 @@ mod tests {
                     ttl: Some(i64::MIN),
                     ..CacheStatus::new(outcome, *reason)
                 };
-                let Some(value) = status.value() else {
+                let Some(member) = status.member() else {
                     assert_eq!(outcome, Outcome::Refused);
                     continue;
                 };
-                let list: sfv::List = sfv::Parser::new(value.as_bytes()).parse().unwrap();
+                let list: sfv::List = sfv::Parser::new(member.as_bytes()).parse().unwrap();
                 assert_eq!(list.len(), 1);
-                let text = value.to_str().unwrap();
+                let text = std::str::from_utf8(member.as_bytes()).unwrap();
                 assert!(text.len() <= 112, "{text}");
                 assert_ne!(text.contains("; hit"), text.contains("fwd"), "{text}");
             }
         }
-    }
-
-    #[test]
-    fn our_member_comes_last_and_others_stay_rfc9211_2() {
-        let mut fields = headers("cache-status: app; hit");
-        CacheStatus::new(Outcome::Hit, Reason::Redis).append(&mut fields);
-        let all: Vec<_> = fields.get_all("cache-status").iter().collect();
-        assert_eq!(all, ["app; hit", "larder; hit; detail=redis"]);
     }
 }

@@ -167,6 +167,20 @@ pub fn remove_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     }
 }
 
+/// Takes all cookies out of a request but those with one of these names.
+pub fn keep_cookies(headers: &mut HeaderMap, names: &[String]) {
+    let kept: Vec<Vec<u8>> = cookies(headers)
+        .filter(|(name, _)| names.iter().any(|known| known.as_bytes() == *name))
+        .map(|(name, value)| [name, b"=", value].concat())
+        .collect();
+    headers.remove(COOKIE);
+    if !kept.is_empty()
+        && let Ok(kept) = HeaderValue::from_bytes(&kept.join(b"; ".as_slice()))
+    {
+        headers.insert(COOKIE, kept);
+    }
+}
+
 /// Removes what no trailer section may bring: framing, routing, credentials, cookies and whatever
 /// steers caching or the reading of the content (RFC 9110 §6.5.1). Returns whether `Set-Cookie` was
 /// among it, since such a response is treated like one that has it in its head.

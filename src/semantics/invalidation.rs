@@ -2,9 +2,10 @@
 //!
 //! Names targets only; never reaches into a store.
 
+use super::fields::single;
 use super::normal_authority;
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 /// The longest Location or Content-Location that is looked at, in bytes.
 pub const LOCATION_BYTES_MAX: usize = 8 * 1024;
@@ -31,9 +32,7 @@ pub fn invalidated(
     for name in [LOCATION, CONTENT_LOCATION] {
         let location = response
             .get(name)
-            .filter(|value| value.len() <= LOCATION_BYTES_MAX)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|reference| resolve((scheme, authority), target, reference.trim()));
+            .and_then(|reference| resolved((scheme, authority), target, reference));
         if let Some(location) = location
             && !targets.contains(&location)
         {
@@ -50,6 +49,24 @@ pub fn is_safe(method: &Method) -> bool {
         method.as_str(),
         "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH" | "PRI"
     )
+}
+
+/// Whether `Content-Location` says that the content is a representation of the very `target` that
+/// was asked for (RFC 9110 §8.7).
+pub(super) fn is_content_of(
+    scheme: &str,
+    authority: &str,
+    target: &str,
+    response: &HeaderMap,
+) -> bool {
+    let location = single(response, &CONTENT_LOCATION)
+        .and_then(|reference| resolved((scheme, authority), target, reference));
+    location.as_deref() == Some(target)
+}
+
+fn resolved(origin: Origin<'_>, target: &str, reference: &HeaderValue) -> Option<String> {
+    let reference = (reference.len() <= LOCATION_BYTES_MAX).then(|| reference.to_str().ok())??;
+    resolve(origin, target, reference.trim())
 }
 
 /// Scheme and authority.

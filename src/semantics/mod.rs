@@ -8,6 +8,7 @@ pub mod authority;
 pub mod cache_status;
 pub mod content;
 pub mod directives;
+pub mod enclosed;
 pub mod fields;
 pub mod freshness;
 pub mod graphql;

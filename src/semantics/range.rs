@@ -6,6 +6,7 @@ use super::fields::{single, trim};
 use bytes::Bytes;
 use http::header::CONTENT_RANGE;
 use http::{HeaderMap, HeaderValue};
+use memchr::memmem;
 use std::ops::Range;
 
 /// The most ranges of one request that are obeyed; more, and the whole body is the answer.
@@ -234,7 +235,7 @@ fn boundary(body: &[u8], seed: u64) -> String {
     loop {
         let boundary = format!("larder-{salt:016x}");
         let needle = boundary.as_bytes();
-        if !body.windows(needle.len()).any(|window| window == needle) {
+        if memmem::find(body, needle).is_none() {
             return boundary;
         }
         salt = salt.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

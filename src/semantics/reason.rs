@@ -172,7 +172,7 @@ reasons! {
     /// The response sets a cookie.
     SetCookie => "set-cookie", "RFC 9111 §7.3",
         "Let the app set no cookie on this path; cache.set_cookie: strip stores the answer without it.";
-    /// The response varies on everything, or on more than is kept.
+    /// The response varies on everything, on more than is kept, or on what larder itself tells the app.
     VaryStar => "vary-star", "RFC 9111 §4.1",
         "Let the app name in Vary what its answer really depends on, a few fields at most.";
     /// The body is larger than what is stored.

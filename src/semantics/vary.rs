@@ -3,7 +3,7 @@
 use super::fields::{combined, list, split_quoted, trim};
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, HOST, ORIGIN, REFERER, USER_AGENT,
-    VARY,
+    VARY, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ pub type FieldValue = Option<Box<[u8]>>;
 /// Why a `Vary` cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unselectable {
-    /// `Vary: *`, alone or as a member.
+    /// `Vary: *`, alone or as a member, or a field that the proxy writes anew for each request.
     Star,
     /// Names more fields than [`FIELDS_MAX`], or something that is no field name.
     TooMany,
@@ -35,6 +35,15 @@ pub const FIELDS_MAX: usize = 8;
 /// compared as they are.
 pub const PREFERENCES_MAX: usize = 32;
 
+/// What the proxy itself tells the app of each client and request: by what the client sent, two that
+/// the app can tell apart would be one.
+const WRITTEN_HERE: [HeaderName; 4] = [
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("traceparent"),
+];
+
 impl Vary {
     /// Reads all `Vary` lines of `response` and takes the named values from `request`.
     pub fn select(response: &HeaderMap, request: &HeaderMap) -> Result<Self, Unselectable> {
@@ -44,6 +53,9 @@ impl Vary {
                 return Err(Unselectable::Star);
             }
             let name = HeaderName::from_bytes(member).map_err(|_| Unselectable::TooMany)?;
+            if WRITTEN_HERE.contains(&name) {
+                return Err(Unselectable::Star);
+            }
             if names.contains(&name) {
                 continue;
             }

@@ -97,6 +97,12 @@ impl Direct {
         self.sending.is_some()
     }
 
+    /// Bytes of it that have not left.
+    pub(super) fn bytes_left(&self) -> usize {
+        let sending = self.sending.as_ref();
+        sending.map_or(0, |sending| sending.head.len() + sending.hit.body.len())
+    }
+
     /// Answers the request that `bytes` are, if they are one whole plain GET and memory has the
     /// answer. `true`: it is answered, or being sent: see [`Direct::poll_send`].
     pub(super) fn answers<S: AsyncWrite + Unpin>(

@@ -240,7 +240,7 @@ where
         () = stop.called() => false,
     };
     if !needs_hyper {
-        return stream.finish(peer.tls).await;
+        return stream.finish().await;
     }
     // Boxed: what hyper needs is a lot to hold for every client who only ever gets hits.
     Box::pin(by_hyper(stream, watch, peer, proxy, stop)).await;

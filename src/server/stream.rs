@@ -168,17 +168,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         read.await.is_ok() && !self.early.is_empty()
     }
 
-    /// Sends what is left of an answer that hyper does not know of, and the word that this was all
-    /// where there is one (`tls`): the end of a bare connection is said by dropping it.
-    pub(super) async fn finish(&mut self, tls: bool) {
-        let _ = poll_fn(|context| {
-            ready!(self.poll_direct(context))?;
-            match tls {
-                true => Pin::new(&mut self.inner).poll_shutdown(context),
-                false => Poll::Ready(Ok(())),
-            }
-        })
-        .await;
+    /// Sends what is left of an answer that hyper does not know of, and closes.
+    pub(super) async fn finish(&mut self) {
+        let _ = poll_fn(|context| Pin::new(&mut *self).poll_shutdown(context)).await;
     }
 
     fn is_closing(&self) -> bool {
@@ -203,10 +195,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 
     fn poll_direct(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match &mut self.direct {
-            Some(direct) if direct.is_sending() => direct.poll_send(&mut self.inner, context),
-            _ => return Poll::Ready(Ok(())),
+        let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_sending()) else {
+            return Poll::Ready(Ok(()));
         };
+        let before = direct.bytes_left();
+        let polled = direct.poll_send(&mut self.inner, context);
+        if direct.bytes_left() < before {
+            // Slow, but it takes: only who takes nothing at all is given up.
+            self.writing = None;
+        }
         self.written(context, polled)
     }
 }
@@ -313,7 +310,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         let this = &mut *self;
         if this.lingering.is_none() {
             ready!(this.poll_direct(context))?;
-            ready!(Pin::new(&mut this.inner).poll_shutdown(context))?;
+            let polled = Pin::new(&mut this.inner).poll_shutdown(context);
+            ready!(this.written(context, polled))?;
             let sends_on = matches!(this.heads.awaited(), Awaited::RestOfHead | Awaited::Body);
             if !sends_on && !this.watch.has_refused() {
                 return Poll::Ready(Ok(()));

@@ -13,6 +13,7 @@ mod caching;
 mod cli;
 mod deploy;
 mod direct;
+mod doctor;
 mod explain;
 mod framing;
 mod limits;

@@ -120,3 +120,68 @@ async fn nobody_outside_speaks_to_the_app_as_its_own_middleware() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_selects_an_answer_is_sent_when_it_is_renewed_behind() {
+    const ROUTES: &str = "routes:
+  - { path: /keyed, ttl: 10s, stale_while_revalidate: 1m, key: { cookies: [theme] } }
+  - { path: /varied, ttl: 10s, stale_while_revalidate: 1m }";
+    // Both representations were changed at the same time: a 304 says nothing of which one it is about.
+    let app = App::says(|seen| {
+        let cookie = seen.header("cookie").unwrap_or("none").to_owned();
+        let answer = match seen.header("if-modified-since") {
+            Some(_) => Answer::new(304, ""),
+            None => Answer::ok(cookie),
+        };
+        let answer = answer.header("Last-Modified", "Sun, 01 Jan 2023 00:00:00 GMT");
+        match seen.path() {
+            "/varied" => answer.header("Vary", "Cookie").header(
+                "Cache-Control",
+                "public, max-age=10, stale-while-revalidate=60",
+            ),
+            _ => answer,
+        }
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).manual_clock().start().await;
+    for path in ["/keyed", "/varied"] {
+        let dark = [("Cookie", "theme=dark")];
+        assert_eq!(larder.get_with(path, &dark).await.text(), "theme=dark");
+        larder.advance("11s").await;
+        assert_eq!(larder.get_with(path, &dark).await.cache(), "STALE");
+        let renewed = async || {
+            let again = larder.get_with(path, &dark).await;
+            assert_eq!(again.text(), "theme=dark");
+            (again.cache() == "HIT").then_some(())
+        };
+        eventually("it is renewed", renewed).await;
+        assert_eq!(app.last(path).header("cookie"), Some("theme=dark"));
+        assert_eq!(larder.get(path).await.text(), "none", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_varies_on_what_larder_itself_writes_is_not_kept() {
+    let app = App::says(|seen| {
+        let varies = seen.target.trim_start_matches("/?").to_owned();
+        Answer::public(seen.header("x-forwarded-for").unwrap_or("none")).header("Vary", &varies)
+    })
+    .await;
+    let larder = larder(&app).start().await;
+    for name in [
+        "X-Forwarded-For",
+        "x-request-id",
+        "Accept,Traceparent",
+        "Via",
+    ] {
+        let path = format!("/?{name}");
+        for _ in 0..2 {
+            let answer = larder.get(&path).await;
+            assert_ne!(answer.cache(), "HIT", "{name}");
+            assert_eq!(
+                answer.header("cache-status").rsplit('=').next(),
+                Some("vary-star")
+            );
+        }
+    }
+}

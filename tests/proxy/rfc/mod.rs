@@ -9,6 +9,7 @@ mod interim;
 mod invalidation;
 mod no_vary_search;
 mod odd;
+mod post;
 mod ranges;
 mod reuse;
 mod stale;

@@ -1,0 +1,226 @@
+//! `larder doctor`: visits the app and Redis that a configuration names, and says what would hurt later.
+//!
+//! Only asks: it changes nothing, neither there nor here. What the answers mean is judged in [`judge`].
+
+mod judge;
+
+use crate::config::Settings;
+use crate::config::settings;
+use crate::redis_client::{self, PrivateLine};
+use crate::secret::Secret;
+use crate::server;
+use crate::upstream::Upstream;
+use judge::{RedisFacts, Use};
+use redis::{Value, cmd};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One question to Redis.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// Round trips that are timed.
+const TRIPS: usize = 50;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Good,
+    /// Works, and could be better.
+    Advice,
+    /// Will fail, or fails already.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How it is.
+    pub grade: Grade,
+    /// `app`, `redis`, `redis for limits` or `configuration`.
+    pub of: &'static str,
+    /// What was found.
+    pub says: String,
+    /// How to mend it, where there is something to mend.
+    pub mend: Option<String>,
+}
+
+impl Finding {
+    fn good(of: &'static str, says: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Good,
+            of,
+            says: says.into(),
+            mend: None,
+        }
+    }
+
+    fn advice(of: &'static str, says: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Advice,
+            of,
+            says: says.into(),
+            mend: Some(mend.into()),
+        }
+    }
+
+    fn bad(of: &'static str, says: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Bad,
+            ..Self::advice(of, says, mend)
+        }
+    }
+}
+
+/// Looks at everything that `settings` depend on; a few seconds at most.
+///
+/// Errors: there is no runtime to be had.
+pub fn examine(settings: &Settings) -> io::Result<Vec<Finding>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(async {
+        let mut findings = vec![app(settings).await];
+        match &settings.redis {
+            None => findings.push(Finding::advice(
+                "redis",
+                "none is configured: each larder caches and counts for itself",
+                "set redis.url, or REDIS_URL, where there are several",
+            )),
+            Some(redis) => {
+                let both = match redis.limits_url {
+                    Some(_) => Use::Cache,
+                    None => Use::Both,
+                };
+                findings.extend(server(settings, redis, &redis.url, both).await);
+                if let Some(url) = &redis.limits_url {
+                    findings.extend(server(settings, redis, url, Use::Limits).await);
+                }
+            }
+        }
+        findings.extend(judge::configuration(settings));
+        findings.push(port(settings));
+        findings
+    }))
+}
+
+async fn app(settings: &Settings) -> Finding {
+    let began = Instant::now();
+    match Upstream::new(settings.upstream.clone()).probe().await {
+        Ok(()) if settings.upstream.health.is_none() => Finding::advice(
+            "app",
+            "it takes connections",
+            "name a path in upstream.health, so that its health is known and not only its port",
+        ),
+        Ok(()) => Finding::good("app", format!("healthy, after {:.1?}", began.elapsed())),
+        Err(down) => Finding::bad(
+            "app",
+            format!("does not answer: {}", down.cause),
+            "start it, or mend upstream.url or upstream.health",
+        ),
+    }
+}
+
+fn port(settings: &Settings) -> Finding {
+    let address = settings.listen.address;
+    if server::is_taken(address) {
+        Finding::good(
+            "configuration",
+            format!("{address} is in use, by a larder or another"),
+        )
+    } else {
+        Finding::good("configuration", format!("{address} is free"))
+    }
+}
+
+async fn server(
+    settings: &Settings,
+    redis: &settings::Redis,
+    url: &Secret,
+    used_for: Use,
+) -> Vec<Finding> {
+    let of = used_for.word();
+    let line = match redis_client::line(redis, url).await {
+        Ok(line) => line,
+        Err(refused) => return vec![judge::refused(of, &refused)],
+    };
+    match facts(&line, redis_client::address(redis, url)).await {
+        Ok(facts) => judge::redis(settings, redis, used_for, &facts),
+        Err(outage) => vec![Finding::bad(
+            of,
+            format!("took the connection and then failed: {}", outage.word()),
+            "look at Redis's own log",
+        )],
+    }
+}
+
+async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_client::Outage> {
+    let mut trips = Vec::with_capacity(TRIPS);
+    for _ in 0..TRIPS {
+        let began = Instant::now();
+        line.query(&cmd("PING"), ANSWER_TIME).await?;
+        trips.push(began.elapsed());
+    }
+    trips.sort_unstable();
+    // What this user is not let see stays unknown.
+    let info = line.query(&cmd("INFO"), ANSWER_TIME).await;
+    let began = SystemTime::now();
+    let time = line.query(&cmd("TIME"), ANSWER_TIME).await;
+    let here = began + began.elapsed().unwrap_or_default() / 2;
+    let rules = whose_rules(line).await;
+    Ok(RedisFacts {
+        address,
+        trips,
+        info: info.ok().map(|info| read_info(&info)),
+        ahead_millis: time.ok().and_then(|time| ahead(&time, here)),
+        rules,
+    })
+}
+
+/// The rules that this user lives under, as `ACL LIST` would print them.
+async fn whose_rules(line: &PrivateLine) -> Option<String> {
+    let mut whoami = cmd("ACL");
+    whoami.arg("WHOAMI");
+    let name = text(&line.query(&whoami, ANSWER_TIME).await.ok()?)?;
+    let mut list = cmd("ACL");
+    list.arg("LIST");
+    let Value::Array(users) = line.query(&list, ANSWER_TIME).await.ok()? else {
+        return None;
+    };
+    let start = format!("user {name} ");
+    users
+        .iter()
+        .filter_map(text)
+        .find(|user| user.starts_with(&start))
+}
+
+fn read_info(info: &Value) -> HashMap<String, String> {
+    let text = text(info).unwrap_or_default();
+    let lines = text
+        .lines()
+        .filter_map(|line| line.trim_end().split_once(':'));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// By how many milliseconds the answer to TIME is ahead of `here`.
+fn ahead(time: &Value, here: SystemTime) -> Option<i64> {
+    let Value::Array(parts) = time else {
+        return None;
+    };
+    let number = |at: usize| text(parts.get(at)?)?.parse::<i64>().ok();
+    let theirs = number(0)? * 1_000 + number(1)? / 1_000;
+    let ours = here.duration_since(UNIX_EPOCH).ok()?.as_millis();
+    Some(theirs - i64::try_from(ours).ok()?)
+}
