@@ -397,3 +397,18 @@ fn clients_fault(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<F>(_: fn(TcpStream, SocketAddr, Proxy, Option<Tls>, Stop) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connections_task_is_small_since_it_is_moved_many_times() {
+        let bytes = bytes_of(connection);
+        assert!(bytes <= 1_536, "{bytes}");
+    }
+}

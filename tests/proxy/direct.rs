@@ -144,7 +144,7 @@ async fn hits_between_all_other_requests_are_answered_in_order() {
 
 #[tokio::test]
 async fn the_last_request_of_a_connection_ends_it() {
-    let app = App::always(Answer::public("hit")).await;
+    let app = App::says(|_| Answer::public("hit")).await;
     let larder = larder(&app).start().await;
     assert_eq!(larder.client().get("/hit").await.status, 200);
     let last = "GET /hit HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
