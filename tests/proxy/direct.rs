@@ -146,7 +146,9 @@ async fn hits_between_all_other_requests_are_answered_in_order() {
 async fn the_last_request_of_a_connection_ends_it() {
     let app = App::says(|_| Answer::public("hit")).await;
     let larder = larder(&app).start().await;
-    assert_eq!(larder.client().get("/hit").await.status, 200);
+    let mut first = Talk::with(&larder).await;
+    first.say(HIT).await;
+    assert_eq!(first.text().await, "hit");
     let last = "GET /hit HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let odd = "GET /hit HTTP/1.1\r\nHost: a\r\nX_Odd: 1\r\n\r\n";
     // As the first that a connection brings, behind another hit, and once hyper is there.
