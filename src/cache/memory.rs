@@ -11,10 +11,12 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes an entry takes beside its content: the map's own, the allocations' heads, the structs.
-pub const ENTRY_OVERHEAD: u64 = 512;
-/// Bytes a stored field takes beside its name and value.
-pub const FIELD_OVERHEAD: u64 = 64;
+/// Bytes an entry takes beside its content: the structs, a place in the map (some of which are
+/// empty), the heads of a dozen allocations, and the lines of the head as it is sent that are not stored.
+pub const ENTRY_OVERHEAD: u64 = (size_of::<Entry>() + size_of::<Slot>() + 512) as u64;
+/// Bytes a stored field takes beside its name and value: its place in the table and in the index,
+/// and what a name that is none of the registered ones takes by itself.
+pub const FIELD_OVERHEAD: u64 = 136;
 /// Most variants of one key that are kept here; the oldest goes.
 pub const VARIANTS_MAX: usize = 64;
 
@@ -94,7 +96,7 @@ impl Memory {
         }
     }
 
-    /// Whether entries are held at all.
+    /// Whether it keeps more than Vary rules.
     #[must_use]
     pub const fn keeps_entries(&self) -> bool {
         self.keeps_entries
@@ -239,6 +241,82 @@ mod tests {
             assert!(memory.bytes() <= 1 << 20);
         }
         assert!(memory.len() > 100 && memory.evicted() > 100);
+    }
+
+    /// What this process has in memory, in bytes.
+    #[cfg(target_os = "linux")]
+    fn resident() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Fields as they come in: slices of the buffer that a head was read into.
+    #[cfg(target_os = "linux")]
+    fn read_in(n: u64) -> HeaderMap {
+        let head = format!(
+            "content-type: application/json\ndate: Sun, 06 Nov 1994 08:49:37 GMT\n\
+             cache-control: public, max-age=600\netag: \"{n:016}\"\n\
+             last-modified: Sun, 06 Nov 1994 08:49:37 GMT\nx-request: {n}"
+        );
+        let mut buffer = head.clone().into_bytes();
+        buffer.resize(8_192, 0);
+        let buffer = bytes::Bytes::from(buffer);
+        let mut fields = HeaderMap::new();
+        for line in head.lines() {
+            let (name, value) = line.split_once(": ").unwrap();
+            let value = buffer.slice_ref(&buffer[offset(&head, value)..][..value.len()]);
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            fields.append(name, http::HeaderValue::from_maybe_shared(value).unwrap());
+        }
+        fields.reserve(8);
+        fields
+    }
+
+    #[cfg(target_os = "linux")]
+    fn offset(whole: &str, part: &str) -> usize {
+        part.as_ptr() as usize - whole.as_ptr() as usize
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_counted_is_what_it_takes() {
+        const ENTRIES: u64 = 100_000;
+        const ALONE: &str = "LARDER_TEST_ALONE";
+        // In a process of its own: what other tests take and leave would be counted here.
+        if std::env::var_os(ALONE).is_none() {
+            let own = std::env::current_exe().unwrap();
+            let name = "cache::memory::tests::what_is_counted_is_what_it_takes";
+            let mut alone = std::process::Command::new(own);
+            let ran = alone.args(["--exact", name]).env(ALONE, "1").output();
+            let ran = ran.unwrap();
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let cache = crate::cache::Cache::new(1 << 30, "test", 1 << 20);
+        let before = resident();
+        for n in 0..ENTRIES {
+            let plain = entry("h/a", &[b'x'; 128]);
+            let stored = crate::semantics::Stored {
+                headers: read_in(n),
+                ..plain.stored
+            };
+            let url = format!("example.org/articles/{n}").into();
+            let entry = Entry::new(stored, Box::default(), url, plain.position);
+            // Somebody has asked for each of them.
+            let head = vec![b'x'; 350].into_boxed_slice();
+            entry.prepared.get_or_init(|| Some(head));
+            drop(entry.stored.body.clone());
+            assert!(cache.store(&key(n), Arc::new(entry), Timestamp::default()));
+        }
+        let status = cache.status();
+        assert_eq!(status.entries, 100_000);
+        let taken = resident().saturating_sub(before) as f64;
+        let ratio = taken / status.bytes as f64;
+        let each = (taken / ENTRIES as f64, status.bytes / ENTRIES);
+        assert!((0.6..1.25).contains(&ratio), "{ratio}: {each:?}");
     }
 
     #[test]

@@ -411,6 +411,9 @@ impl Cache {
                     }
                     let softly_purged = verdict == Verdict::Soft;
                     entry.position.local = local;
+                    if self.shared.memory.keeps_entries() {
+                        entry.stored = entry.stored.compact();
+                    }
                     let entry = Arc::new(entry);
                     if !softly_purged {
                         self.promote(variant.unwrap_or(*key), &entry);
@@ -478,16 +481,25 @@ impl Cache {
 }
 
 impl Entry {
+    /// An entry that holds on to nothing larger than itself; the body has to be of its own already.
+    #[must_use]
+    pub fn new(stored: Stored, tags: Box<[Box<str>]>, url: Box<str>, position: Position) -> Self {
+        Self {
+            stored: stored.compact(),
+            tags,
+            url,
+            position,
+            app_time: Duration::ZERO,
+            prepared: Prepared::new(),
+        }
+    }
+
     /// The same entry with another response: one that was validated, or whose lifetime was renewed.
     #[must_use]
     pub fn with(&self, stored: Stored) -> Self {
         Self {
-            stored,
-            tags: self.tags.clone(),
-            url: self.url.clone(),
-            position: self.position,
             app_time: self.app_time,
-            prepared: Prepared::new(),
+            ..Self::new(stored, self.tags.clone(), self.url.clone(), self.position)
         }
     }
 

@@ -314,15 +314,7 @@ impl Fill {
     #[must_use]
     pub fn body_with(&self, last: &Bytes) -> Bytes {
         match &self.lock().phase {
-            Phase::Streaming(stream) if stream.chunks.is_empty() => last.clone(),
-            Phase::Streaming(stream) if last.is_empty() => joined(&stream.chunks),
-            Phase::Streaming(stream) => stream
-                .chunks
-                .iter()
-                .chain([last])
-                .flatten()
-                .copied()
-                .collect(),
+            Phase::Streaming(stream) => joined(stream.chunks.iter().chain([last])),
             _ => Bytes::new(),
         }
     }
@@ -345,7 +337,7 @@ impl Fill {
                     outgrown: false,
                     chunks,
                     ..
-                }) => Poll::Ready(Some(joined(chunks))),
+                }) => Poll::Ready(Some(joined(chunks.iter()))),
                 _ => Poll::Ready(None),
             }
         })
@@ -442,12 +434,13 @@ impl Fill {
     }
 }
 
-fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
-    match chunks.len() {
-        0 => Bytes::new(),
-        1 => chunks[0].clone(),
-        _ => chunks.iter().flatten().copied().collect(),
-    }
+/// All of `chunks` in room of just their size. A single one is copied, too: it would keep the whole
+/// buffer that it was read into.
+fn joined<'a>(chunks: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let bytes = chunks.clone().map(Bytes::len).sum();
+    let mut whole = Vec::with_capacity(bytes);
+    chunks.for_each(|chunk| whole.extend_from_slice(chunk));
+    whole.into()
 }
 
 impl State {
@@ -592,6 +585,22 @@ mod tests {
         assert_eq!(text(reader).await.unwrap(), "one two");
         assert_eq!(text(leader).await.unwrap(), "one two");
         assert_eq!(fill.whole().await.unwrap(), "one two");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_not_the_buffer_that_it_was_read_into() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let _reader = lead.fill().stream(head(), None);
+        let buffer = Bytes::from(vec![b'x'; 8_192]);
+        let last = lead.fill().body_with(&buffer.slice(..3));
+        lead.fill().push(buffer.slice(..3));
+        lead.fill().finish(HeaderMap::new());
+        let whole = lead.fill().whole().await.unwrap();
+        for body in [last, whole] {
+            assert_eq!(body, "xxx");
+            assert_ne!(body.as_ptr(), buffer.as_ptr());
+        }
     }
 
     #[tokio::test]

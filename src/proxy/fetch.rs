@@ -942,13 +942,10 @@ impl Job {
     }
 
     fn entry(&self, stored: Stored, app_time: Duration) -> Entry {
+        let (tags, position) = (self.tags.of(&stored), self.lead.fill().position());
         Entry {
-            tags: self.tags.of(&stored),
-            stored,
-            url: self.url.clone(),
-            position: self.lead.fill().position(),
             app_time,
-            prepared: crate::cache::Prepared::new(),
+            ..Entry::new(stored, tags, self.url.clone(), position)
         }
     }
 

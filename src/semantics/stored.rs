@@ -5,7 +5,7 @@ use super::range::Part;
 use super::{Timestamp, Vary};
 use bytes::Bytes;
 use http::header::{DATE, ETAG, LAST_MODIFIED, RANGE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::time::Duration;
 
 /// A response as it is kept (RFC 9111 §3).
@@ -58,6 +58,15 @@ impl Stored {
             })
     }
 
+    /// The same without the buffers that its fields were read into: a field is a slice of one, and
+    /// keeps all of it. The body is left as it is.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        compact(&mut self.headers);
+        compact(&mut self.trailers);
+        self
+    }
+
     /// How long from `now` a store has to keep it: as long as it is useful as it is, and a while
     /// longer where it can be validated (as long again as it was fresh, within bounds). Never zero
     /// for what [`super::storable`] allowed.
@@ -76,6 +85,24 @@ impl Stored {
         let fresh = lifetime.fresh.saturating_sub(lifetime.initial_age);
         let validated = fresh.saturating_add(longer).saturating_sub(held);
         lifetime.useful(now).max(validated)
+    }
+}
+
+/// Puts all values into one allocation of just their size, and the table into one of its own.
+fn compact(fields: &mut HeaderMap) {
+    let bytes = fields.values().map(HeaderValue::len).sum();
+    let mut values = Vec::with_capacity(bytes);
+    fields
+        .values()
+        .for_each(|value| values.extend_from_slice(value.as_bytes()));
+    let mut values = Bytes::from(values);
+    // A clone has no room to spare.
+    *fields = fields.clone();
+    for value in fields.values_mut() {
+        // What was a value is one.
+        if let Ok(copy) = HeaderValue::from_maybe_shared(values.split_to(value.len())) {
+            *value = copy;
+        }
     }
 }
 

@@ -28,6 +28,8 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Content up to this goes out in one piece with its head, in bytes: copying it costs less than a
 /// second slice.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
+/// What ends a head, behind its last line.
+const HEAD_END: &[u8] = b"\r\n";
 /// Fields that make more of a request than a plain GET.
 const NOT_PLAIN: [HeaderName; 11] = [
     CONTENT_LENGTH,
@@ -62,6 +64,8 @@ pub(super) struct Direct {
     sending: Option<Sending>,
     /// The last request was not answered here: of the next one the route is looked at first.
     doubts: bool,
+    /// The client has asked for no more than the last answer.
+    closing: bool,
 }
 
 /// An answer that is leaving.
@@ -82,7 +86,13 @@ impl Direct {
             peer,
             sending: None,
             doubts: false,
+            closing: false,
         }
+    }
+
+    /// Whether the connection ends with the last answer (RFC 9112 §9.6).
+    pub(super) const fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// Whether an answer is still on its way out.
@@ -112,14 +122,20 @@ impl Direct {
             room.out.clear();
             // A panic ends here: hyper's way will find the same, and answer for it.
             let hit = catch_unwind(AssertUnwindSafe(|| {
-                let request = plain(bytes, &mut room.fields)?;
+                let (request, last) = plain(bytes, &mut room.fields)?;
                 let (hit, fields) = self.proxy.hit(request, self.peer, &mut room.out);
                 room.fields = fields;
-                hit
+                Some((hit?, last))
             }));
             self.doubts = !matches!(hit, Ok(Some(_)));
             match hit {
-                Ok(Some(hit)) => {
+                Ok(Some((hit, last))) => {
+                    self.closing = last;
+                    if last {
+                        room.out.truncate(room.out.len() - HEAD_END.len());
+                        room.out.extend_from_slice(b"connection: close\r\n");
+                        room.out.extend_from_slice(HEAD_END);
+                    }
                     let begun = self.begin(hit, &mut room.out, stream, context);
                     begun.map(|()| true)
                 }
@@ -222,8 +238,9 @@ fn target(bytes: &[u8]) -> Option<&str> {
 
 /// The request that `bytes` are, whole and nothing behind it, if it is a GET that
 /// [`super::strict`] and [`super::heads`] would let pass as it stands, and asks for no more than
-/// the content. Its fields are made in the room that `fields` has.
-fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<Parts> {
+/// the content; and whether it is to be the connection's last. Its fields are made in the room that
+/// `fields` has.
+fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<(Parts, bool)> {
     let plain_frame = bytes.len() <= HEAD_BYTES_MAX
         && bytes.starts_with(b"GET /")
         && bytes.ends_with(b"\r\n\r\n");
@@ -242,14 +259,16 @@ fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<Parts> {
     if target.contains('#') {
         return None;
     }
-    let mut hosts = 0;
+    let (mut hosts, mut last) = (0, false);
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         if name == HOST {
             hosts += 1;
             normal_authority(std::str::from_utf8(field.value).ok()?, "http")?;
         } else if name == CONNECTION {
-            if !field.value.eq_ignore_ascii_case(b"keep-alive") {
+            if field.value.eq_ignore_ascii_case(b"close") {
+                last = true;
+            } else if !field.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
         } else if NOT_PLAIN.contains(&name) || name == TE || is_odd(name.as_str()) {
@@ -266,7 +285,7 @@ fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<Parts> {
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
     *request.headers_mut() = take(fields);
-    Some(request.into_parts().0)
+    Some((request.into_parts().0, last))
 }
 
 /// Names with `_` may be another's alias; ours are for tests and for those who know the debug token.
@@ -293,7 +312,8 @@ mod tests {
     fn a_plain_get_is_read_as_it_stands() {
         let head = b"GET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-A: \r\nAccept:  x \r\nX-A: y\r\n\r\n";
         let mut fields = HeaderMap::new();
-        let request = plain(head, &mut fields).unwrap();
+        let (request, last) = plain(head, &mut fields).unwrap();
+        assert!(!last);
         assert_eq!(request.uri, "/a?b=c");
         let all: Vec<_> = request.headers.iter().collect();
         assert_eq!(all.len(), 4);
@@ -302,6 +322,15 @@ mod tests {
             request.headers.get_all("x-a").iter().collect::<Vec<_>>(),
             ["", "y"]
         );
+    }
+
+    #[test]
+    fn a_client_may_say_that_it_is_its_last() {
+        for (said, is_last) in [("Close", true), ("keep-alive", false)] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {said}\r\n\r\n");
+            let (_, last) = plain(head.as_bytes(), &mut HeaderMap::new()).unwrap();
+            assert_eq!(last, is_last, "{said}");
+        }
     }
 
     #[test]
@@ -315,7 +344,8 @@ mod tests {
             "GET http://a/ HTTP/1.1",
             "GET /#a HTTP/1.1",
             "GET / HTTP/1.1\r\nHost: b",
-            "GET / HTTP/1.1\r\nConnection: close",
+            "GET / HTTP/1.1\r\nConnection: close, x",
+            "GET / HTTP/1.1\r\nConnection: upgrade",
             "GET / HTTP/1.1\r\nContent-Length: 0",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked",
             "GET / HTTP/1.1\r\nUpgrade: websocket",
@@ -388,7 +418,7 @@ mod tests {
         ) {
             let begin = if begun { "GET /a HTTP/1.1\r\nHost: a\r\n" } else { "" };
             let head = format!("{begin}{}\r\n\r\n", middle.concat());
-            if let Some(request) = plain(head.as_bytes(), &mut HeaderMap::new()) {
+            if let Some((request, _)) = plain(head.as_bytes(), &mut HeaderMap::new()) {
                 let (watch, mut heads) = (Watch::default(), Heads::new());
                 heads.read(head.as_bytes(), &watch);
                 prop_assert!(watch.judge().is_ok());

@@ -183,6 +183,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let _ = poll_fn(|context| Pin::new(&mut *self).poll_shutdown(context)).await;
     }
 
+    fn is_closing(&self) -> bool {
+        self.direct.as_ref().is_some_and(Direct::is_closing)
+    }
+
     /// Whether what is read next may be answered without hyper.
     fn may_be_direct(&self) -> bool {
         self.direct.is_some() && self.quiet && self.heads.are_all_answered(&self.watch)
@@ -271,6 +275,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         let before = buffer.filled().len();
         loop {
             ready!(this.poll_direct(context))?;
+            if this.is_closing() {
+                // What may come behind the last request is none.
+                return Poll::Ready(Ok(()));
+            }
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -143,6 +143,35 @@ async fn hits_between_all_other_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn the_last_request_of_a_connection_ends_it() {
+    let app = App::says(|_| Answer::public("hit")).await;
+    let larder = larder(&app).start().await;
+    let mut first = Talk::with(&larder).await;
+    first.say(HIT).await;
+    assert_eq!(first.text().await, "hit");
+    let last = "GET /hit HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let odd = "GET /hit HTTP/1.1\r\nHost: a\r\nX_Odd: 1\r\n\r\n";
+    // As the first that a connection brings, behind another hit, and once hyper is there.
+    for before in [vec![], vec![HIT], vec![odd], vec![odd, HIT]] {
+        let mut talk = Talk::with(&larder).await;
+        for request in &before {
+            talk.say(request).await;
+            let (head, _) = talk.hear().await;
+            assert!(!fields(&head).contains_key("connection"), "{head}");
+        }
+        talk.say(last).await;
+        let (head, content) = talk.hear().await;
+        assert_eq!(fields(&head)["connection"], "close", "{before:?}");
+        assert_eq!(content, b"hit");
+        let mut rest = Vec::new();
+        let end = talk.socket.read_to_end(&mut rest);
+        let end = tokio::time::timeout(Duration::from_secs(20), end).await;
+        assert_eq!(end.expect("an end in time").unwrap(), 0, "{before:?}");
+    }
+    assert_eq!(app.count("/hit"), 1);
+}
+
+#[tokio::test]
 async fn a_large_hit_reaches_a_slow_reader_whole_and_holds_nobody_up() {
     let body: Vec<u8> = (0..900_000u32).map(|n| n.to_le_bytes()[0] ^ 0x5a).collect();
     let large = body.clone();
