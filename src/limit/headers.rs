@@ -7,10 +7,13 @@
 use super::{Decision, State};
 use crate::config::settings::Headers;
 use crate::semantics::Timestamp;
+use crate::semantics::line::{digits, number};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::fmt::Write;
 use std::time::Duration;
+
+/// Room for the lists of most requests, in bytes.
+const LIST_BYTES: usize = 64;
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -34,30 +37,30 @@ pub fn apply(decision: &Decision, dialects: &Headers, now: Timestamp, fields: &m
         && let Some(state) = strictest(decision)
     {
         let reset = (now + state.reset + Duration::from_millis(999)).as_secs();
-        fields.insert(X_RATELIMIT_LIMIT, state.quota.into());
-        fields.insert(X_RATELIMIT_REMAINING, state.remaining.into());
-        fields.insert(X_RATELIMIT_RESET, reset.into());
+        fields.insert(X_RATELIMIT_LIMIT, number(state.quota.into()));
+        fields.insert(X_RATELIMIT_REMAINING, number(state.remaining.into()));
+        fields.insert(X_RATELIMIT_RESET, number(reset));
     }
     if let Some(seconds) = retry_after(decision) {
-        fields.insert(RETRY_AFTER, seconds.into());
+        fields.insert(RETRY_AFTER, number(seconds));
     }
 }
 
 /// `"public";q=60;w=60`: quota and window in seconds of every counter; `None` without counters.
 #[must_use]
 pub fn policy(decision: &Decision) -> Option<HeaderValue> {
-    list(decision, |item, state| {
+    list(decision, |state| {
         let window = seconds(state.window).max(1);
-        // Writing into a String cannot fail.
-        let _ = write!(item, ";q={};w={window}", state.quota);
+        [(";q=", state.quota.into()), (";w=", window)]
     })
 }
 
 /// `"public";r=59;t=42`: what is left of every counter, and in how many seconds there will be more.
 #[must_use]
 pub fn limit(decision: &Decision) -> Option<HeaderValue> {
-    list(decision, |item, state| {
-        let _ = write!(item, ";r={};t={}", state.remaining, seconds(state.reset));
+    list(decision, |state| {
+        let (left, reset) = (state.remaining.into(), seconds(state.reset));
+        [(";r=", left), (";t=", reset)]
     })
 }
 
@@ -83,32 +86,38 @@ pub fn strictest(decision: &Decision) -> Option<&State> {
     })
 }
 
-fn list(decision: &Decision, parameters: impl Fn(&mut String, &State)) -> Option<HeaderValue> {
-    let mut list = String::new();
+fn list(
+    decision: &Decision,
+    parameters: impl Fn(&State) -> [(&'static str, u64); 2],
+) -> Option<HeaderValue> {
+    let mut list = Vec::with_capacity(LIST_BYTES);
     for state in &decision.states {
         if !list.is_empty() {
-            list.push_str(", ");
+            list.extend_from_slice(b", ");
         }
         push_string(&mut list, &state.name);
-        parameters(&mut list, state);
+        for (name, number) in parameters(state) {
+            list.extend_from_slice(name.as_bytes());
+            list.extend_from_slice(digits(number).as_bytes());
+        }
     }
     (!list.is_empty())
-        .then(|| HeaderValue::from_str(&list).ok())
+        .then(|| HeaderValue::from_bytes(&list).ok())
         .flatten()
 }
 
 /// A Structured Field String (RFC 9651 §3.3.3): printable ASCII, `"` and `\` escaped. Everything
 /// else becomes `_`; names are the operator's, so that is a matter of looks.
-fn push_string(list: &mut String, text: &str) {
-    list.push('"');
+fn push_string(list: &mut Vec<u8>, text: &str) {
+    list.push(b'"');
     for character in text.chars() {
-        match character {
-            '"' | '\\' => list.extend(['\\', character]),
-            ' '..='~' => list.push(character),
-            _ => list.push('_'),
+        match (character, u8::try_from(character)) {
+            ('"' | '\\', Ok(byte)) => list.extend([b'\\', byte]),
+            (' '..='~', Ok(byte)) => list.push(byte),
+            _ => list.push(b'_'),
         }
     }
-    list.push('"');
+    list.push(b'"');
 }
 
 /// Whole seconds, rounded up.
@@ -137,6 +146,7 @@ mod tests {
             admitted: !states.iter().any(|state| state.refused),
             unavailable: false,
             counted: Counted::Shared,
+            repeated: false,
             states,
         }
     }

@@ -349,14 +349,12 @@ impl Told {
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
             rooms.recorder.saved(ask.handle(), self.app_time);
         }
-        if !rooms
-            .shared
-            .log
-            .wants(ask.handle(), status, self.outcome, took)
-        {
+        let log = &rooms.shared.log;
+        let repeated = limits.is_some_and(|decision| decision.repeated);
+        if !log.wants(ask.handle(), status, self.outcome, took, repeated) {
             return;
         }
-        rooms.shared.log.write(AccessRecord {
+        log.write(AccessRecord {
             method: visit.method.clone(),
             path: visit.uri.path().into(),
             route: ask.found.rule.name.clone(),

@@ -7,10 +7,15 @@ use crate::semantics::Timestamp;
 use crate::upstream::UpstreamError;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use std::borrow::Cow;
 
 /// How long a client is asked to wait when the app has too much to do, in seconds.
 const OVERLOAD_WAIT_SECS: u64 = 1;
+
+/// Room for the content of most problems, in bytes, and for the fields of every answer.
+const BODY_BYTES: usize = 512;
+const FIELDS: usize = 20;
 
 /// Why larder answers by itself instead of passing an answer on; grouped by whose doing it is.
 #[derive(Clone, Debug)]
@@ -117,9 +122,11 @@ impl Problem {
 
     /// One sentence for people.
     #[must_use]
-    pub fn message(&self) -> String {
+    pub fn message(&self) -> Cow<'static, str> {
         match self {
-            Self::BadRequest(how) => format!("The request cannot be forwarded safely: {how}."),
+            Self::BadRequest(how) => {
+                format!("The request cannot be forwarded safely: {how}.").into()
+            }
             Self::MethodNotAllowed => "CONNECT and TRACE are not served here.".into(),
             Self::UnknownCoding => "Only the chunked transfer coding is understood.".into(),
             Self::ExpectationFailed => "Only 100-continue can be expected here.".into(),
@@ -177,19 +184,23 @@ impl Problem {
     #[must_use]
     pub fn answer(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Response<Body> {
         let retry_after = self.retry_after();
-        let (content_type, body) = match shape {
+        let mut body = Vec::with_capacity(BODY_BYTES);
+        let (content_type, written) = match shape {
             ErrorShape::Problem => (
                 "application/problem+json",
-                self.problem(trace_id, retry_after),
+                serde_json::to_writer(&mut body, &self.problem(trace_id, retry_after)),
             ),
             ErrorShape::Exodrive => (
                 "application/json",
-                self.exodrive(now, trace_id, retry_after),
+                serde_json::to_writer(&mut body, &self.exodrive(now, trace_id, retry_after)),
             ),
         };
-        let mut response = Response::new(Body::full(body.to_string()));
+        // Writing words and numbers into memory cannot fail.
+        debug_assert!(written.is_ok());
+        let mut response = Response::new(Body::full(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
+        headers.reserve(FIELDS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(secs) = retry_after {
@@ -204,43 +215,80 @@ impl Problem {
         response
     }
 
-    /// RFC 9457; a refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
-    fn problem(&self, trace_id: &str, retry_after: Option<u64>) -> Value {
+    /// A refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
+    fn problem<'a>(&'a self, trace_id: &'a str, retry_after: Option<u64>) -> Details<'a> {
         let status = self.status();
-        let mut problem = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.message(),
-            "code": self.code(),
-            "traceId": trace_id,
-        });
-        if let Self::Limited(decision) = self {
-            problem["type"] =
-                json!("https://iana.org/assignments/http-problem-types#quota-exceeded");
-            problem["violated-policies"] = decision
-                .refusals()
-                .map(|state| state.name.as_str())
-                .collect();
+        let (kind, violated) = match self {
+            Self::Limited(decision) => {
+                let names = decision.refusals().map(|state| state.name.as_str());
+                (QUOTA_EXCEEDED, Some(names.collect()))
+            }
+            _ => ("about:blank", None),
+        };
+        Details {
+            kind,
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: self.message(),
+            code: self.code(),
+            trace_id,
+            violated,
+            retry_after,
         }
-        if let Some(secs) = retry_after {
-            problem["retryAfter"] = json!(secs);
-        }
-        problem
     }
 
-    fn exodrive(&self, now: Timestamp, trace_id: &str, retry_after: Option<u64>) -> Value {
-        let mut error = json!({
-            "code": self.code(),
-            "message": self.message(),
-            "timestamp": now.rfc3339(),
-            "traceId": trace_id,
-        });
-        if let Some(secs) = retry_after {
-            error["retryAfter"] = json!(secs);
-        }
-        json!({ "error": error })
+    fn exodrive<'a>(
+        &self,
+        now: Timestamp,
+        trace_id: &'a str,
+        retry_after: Option<u64>,
+    ) -> Exodrive<'a> {
+        let error = ExodriveError {
+            code: self.code(),
+            message: self.message(),
+            timestamp: now.rfc3339(),
+            trace_id,
+            retry_after,
+        };
+        Exodrive { error }
     }
+}
+
+/// Registered with IANA by draft-ietf-httpapi-ratelimit-headers.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// RFC 9457: the members of a problem, ours among them.
+#[derive(Serialize)]
+struct Details<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: Cow<'static, str>,
+    code: &'static str,
+    #[serde(rename = "traceId")]
+    trace_id: &'a str,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
+    violated: Option<Vec<&'a str>>,
+    #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+/// `{"error": {…}}`, as ExoDrive's clients know it.
+#[derive(Serialize)]
+struct Exodrive<'a> {
+    error: ExodriveError<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExodriveError<'a> {
+    code: &'static str,
+    message: Cow<'static, str>,
+    timestamp: String,
+    trace_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
 }
 
 /// The methods that pass here.
@@ -261,6 +309,7 @@ pub(super) fn options() -> Response<Body> {
 mod tests {
     use super::*;
     use crate::limit::State;
+    use serde_json::{Value, json};
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_737_626_400_000);
@@ -291,6 +340,7 @@ mod tests {
             admitted: false,
             unavailable: false,
             counted: crate::limit::Counted::Shared,
+            repeated: false,
             states: vec![state],
         }))
     }

@@ -3,9 +3,10 @@
 //!
 //! Never decides what is written.
 
-use crate::semantics::Stored;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
-use http::{StatusCode, Version};
+use crate::semantics::line::digits;
+use crate::semantics::{Stored, Timestamp};
+use http::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::{StatusCode, Version, response};
 use std::io::Write;
 
 /// A field's value on its way out.
@@ -86,6 +87,20 @@ fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The whole head of an answer that no one stored, as hyper would write it.
+pub(super) fn whole(out: &mut Vec<u8>, answer: &response::Parts, length: usize, now: Timestamp) {
+    let reason = answer.status.canonical_reason().unwrap_or("<none>");
+    for piece in ["HTTP/1.1 ", answer.status.as_str(), " ", reason, "\r\n"] {
+        out.extend_from_slice(piece.as_bytes());
+    }
+    for (name, value) in &answer.headers {
+        line(out, name, value.as_bytes());
+    }
+    line(out, &CONTENT_LENGTH, digits(length as u64).as_bytes());
+    line(out, &DATE, now.http_date().as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

@@ -1,18 +1,20 @@
-//! Hits from memory that nothing has to be waited for: the life of a request without its detours.
+//! Answers that nothing has to be waited for, hits from memory and refusals by a limit known to be
+//! full: the life of a request without its detours.
 //!
 //! Asks the same rooms in the same order as [`Proxy::handle`] and gives the same answer, written
 //! straight into the bytes that go out. Where any of them would have to wait, or has more to say
-//! than yes, there is no answer here and nothing has been counted: the request is handled as all
-//! others are.
+//! than yes or no, there is no answer here and nothing has been counted: the request is handled as
+//! all others are.
 
 use super::body::Meter;
-use super::reply::{REPLACED, Told};
+use super::reply::{REPLACED, Reply, Told};
 use super::visit::Visit;
 use super::wire::{self, Fields, Head, Value};
 use super::{
     Ask, Content, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span, Target, forward,
 };
-use crate::limit;
+use crate::config::settings::LimitMode;
+use crate::limit::{self, Check};
 use crate::semantics::line;
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
@@ -22,13 +24,13 @@ use http::request::Parts;
 
 /// The content of an answer whose head is written already.
 #[derive(Debug)]
-pub struct Hit {
+pub struct Ready {
     /// What follows the head.
     pub body: Bytes,
     meter: Meter,
 }
 
-impl Hit {
+impl Ready {
     /// Counts bytes of the content that have left.
     pub fn sent(&mut self, bytes: usize) {
         self.meter.add(bytes);
@@ -36,10 +38,15 @@ impl Hit {
 }
 
 impl Proxy {
-    /// Answers a GET without content and without conditions from memory; the head is added to `out`.
-    /// `None` where it takes more. The fields of the request come back, so that their room serves
-    /// the next one.
-    pub fn hit(&self, request: Parts, peer: Peer, out: &mut Vec<u8>) -> (Option<Hit>, HeaderMap) {
+    /// Answers a GET without content and without conditions from memory, or refuses it; the head is
+    /// added to `out`. `None` where it takes more. The fields of the request come back, so that their
+    /// room serves the next one.
+    pub fn ready(
+        &self,
+        request: Parts,
+        peer: Peer,
+        out: &mut Vec<u8>,
+    ) -> (Option<Ready>, HeaderMap) {
         let shared = &self.0.shared;
         if shared.traces.is_on() {
             return (None, request.headers);
@@ -47,11 +54,11 @@ impl Proxy {
         let trace = shared.traces.context(&request.headers);
         let snapshot = shared.snapshot.load_full();
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
-        let hit = self.hit_for(&visit, out);
-        (hit, visit.headers)
+        let ready = self.ready_for(&visit, out);
+        (ready, visit.headers)
     }
 
-    fn hit_for(&self, visit: &Visit, out: &mut Vec<u8>) -> Option<Hit> {
+    fn ready_for(&self, visit: &Visit, out: &mut Vec<u8>) -> Option<Ready> {
         let settings = &visit.snapshot.settings;
         if visit.debug || forward::is_loop(&visit.headers) {
             return None;
@@ -65,17 +72,18 @@ impl Proxy {
         let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
         let (limits, rule) = (&settings.limits, found.rule);
         let checks = limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
-        if !checks.is_empty() {
-            return None;
-        }
-        let ask = Ask {
+        let mut ask = Ask {
             visit,
             target: &target,
             found: &found,
             caller: &caller,
             span: &Span::default(),
-            search: (self.0.shared.searches).find(|| visit.authority(), target.path),
+            search: None,
         };
+        if !checks.is_empty() {
+            return self.refusal(&ask, &checks, out);
+        }
+        ask.search = (self.0.shared.searches).find(|| visit.authority(), target.path);
         let Plan::Lookup(key) = ask.plan(Content::None) else {
             return None;
         };
@@ -99,9 +107,26 @@ impl Proxy {
         told.dress(&ask, took, &mut head);
         head.end();
         told.tell(&self.0, &ask, stored.status, None, took);
-        Some(Hit {
+        Some(Ready {
             body: stored.body.clone(),
             meter: Meter::new(ask.handle().clone(), Source::Memory, active),
         })
+    }
+
+    /// The refusal by a counter that is known to be full; whoever may be admitted, Redis has to say.
+    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Ready> {
+        let (visit, mode) = (ask.visit, ask.visit.snapshot.settings.limits.mode);
+        if mode == LimitMode::Shadow {
+            return None;
+        }
+        let decision = self.0.limiter.refusal(checks, visit.now)?;
+        let active = self.0.recorder.active();
+        let mut limits = None;
+        let problem = self.carry_out(decision, mode, &mut limits).err()?;
+        let reply = Reply::problem(&problem, visit);
+        let (head, body) = (reply.finish(&self.0, ask, limits.as_ref(), active)).into_parts();
+        let (body, meter) = body.into_whole()?;
+        wire::whole(out, &head, body.len(), visit.now);
+        Some(Ready { body, meter })
     }
 }
