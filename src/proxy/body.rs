@@ -94,21 +94,6 @@ impl Body {
         self.meter = Some(Meter::new(route, source, active));
         self
     }
-
-    /// What there is in one piece, with what counts it; `None` where there is more to it.
-    pub(super) fn into_whole(self) -> Option<(Bytes, Meter)> {
-        let (content, meter) = (self.content, self.meter?);
-        match content {
-            Content::Stored {
-                mut slices,
-                trailers: None,
-            } => {
-                let bytes = slices.next().unwrap_or_default();
-                slices.is_empty().then_some((bytes, meter))
-            }
-            _ => None,
-        }
-    }
 }
 
 impl HttpBody for Body {

@@ -7,15 +7,16 @@
 //! all others are.
 
 use super::body::Meter;
-use super::reply::{REPLACED, Reply, Told};
+use super::reply::{REPLACED, Told};
 use super::visit::Visit;
-use super::wire::{self, Fields, Head, Value};
+use super::wire::{self, Head};
 use super::{
     Ask, Content, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span, Target, forward,
 };
 use crate::config::settings::LimitMode;
 use crate::limit::{self, Check};
 use crate::semantics::line;
+use crate::semantics::writing::{Fields, Value};
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -104,7 +105,7 @@ impl Proxy {
         let mut head = Head::begin(out, prepared);
         let age = line::digits(stored.lifetime.age(visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
-        told.dress(&ask, took, &mut head);
+        told.dress(&ask, None, took, &mut head);
         head.end();
         told.tell(&self.0, &ask, stored.status, None, took);
         Some(Ready {
@@ -123,10 +124,18 @@ impl Proxy {
         let active = self.0.recorder.active();
         let mut limits = None;
         let problem = self.carry_out(decision, mode, &mut limits).err()?;
-        let reply = Reply::problem(&problem, visit);
-        let (head, body) = (reply.finish(&self.0, ask, limits.as_ref(), active)).into_parts();
-        let (body, meter) = body.into_whole()?;
-        wire::whole(out, &head, body.len(), visit.now);
-        Some(Ready { body, meter })
+        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_hex());
+        let body = problem.content(shape, visit.now, &trace_id);
+        let mut told = Told::problem(&problem);
+        let took = visit.began.elapsed();
+        let mut head = Head::new(out, problem.status());
+        problem.fields(shape, &mut head);
+        told.dress(ask, limits.as_ref(), took, &mut head);
+        head.end_with(body.len(), visit.now);
+        told.tell(&self.0, ask, problem.status(), limits.as_ref(), took);
+        Some(Ready {
+            body: body.into(),
+            meter: Meter::new(ask.handle().clone(), Source::Larder, active),
+        })
     }
 }

@@ -4,7 +4,6 @@ use super::body::Body;
 use super::coalesce::Reader;
 use super::respond::Problem;
 use super::visit::Visit;
-use super::wire::{Fields, Value};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
@@ -12,11 +11,15 @@ use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::fields;
 use crate::semantics::line::{self, Line, number};
 use crate::semantics::validation::is_conditional;
+use crate::semantics::writing::{Fields, Value};
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, TE, TRAILER, VIA};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, REFERRER_POLICY, TE, TRAILER, VIA, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use std::time::Duration;
 
@@ -26,7 +29,6 @@ const X_CACHE_REASON: HeaderName = HeaderName::from_static("x-cache-reason");
 const X_CACHE_ROUTE: HeaderName = HeaderName::from_static("x-cache-route");
 const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// What [`Told::dress`] puts in place of what the app may have sent.
 pub(super) const REPLACED: [HeaderName; 6] = [
@@ -196,21 +198,14 @@ impl Reply {
             visit.now,
             &visit.trace.trace_id_hex(),
         );
-        let (outcome, reason) = match problem {
-            Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
-            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
-            _ => (Outcome::Bypass, Reason::Request),
-        };
-        let mut reply = Self::own(response);
-        (reply.told.outcome, reply.told.reason) = (outcome, reason);
-        reply
+        let told = Told::problem(problem);
+        Self { response, told }
     }
 
     /// Made here, and no problem.
     pub fn own(response: Response<Body>) -> Self {
-        let mut reply = Self::new(response, Outcome::Bypass, Reason::Request, Source::Larder);
-        reply.told.own = true;
-        reply
+        let told = Told::own(Outcome::Bypass, Reason::Request);
+        Self { response, told }
     }
 
     fn from_app(head: response::Parts, body: Body, outcome: Outcome, reason: Reason) -> Self {
@@ -240,14 +235,7 @@ impl Reply {
         let visit = ask.visit;
         let took = visit.began.elapsed();
         let headers = self.response.headers_mut();
-        self.told.dress(ask, took, headers);
-        if let Some(decision) = limits {
-            let style = &visit.snapshot.settings.headers;
-            limit::headers::apply(decision, style, visit.now, headers);
-        }
-        if ask.found.rule.policy.is_none() {
-            forbid_storing(headers);
-        }
+        self.told.dress(ask, limits, took, headers);
         let (status, source) = (self.response.status(), self.told.source);
         self.told.tell(rooms, ask, status, limits, took);
         self.response
@@ -272,6 +260,24 @@ impl Told {
         }
     }
 
+    /// Of an answer made here.
+    fn own(outcome: Outcome, reason: Reason) -> Self {
+        Self {
+            own: true,
+            ..Self::new(outcome, reason, Source::Larder)
+        }
+    }
+
+    /// Of a problem.
+    pub fn problem(problem: &Problem) -> Self {
+        let (outcome, reason) = match problem {
+            Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
+            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
+            _ => (Outcome::Bypass, Reason::Request),
+        };
+        Self::own(outcome, reason)
+    }
+
     /// Of an answer from the store.
     pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
         let mut told = Self::new(outcome, reason, Source::Memory);
@@ -284,7 +290,13 @@ impl Told {
     }
 
     /// Writes the fields that every answer to this request gets.
-    pub fn dress(&self, ask: &Ask<'_>, took: Duration, fields: &mut impl Fields) {
+    pub fn dress(
+        &self,
+        ask: &Ask<'_>,
+        limits: Option<&Decision>,
+        took: Duration,
+        fields: &mut impl Fields,
+    ) {
         let visit = ask.visit;
         let style = &visit.snapshot.settings.headers;
         if style.cache_standard
@@ -312,6 +324,23 @@ impl Told {
             Value::Text(request_id.unwrap_or(&trace_id)),
         );
         fields.put(X_TRACE_ID, Value::Text(&trace_id));
+        if let Some(decision) = limits {
+            limit::headers::apply(decision, style, visit.now, fields);
+        }
+        if ask.found.rule.policy.is_none() {
+            self.forbid_storing(fields);
+        }
+    }
+
+    /// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
+    fn forbid_storing(&self, fields: &mut impl Fields) {
+        // What is made here says so already.
+        if !self.own {
+            fields.put(CACHE_CONTROL, Value::Static("no-store"));
+        }
+        fields.put(X_CONTENT_TYPE_OPTIONS, Value::Static("nosniff"));
+        fields.fill(X_FRAME_OPTIONS, Value::Static("DENY"));
+        fields.fill(REFERRER_POLICY, Value::Static("no-referrer"));
     }
 
     const fn status(&self) -> CacheStatus {
@@ -422,20 +451,6 @@ fn announce_trailers(headers: &mut HeaderMap, trailers: &HeaderMap, sent: bool) 
         for name in trailers.keys() {
             headers.append(TRAILER, HeaderValue::from(name.clone()));
         }
-    }
-}
-
-/// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
-fn forbid_storing(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    for (name, value) in [
-        ("x-frame-options", "DENY"),
-        ("referrer-policy", "no-referrer"),
-    ] {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
     }
 }
 

@@ -4,6 +4,8 @@ use super::body::Body;
 use crate::config::settings::ErrorShape;
 use crate::limit::{self, Decision};
 use crate::semantics::Timestamp;
+use crate::semantics::line::digits;
+use crate::semantics::writing::{Fields, Value};
 use crate::upstream::UpstreamError;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -13,9 +15,8 @@ use std::borrow::Cow;
 /// How long a client is asked to wait when the app has too much to do, in seconds.
 const OVERLOAD_WAIT_SECS: u64 = 1;
 
-/// Room for the content of most problems, in bytes, and for the fields of every answer.
-const BODY_BYTES: usize = 512;
-const FIELDS: usize = 20;
+/// Room for the content of most problems, in bytes.
+const CONTENT_BYTES: usize = 512;
 
 /// Why larder answers by itself instead of passing an answer on; grouped by whose doing it is.
 #[derive(Clone, Debug)]
@@ -183,36 +184,49 @@ impl Problem {
     /// The answer, in the shape the operator chose.
     #[must_use]
     pub fn answer(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Response<Body> {
+        let content = self.content(shape, now, trace_id);
+        let mut response = Response::new(Body::full(content));
+        *response.status_mut() = self.status();
+        self.fields(shape, response.headers_mut());
+        response
+    }
+
+    /// The content of the answer.
+    pub(super) fn content(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Vec<u8> {
         let retry_after = self.retry_after();
-        let mut body = Vec::with_capacity(BODY_BYTES);
-        let (content_type, written) = match shape {
-            ErrorShape::Problem => (
-                "application/problem+json",
-                serde_json::to_writer(&mut body, &self.problem(trace_id, retry_after)),
-            ),
-            ErrorShape::Exodrive => (
-                "application/json",
-                serde_json::to_writer(&mut body, &self.exodrive(now, trace_id, retry_after)),
-            ),
+        let mut content = Vec::with_capacity(CONTENT_BYTES);
+        let written = match shape {
+            ErrorShape::Problem => {
+                serde_json::to_writer(&mut content, &self.problem(trace_id, retry_after))
+            }
+            ErrorShape::Exodrive => {
+                serde_json::to_writer(&mut content, &self.exodrive(now, trace_id, retry_after))
+            }
         };
         // Writing words and numbers into memory cannot fail.
         debug_assert!(written.is_ok());
-        let mut response = Response::new(Body::full(body));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.reserve(FIELDS);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(secs) = retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(secs));
+        content
+    }
+
+    /// Writes the fields of the answer; when to come back to a limit is among the limit's.
+    pub(super) fn fields(&self, shape: ErrorShape, fields: &mut impl Fields) {
+        let content_type = match shape {
+            ErrorShape::Problem => "application/problem+json",
+            ErrorShape::Exodrive => "application/json",
+        };
+        fields.put(CONTENT_TYPE, Value::Static(content_type));
+        fields.put(CACHE_CONTROL, Value::Static("no-store"));
+        if let Some(secs) = self.retry_after()
+            && !matches!(self, Self::Limited(_))
+        {
+            fields.put(RETRY_AFTER, Value::Text(digits(secs).as_bytes()));
         }
         if matches!(self, Self::MethodNotAllowed) {
-            headers.insert(ALLOW, ALLOWED);
+            fields.put(ALLOW, Value::Static(ALLOWED));
         }
         if self.closes() {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            fields.put(CONNECTION, Value::Static("close"));
         }
-        response
     }
 
     /// A refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
@@ -292,15 +306,14 @@ struct ExodriveError<'a> {
 }
 
 /// The methods that pass here.
-const ALLOWED: HeaderValue =
-    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The answer to an OPTIONS that must not be passed on to the app (RFC 9110 §7.6.2).
 pub(super) fn options() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ALLOW, ALLOWED);
+    headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -309,12 +322,12 @@ pub(super) fn options() -> Response<Body> {
 mod tests {
     use super::*;
     use crate::limit::State;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_737_626_400_000);
 
-    fn body(response: Response<Body>) -> Value {
+    fn body(response: Response<Body>) -> serde_json::Value {
         let bytes = futures_executor(response.into_body());
         serde_json::from_slice(&bytes).unwrap()
     }
@@ -349,7 +362,6 @@ mod tests {
     fn exodrives_clients_find_their_own_shape() {
         let response = refused().answer(ErrorShape::Exodrive, NOW, "abc");
         assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()[RETRY_AFTER], "60");
         assert_eq!(
             body(response),
             json!({"error": {"code": "RATE_LIMITED", "message": "Too many requests",
