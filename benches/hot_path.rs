@@ -563,6 +563,7 @@ fn wants(log: &AccessLog, route: &RouteHandle) -> bool {
         StatusCode::OK,
         Outcome::Hit,
         Duration::from_micros(80),
+        false,
     )
 }
 

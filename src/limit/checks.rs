@@ -4,7 +4,9 @@ use super::Check;
 use crate::config::settings::{Audience, Limit, LimitPer, Limits};
 use crate::identity::Caller;
 use crate::route::Target;
+use crate::semantics::line::hex;
 use http::Method;
+use std::borrow::Cow;
 
 /// Endings of paths that are static files. They are left out of the tiers unless `limits.paths`
 /// says otherwise: one page pulls forty of them.
@@ -80,10 +82,10 @@ fn add<'a>(checks: &mut Vec<Check<'a>>, limit: &'a Limit, kind: &str, caller: &C
             continue;
         }
         let name = match limit.per.len() {
-            1 => limit.name.clone(),
-            _ => format!("{}-{}", limit.name, word(*per)),
+            1 => Cow::Borrowed(&*limit.name),
+            _ => Cow::Owned(format!("{}-{}", limit.name, word(*per))),
         };
-        let subject = format!("{kind}:{}:{}", word(*per), subject(*per, caller));
+        let subject = subject(kind, *per, caller);
         checks.push(Check {
             limit,
             name,
@@ -101,16 +103,15 @@ const fn word(per: LimitPer) -> &'static str {
 }
 
 /// Whoever has no user or no credential is counted by address; the two cannot be confused.
-fn subject(per: LimitPer, caller: &Caller<'_>) -> String {
+fn subject(kind: &str, per: LimitPer, caller: &Caller<'_>) -> String {
+    let dimension = word(per);
     let own = match per {
         LimitPer::Ip => None,
-        LimitPer::User => caller.user().map(|user| format!("u:{}", user.id)),
-        LimitPer::Token => caller.token().map(|token| {
-            let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("t:{hex}")
-        }),
+        LimitPer::User => caller.user().map(|user| ("u", Cow::Borrowed(&*user.id))),
+        LimitPer::Token => (caller.token()).map(|token| ("t", Cow::Owned(hex(&token)))),
     };
-    own.unwrap_or_else(|| format!("a:{}", caller.network()))
+    let (sort, whose) = own.unwrap_or_else(|| ("a", Cow::Owned(caller.network())));
+    [kind, ":", dimension, ":", sort, ":", &whose].concat()
 }
 
 #[cfg(test)]
@@ -214,7 +215,7 @@ pub(super) mod tests {
         let checks = checks(limits, route, method, target, &caller);
         checks
             .into_iter()
-            .map(|check| (check.name, check.subject))
+            .map(|check| (check.name.into_owned(), check.subject))
             .collect()
     }
 

@@ -7,10 +7,14 @@
 use super::{Decision, State};
 use crate::config::settings::Headers;
 use crate::semantics::Timestamp;
+use crate::semantics::line::digits;
+use crate::semantics::writing::{Fields, Value};
+use http::HeaderName;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use std::fmt::Write;
 use std::time::Duration;
+
+/// Room for the lists of most requests, in bytes.
+const LIST_BYTES: usize = 64;
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -18,46 +22,49 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Puts the fields of a decision into a response, in the dialects that are spoken. What the app said
-/// in the list fields is kept beside ours; the legacy trio is replaced. `Retry-After` is set on a
-/// refusal whatever the dialect.
-pub fn apply(decision: &Decision, dialects: &Headers, now: Timestamp, fields: &mut HeaderMap) {
+/// Writes the fields of a decision, in the dialects that are spoken. What the app said in the list
+/// fields is kept beside ours; the legacy trio is replaced. `Retry-After` is set on a refusal
+/// whatever the dialect.
+pub fn apply(decision: &Decision, dialects: &Headers, now: Timestamp, fields: &mut impl Fields) {
     if dialects.rate_limit_standard {
-        if let Some(policy) = policy(decision) {
-            fields.append(RATELIMIT_POLICY, policy);
-        }
-        if let Some(limit) = limit(decision) {
-            fields.append(RATELIMIT, limit);
+        for (name, list) in [
+            (RATELIMIT_POLICY, policy(decision)),
+            (RATELIMIT, limit(decision)),
+        ] {
+            if !list.is_empty() {
+                fields.add(name, Value::Text(&list));
+            }
         }
     }
+    let mut put = |name, number| fields.put(name, Value::Text(digits(number).as_bytes()));
     if dialects.rate_limit_legacy
         && let Some(state) = strictest(decision)
     {
         let reset = (now + state.reset + Duration::from_millis(999)).as_secs();
-        fields.insert(X_RATELIMIT_LIMIT, state.quota.into());
-        fields.insert(X_RATELIMIT_REMAINING, state.remaining.into());
-        fields.insert(X_RATELIMIT_RESET, reset.into());
+        put(X_RATELIMIT_LIMIT, state.quota.into());
+        put(X_RATELIMIT_REMAINING, state.remaining.into());
+        put(X_RATELIMIT_RESET, reset);
     }
     if let Some(seconds) = retry_after(decision) {
-        fields.insert(RETRY_AFTER, seconds.into());
+        put(RETRY_AFTER, seconds);
     }
 }
 
-/// `"public";q=60;w=60`: quota and window in seconds of every counter; `None` without counters.
+/// `"public";q=60;w=60`: quota and window in seconds of every counter; empty without counters.
 #[must_use]
-pub fn policy(decision: &Decision) -> Option<HeaderValue> {
-    list(decision, |item, state| {
+pub fn policy(decision: &Decision) -> Vec<u8> {
+    list(decision, |state| {
         let window = seconds(state.window).max(1);
-        // Writing into a String cannot fail.
-        let _ = write!(item, ";q={};w={window}", state.quota);
+        [(";q=", state.quota.into()), (";w=", window)]
     })
 }
 
 /// `"public";r=59;t=42`: what is left of every counter, and in how many seconds there will be more.
 #[must_use]
-pub fn limit(decision: &Decision) -> Option<HeaderValue> {
-    list(decision, |item, state| {
-        let _ = write!(item, ";r={};t={}", state.remaining, seconds(state.reset));
+pub fn limit(decision: &Decision) -> Vec<u8> {
+    list(decision, |state| {
+        let (left, reset) = (state.remaining.into(), seconds(state.reset));
+        [(";r=", left), (";t=", reset)]
     })
 }
 
@@ -83,32 +90,33 @@ pub fn strictest(decision: &Decision) -> Option<&State> {
     })
 }
 
-fn list(decision: &Decision, parameters: impl Fn(&mut String, &State)) -> Option<HeaderValue> {
-    let mut list = String::new();
+fn list(decision: &Decision, parameters: impl Fn(&State) -> [(&'static str, u64); 2]) -> Vec<u8> {
+    let mut list = Vec::with_capacity(LIST_BYTES);
     for state in &decision.states {
         if !list.is_empty() {
-            list.push_str(", ");
+            list.extend_from_slice(b", ");
         }
         push_string(&mut list, &state.name);
-        parameters(&mut list, state);
+        for (name, number) in parameters(state) {
+            list.extend_from_slice(name.as_bytes());
+            list.extend_from_slice(digits(number).as_bytes());
+        }
     }
-    (!list.is_empty())
-        .then(|| HeaderValue::from_str(&list).ok())
-        .flatten()
+    list
 }
 
 /// A Structured Field String (RFC 9651 §3.3.3): printable ASCII, `"` and `\` escaped. Everything
 /// else becomes `_`; names are the operator's, so that is a matter of looks.
-fn push_string(list: &mut String, text: &str) {
-    list.push('"');
+fn push_string(list: &mut Vec<u8>, text: &str) {
+    list.push(b'"');
     for character in text.chars() {
-        match character {
-            '"' | '\\' => list.extend(['\\', character]),
-            ' '..='~' => list.push(character),
-            _ => list.push('_'),
+        match (character, u8::try_from(character)) {
+            ('"' | '\\', Ok(byte)) => list.extend([b'\\', byte]),
+            (' '..='~', Ok(byte)) => list.push(byte),
+            _ => list.push(b'_'),
         }
     }
-    list.push('"');
+    list.push(b'"');
 }
 
 /// Whole seconds, rounded up.
@@ -120,6 +128,7 @@ fn seconds(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::limit::Counted;
+    use http::HeaderMap;
 
     fn state(name: &str, quota: u32, remaining: u32, reset: u64, refused: bool) -> State {
         State {
@@ -137,6 +146,7 @@ mod tests {
             admitted: !states.iter().any(|state| state.refused),
             unavailable: false,
             counted: Counted::Shared,
+            repeated: false,
             states,
         }
     }
@@ -154,8 +164,8 @@ mod tests {
     #[test]
     fn one_limit_is_one_item_in_each_list() {
         let decision = decision(vec![state("public", 60, 59, 41_001, false)]);
-        assert_eq!(policy(&decision).unwrap(), "\"public\";q=60;w=60");
-        assert_eq!(limit(&decision).unwrap(), "\"public\";r=59;t=42");
+        assert_eq!(policy(&decision), b"\"public\";q=60;w=60");
+        assert_eq!(limit(&decision), b"\"public\";r=59;t=42");
     }
 
     #[test]
@@ -164,8 +174,8 @@ mod tests {
             state("payment-user", 10, 3, 1_000, false),
             state("odd \"name\" \\ é\r\n", 10, 0, 2_000, true),
         ]);
-        let value = limit(&decision).unwrap();
-        let text = value.to_str().unwrap();
+        let value = String::from_utf8(limit(&decision)).unwrap();
+        let text = value.as_str();
         assert_eq!(
             text,
             "\"payment-user\";r=3;t=1, \"odd \\\"name\\\" \\\\ ___\";r=0;t=2"

@@ -27,6 +27,12 @@ use std::time::Duration;
 /// Counters whose last answer from Redis is remembered (about 100 bytes each).
 const SEEN_MAX: usize = 65_536;
 
+/// Counters whose refusals are known to have been told (about 70 bytes each).
+const TOLD_MAX: usize = 16_384;
+
+/// What a moment loses by being cut to whole milliseconds, here and on a reading.
+const CUT: Duration = Duration::from_millis(2);
+
 /// Bytes of the windows; the coldest make room.
 const WINDOWS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
@@ -54,6 +60,10 @@ pub(super) struct Counter {
 #[derive(Debug)]
 pub struct LocalLimits {
     seen: quick_cache::sync::Cache<Id, Seen>,
+    /// Until when a counter refuses that has refused already.
+    told: quick_cache::sync::Cache<Id, Timestamp>,
+    /// The latest of these moments, in milliseconds: after it there is nobody to look for.
+    refusing: AtomicU64,
     own: Mutex<Own>,
     fallback: RwLock<HashMap<(u32, Duration), Arc<Governor>>>,
     replicas: AtomicU32,
@@ -74,7 +84,10 @@ struct Own {
 struct Seen {
     quota: u32,
     remaining: u32,
+    /// Never later than the true moment.
     until: Timestamp,
+    /// By how much the true moment may be later.
+    late: Duration,
 }
 
 /// Weighs a window by what it may grow to.
@@ -103,6 +116,8 @@ impl LocalLimits {
     pub fn new() -> Self {
         Self {
             seen: quick_cache::sync::Cache::new(SEEN_MAX),
+            told: quick_cache::sync::Cache::new(TOLD_MAX),
+            refusing: AtomicU64::new(0),
             own: Mutex::new(Own {
                 windows: quick_cache::unsync::Cache::with_weighter(1_024, WINDOWS_BYTES_MAX, Bytes),
                 latest: 0,
@@ -134,21 +149,57 @@ impl LocalLimits {
 
     /// Remembers what Redis said, and counts what it admitted. `now` is from before Redis was asked
     /// and `reset` is cut to whole milliseconds, so that the moment kept is never later than the
-    /// true one.
-    pub(super) fn remember(&self, counters: &[Counter], readings: &[Reading], now: Timestamp) {
+    /// true one: nobody is refused here whom Redis would admit. `took` is how long the answer took;
+    /// by so much may the true moment be later, and clients are sent away until then.
+    pub(super) fn remember(
+        &self,
+        counters: &[Counter],
+        readings: &[Reading],
+        now: Timestamp,
+        took: Duration,
+    ) {
         for (counter, reading) in counters.iter().zip(readings) {
             let seen = Seen {
                 quota: counter.rate.quota.get(),
                 remaining: reading.remaining,
                 until: now + reading.reset,
+                late: took + CUT,
             };
             self.seen.insert(counter.id, seen);
         }
         if !readings.iter().any(|reading| reading.refused) {
             let mut own = self.own();
-            let now = own.at(now);
-            counters.iter().for_each(|counter| own.add(counter, now));
+            // Redis counted it after `now`. That other workers have come later since makes it no
+            // younger, or it would be counted here when it has left the window there.
+            let (made, now) = (micros(now), own.at(now));
+            (counters.iter()).for_each(|counter| own.add(counter, made, now));
         }
+    }
+
+    /// Whether any counter is known to have refused and not to admit again before `now`.
+    pub(super) fn is_refusing(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.refusing.load(Ordering::Relaxed)
+    }
+
+    /// Whether all counters that refuse are known to have refused before and not to have admitted
+    /// since; if not, they are from now on.
+    pub(super) fn have_refused(
+        &self,
+        counters: &[Counter],
+        readings: &[Reading],
+        now: Timestamp,
+    ) -> bool {
+        let mut before = true;
+        for (counter, reading) in counters.iter().zip(readings) {
+            let told = || self.told.get(&counter.id).is_some_and(|until| now < until);
+            if reading.refused && !told() {
+                let until = now + reading.reset;
+                self.told.insert(counter.id, until);
+                (self.refusing).fetch_max(until.as_millis(), Ordering::Relaxed);
+                before = false;
+            }
+        }
+        before
     }
 
     /// Refuses without Redis if a counter is known to be full until later than `now`: Redis said so,
@@ -172,9 +223,11 @@ impl LocalLimits {
             if let Some(seen) = self.seen.get(&counter.id)
                 && now < seen.until
             {
+                let reset = seen.until.since(now);
                 let said = Reading {
                     remaining: seen.remaining.min(quota),
-                    reset: seen.until.since(now),
+                    // Whatever was admitted before now leaves within a window.
+                    reset: (reset + seen.late).min(reset.max(counter.rate.window)),
                     // A reload may have raised the quota since.
                     refused: seen.remaining == 0 && quota <= seen.quota,
                 };
@@ -207,7 +260,7 @@ impl LocalLimits {
         }
         (counters.iter())
             .map(|counter| {
-                own.add(counter, now);
+                own.add(counter, now, now);
                 Reading {
                     refused: false,
                     ..own.read(counter, now)
@@ -289,18 +342,22 @@ impl LocalLimits {
     }
 }
 
+fn micros(at: Timestamp) -> u64 {
+    at.as_millis().saturating_mul(1_000)
+}
+
 impl Own {
     /// Microseconds on a clock that never goes back.
     fn at(&mut self, now: Timestamp) -> u64 {
-        self.latest = now.as_millis().saturating_mul(1_000).max(self.latest);
+        self.latest = micros(now).max(self.latest);
         self.latest
     }
 
-    fn add(&mut self, counter: &Counter, now: u64) {
+    fn add(&mut self, counter: &Counter, made: u64, now: u64) {
         let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
         // Nothing comes back where one window alone would be more than all may be together.
         if let Ok(Some(mut window)) = self.windows.get_mut_or_insert_with(&counter.id, fresh) {
-            window.add(counter.rate, now);
+            window.add(counter.rate, made, now);
         }
     }
 
@@ -549,7 +606,7 @@ mod tests {
             refused: false,
         };
         for n in 0..8 {
-            limits.remember(&[counter], &[said(9 - n)], at(0));
+            limits.remember(&[counter], &[said(9 - n)], at(0), Duration::ZERO);
         }
         let fits = (0..9).filter(|_| admitted(&limits.fall_back(&[counter], at(10))));
         assert_eq!(fits.count(), 2);
@@ -596,11 +653,12 @@ mod tests {
                 refused: false,
             },
         ];
-        limits.remember(&[full, other], &readings, at(0));
+        limits.remember(&[full, other], &readings, at(0), Duration::from_millis(5));
         let known = limits.known_full(&[full, other], at(2_998)).unwrap();
         assert_eq!(
             (known[0].refused, known[0].reset),
-            (true, Duration::from_millis(1))
+            (true, Duration::from_millis(1 + 5 + 2)),
+            "until the latest moment that Redis can have meant"
         );
         assert_eq!((known[1].refused, known[1].remaining), (false, 7));
         assert_eq!(limits.known_full(&[full, other], at(2_999)), None);

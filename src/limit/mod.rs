@@ -23,8 +23,9 @@ use crate::semantics::Timestamp;
 use crate::semantics::line::hex;
 use aws_lc_rs::digest;
 use local::Counter;
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use window::Algorithm;
 
 /// Bytes of SHA-256 that name a counter.
@@ -52,7 +53,7 @@ pub struct Check<'a> {
     /// The limit.
     pub limit: &'a Limit,
     /// What the headers call it: the limit's name, or `payment-user` where it has several dimensions.
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// Whose counter; hashed before it goes anywhere.
     pub subject: String,
 }
@@ -77,6 +78,9 @@ pub struct Decision {
     pub unavailable: bool,
     /// Where it was made.
     pub counted: Counted,
+    /// It refuses, and those of its counters that do have refused before in the same window: one
+    /// refusal of many, as far as is remembered here.
+    pub repeated: bool,
     /// One for each check, in order; empty where nothing was counted.
     pub states: Vec<State>,
 }
@@ -107,6 +111,7 @@ impl Decision {
             admitted: true,
             unavailable: false,
             counted: Counted::Not,
+            repeated: false,
             states: Vec::new(),
         }
     }
@@ -175,14 +180,28 @@ impl Limiter {
         }
         let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
         let Some(redis) = &self.redis else {
-            return decision(checks, Counted::Local, self.shared.count(&counters, now));
+            let readings = self.shared.count(&counters, now);
+            return self.decided(checks, &counters, Counted::Local, readings, now);
         };
         if let Some(readings) = self.shared.known_full(&counters, now) {
-            return decision(checks, Counted::Local, readings);
+            return self.decided(checks, &counters, Counted::Local, readings, now);
         }
         let (keys, args) = self.call(checks, &counters);
+        let began = Instant::now();
         let answer = self.ask(redis, &keys, &args).await;
-        self.settle(checks, &counters, answer, down, now)
+        self.settle(checks, &counters, answer, down, now, began.elapsed())
+    }
+
+    /// The refusal that [`admit`](Self::admit) would give without waiting for Redis, if it would and
+    /// anyone has been refused lately. Counts nothing.
+    #[must_use]
+    pub fn refusal(&self, checks: &[Check<'_>], now: Timestamp) -> Option<Decision> {
+        if !self.shared.is_refusing(now) {
+            return None;
+        }
+        let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
+        let readings = self.shared.known_full(&counters, now)?;
+        Some(self.decided(checks, &counters, Counted::Local, readings, now))
     }
 
     /// What [`admit`](Self::admit) would decide now. Counts nothing, neither here nor in Redis, and
@@ -233,7 +252,7 @@ impl Limiter {
                 "{}:{}:{}ms:{}:{}",
                 self.prefix,
                 counter.algorithm.word(),
-                counter.rate.window.as_millis(),
+                micros(counter.rate.window) / 1_000,
                 check.limit.name,
                 hex(&counter.id),
             )
@@ -248,7 +267,25 @@ impl Limiter {
         (keys.collect(), args.collect())
     }
 
-    /// The decision that the script's answer makes, or that its absence makes.
+    /// The decision that these readings make; remembers whom it refuses.
+    fn decided(
+        &self,
+        checks: &[Check<'_>],
+        counters: &[Counter],
+        counted: Counted,
+        readings: Vec<Reading>,
+        now: Timestamp,
+    ) -> Decision {
+        let repeated = readings.iter().any(|reading| reading.refused)
+            && self.shared.have_refused(counters, &readings, now);
+        Decision {
+            repeated,
+            ..decision(checks, counted, readings)
+        }
+    }
+
+    /// The decision that the script's answer makes, or that its absence makes. `now` is from before
+    /// the answer, which `took` so long.
     fn settle(
         &self,
         checks: &[Check<'_>],
@@ -256,17 +293,18 @@ impl Limiter {
         answer: Result<redis::Value, Outage>,
         down: RedisDown,
         now: Timestamp,
+        took: Duration,
     ) -> Decision {
         let answer = answer.and_then(|answer| parse(&answer, counters).ok_or(Outage::Protocol));
         self.shared.set_redis_away(answer.is_err());
         match (answer, down) {
             (Ok(readings), _) => {
-                self.shared.remember(counters, &readings, now);
-                decision(checks, Counted::Shared, readings)
+                self.shared.remember(counters, &readings, now, took);
+                self.decided(checks, counters, Counted::Shared, readings, now)
             }
             (Err(_), RedisDown::Local) => {
                 let readings = self.shared.fall_back(counters, now);
-                decision(checks, Counted::Local, readings)
+                self.decided(checks, counters, Counted::Local, readings, now)
             }
             (Err(_), RedisDown::Allow) => Decision::uncounted(),
             (Err(_), RedisDown::Deny) => Decision::unavailable(),
@@ -311,7 +349,7 @@ struct Reading {
 
 fn decision(checks: &[Check<'_>], counted: Counted, readings: Vec<Reading>) -> Decision {
     let states = checks.iter().zip(&readings).map(|(check, reading)| State {
-        name: check.name.clone(),
+        name: check.name.to_string(),
         quota: check.limit.rate.quota.get(),
         window: check.limit.rate.window,
         remaining: reading.remaining,
@@ -322,6 +360,7 @@ fn decision(checks: &[Check<'_>], counted: Counted, readings: Vec<Reading>) -> D
         admitted: !readings.iter().any(|reading| reading.refused),
         unavailable: false,
         counted,
+        repeated: false,
         states: states.collect(),
     }
 }

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 const SCRIPT: &str = include_str!("window.lua");
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+const TOOK: Duration = Duration::ZERO;
 
 /// A redis-server of one test, on a socket file; it ends with the test.
 struct Server {
@@ -80,7 +81,7 @@ fn limit(name: &str, quota: u32, window: Duration) -> Limit {
 fn check<'a>(limit: &'a Limit, subject: &str) -> Check<'a> {
     Check {
         limit,
-        name: limit.name.clone(),
+        name: (&*limit.name).into(),
         subject: subject.into(),
     }
 }
@@ -110,11 +111,11 @@ fn admit(
 ) -> Decision {
     let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
     if let Some(readings) = limiter.shared.known_full(&counters, now) {
-        return decision(checks, Counted::Local, readings);
+        return limiter.decided(checks, &counters, Counted::Local, readings, now);
     }
     let (keys, args) = limiter.call(checks, &counters);
     let answer = run(con, &limiter.script, &keys, &args);
-    limiter.settle(checks, &counters, Ok(answer), RedisDown::Local, now)
+    limiter.settle(checks, &counters, Ok(answer), RedisDown::Local, now, TOOK)
 }
 
 /// As if this sidecar had just started: nothing is known to be full.
@@ -191,7 +192,7 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
                 let mut expected = vec![u64::from(admitted)];
                 for (kind, full) in asked.iter().zip(&full) {
                     if admitted {
-                        windows[*kind].add(rate(*kind), at);
+                        windows[*kind].add(rate(*kind), at, at);
                     }
                     let reading = windows[*kind].read(rate(*kind), at);
                     expected.extend([u64::from(reading.count), reading.reset, u64::from(*full)]);
@@ -475,11 +476,11 @@ fn what_is_not_an_answer_counts_as_redis_being_away() {
         int(&[0, 1, 1, 0]),
         Value::Array(vec![Value::Nil; 4]),
     ] {
-        let decision = limiter.settle(&checks, &counters, Ok(answer), RedisDown::Deny, NOW);
+        let decision = limiter.settle(&checks, &counters, Ok(answer), RedisDown::Deny, NOW, TOOK);
         assert!(decision.unavailable && limiter.shared.redis_away());
     }
     let answer = Ok(int(&[1, i64::MAX, i64::MAX, 0]));
-    let decision = limiter.settle(&checks, &counters, answer, RedisDown::Deny, NOW);
+    let decision = limiter.settle(&checks, &counters, answer, RedisDown::Deny, NOW, TOOK);
     assert_eq!((decision.admitted, decision.states[0].remaining), (true, 0));
     assert!(!limiter.shared.redis_away());
 }
@@ -489,7 +490,7 @@ fn with_redis_away_the_operator_decides() {
     let (limiter, rate) = (limiter(), limit("l", 4, Duration::from_secs(60)));
     let checks = [check(&rate, "a")];
     let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-    let away = |down| limiter.settle(&checks, &counters, Err(Outage::Open), down, NOW);
+    let away = |down| limiter.settle(&checks, &counters, Err(Outage::Open), down, NOW, TOOK);
     let local = away(RedisDown::Local);
     assert_eq!((local.admitted, local.counted), (true, Counted::Local));
     assert!(

@@ -82,12 +82,20 @@ impl Window {
         self.count() < rate.quota.get()
     }
 
-    /// Counts one, made now.
-    pub fn add(&mut self, rate: Rate, now: u64) {
+    /// Counts one, `made` now or a moment before.
+    pub fn add(&mut self, rate: Rate, made: u64, now: u64) {
         self.settle(rate, now);
         match self {
-            Self::Log(log) => log.push_back(now),
-            Self::Cells(_, cells) => cells[CELLS - 1] = cells[CELLS - 1].saturating_add(1),
+            Self::Log(log) => {
+                let at = log.partition_point(|other| *other <= made);
+                log.insert(at, made);
+            }
+            Self::Cells(newest, cells) => {
+                let age = newest.saturating_sub(made / width(rate)) as usize;
+                if let Some(cell) = cells.iter_mut().rev().nth(age) {
+                    *cell = cell.saturating_add(1);
+                }
+            }
         }
     }
 
@@ -188,7 +196,7 @@ mod tests {
     fn ask(window: &mut Window, rate: Rate, now: u64) -> bool {
         let admitted = window.admits(rate, now);
         if admitted {
-            window.add(rate, now);
+            window.add(rate, now, now);
         }
         admitted
     }

@@ -8,9 +8,9 @@ mod content;
 pub mod explain;
 mod fetch;
 mod forward;
-mod hit;
 mod post;
 mod purge;
+mod ready;
 mod reply;
 mod respond;
 mod search;
@@ -21,7 +21,7 @@ mod wire;
 pub use crate::upstream::{Interim, Interims};
 pub use body::{Body, BodyError};
 pub use coalesce::Coalescer;
-pub use hit::Hit;
+pub use ready::Ready;
 pub use reply::name_in_table;
 pub use respond::Problem;
 pub use search::Searches;
@@ -31,6 +31,7 @@ pub use visit::{Arrival, Peer};
 use crate::cache::{Cache, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::LimitMode;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
@@ -255,14 +256,22 @@ impl Proxy {
             return Ok(());
         }
         let _span = ask.span.child("limit");
-        let (limiter, recorder) = (&self.0.limiter, &self.0.recorder);
-        let decision = limiter
-            .admit(&checks, settings.redis_down, ask.visit.now)
-            .await;
+        let (down, now) = (settings.redis_down, ask.visit.now);
+        let decision = self.0.limiter.admit(&checks, down, now).await;
+        self.carry_out(decision, settings.mode, limits)
+    }
+
+    /// Counts a decision, and carries it out.
+    fn carry_out(
+        &self,
+        decision: Decision,
+        mode: LimitMode,
+        limits: &mut Option<Decision>,
+    ) -> Result<(), Problem> {
         for state in &decision.states {
-            recorder.limit(&state.name, state.word(settings.mode));
+            self.0.recorder.limit(&state.name, state.word(mode));
         }
-        let decision = limits.insert(decision.in_mode(settings.mode));
+        let decision = limits.insert(decision.in_mode(mode));
         match (decision.admitted, decision.unavailable) {
             (true, _) => Ok(()),
             (false, true) => Err(Problem::LimitsUnavailable),

@@ -4,7 +4,6 @@ use super::body::Body;
 use super::coalesce::Reader;
 use super::respond::Problem;
 use super::visit::Visit;
-use super::wire::{Fields, Value};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
@@ -12,6 +11,7 @@ use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::fields;
 use crate::semantics::line::{self, Line, number};
 use crate::semantics::validation::is_conditional;
+use crate::semantics::writing::{Fields, Value};
 use crate::semantics::{Outcome, Reason, Stored, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
@@ -219,21 +219,14 @@ impl Reply {
             visit.now,
             &visit.trace.trace_id_hex(),
         );
-        let (outcome, reason) = match problem {
-            Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
-            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
-            _ => (Outcome::Bypass, Reason::Request),
-        };
-        let mut reply = Self::own(response);
-        (reply.told.outcome, reply.told.reason) = (outcome, reason);
-        reply
+        let told = Told::problem(problem);
+        Self { response, told }
     }
 
     /// Made here, and no problem.
     pub fn own(response: Response<Body>) -> Self {
-        let mut reply = Self::new(response, Outcome::Bypass, Reason::Request, Source::Larder);
-        reply.told.own = true;
-        reply
+        let told = Told::own(Outcome::Bypass, Reason::Request);
+        Self { response, told }
     }
 
     fn from_app(head: response::Parts, body: Body, outcome: Outcome, reason: Reason) -> Self {
@@ -263,14 +256,7 @@ impl Reply {
         let visit = ask.visit;
         let took = visit.began.elapsed();
         let headers = self.response.headers_mut();
-        self.told.dress(ask, took, headers);
-        if let Some(decision) = limits {
-            let style = &visit.snapshot.settings.headers;
-            limit::headers::apply(decision, style, visit.now, headers);
-        }
-        if ask.found.rule.policy.is_none() {
-            forbid_storing(headers);
-        }
+        self.told.dress(ask, limits, took, headers);
         let (status, source) = (self.response.status(), self.told.source);
         self.told.tell(rooms, ask, status, limits, took);
         self.response
@@ -295,6 +281,24 @@ impl Told {
         }
     }
 
+    /// Of an answer made here.
+    fn own(outcome: Outcome, reason: Reason) -> Self {
+        Self {
+            own: true,
+            ..Self::new(outcome, reason, Source::Larder)
+        }
+    }
+
+    /// Of a problem.
+    pub fn problem(problem: &Problem) -> Self {
+        let (outcome, reason) = match problem {
+            Problem::Limited(_) | Problem::LimitsUnavailable => (Outcome::Refused, Reason::Limited),
+            Problem::App(_) | Problem::Unconfirmed(_) => (Outcome::Miss, Reason::AppError),
+            _ => (Outcome::Bypass, Reason::Request),
+        };
+        Self::own(outcome, reason)
+    }
+
     /// Of an answer from the store.
     pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
         let mut told = Self::new(outcome, reason, Source::Memory);
@@ -307,7 +311,13 @@ impl Told {
     }
 
     /// Writes the fields that every answer to this request gets.
-    pub fn dress(&self, ask: &Ask<'_>, took: Duration, fields: &mut impl Fields) {
+    pub fn dress(
+        &self,
+        ask: &Ask<'_>,
+        limits: Option<&Decision>,
+        took: Duration,
+        fields: &mut impl Fields,
+    ) {
         let visit = ask.visit;
         let style = &visit.snapshot.settings.headers;
         if style.cache_standard
@@ -335,6 +345,23 @@ impl Told {
             Value::Text(request_id.unwrap_or(&trace_id)),
         );
         fields.put(X_TRACE_ID, Value::Text(&trace_id));
+        if let Some(decision) = limits {
+            limit::headers::apply(decision, style, visit.now, fields);
+        }
+        if ask.found.rule.policy.is_none() {
+            self.forbid_storing(fields);
+        }
+    }
+
+    /// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
+    fn forbid_storing(&self, fields: &mut impl Fields) {
+        // What is made here says so already.
+        if !self.own {
+            fields.put(CACHE_CONTROL, Value::Static("no-store"));
+        }
+        fields.put(X_CONTENT_TYPE_OPTIONS, Value::Static("nosniff"));
+        fields.fill(X_FRAME_OPTIONS, Value::Static("DENY"));
+        fields.fill(REFERRER_POLICY, Value::Static("no-referrer"));
     }
 
     const fn status(&self) -> CacheStatus {
@@ -372,14 +399,12 @@ impl Told {
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
             rooms.recorder.saved(ask.handle(), self.app_time);
         }
-        if !rooms
-            .shared
-            .log
-            .wants(ask.handle(), status, self.outcome, took)
-        {
+        let log = &rooms.shared.log;
+        let repeated = limits.is_some_and(|decision| decision.repeated);
+        if !log.wants(ask.handle(), status, self.outcome, took, repeated) {
             return;
         }
-        rooms.shared.log.write(AccessRecord {
+        log.write(AccessRecord {
             method: visit.method.clone(),
             path: visit.uri.path().into(),
             route: ask.found.rule.name.clone(),
@@ -447,17 +472,6 @@ fn announce_trailers(headers: &mut HeaderMap, trailers: &HeaderMap, sent: bool) 
         for name in trailers.keys() {
             headers.append(TRAILER, HeaderValue::from(name.clone()));
         }
-    }
-}
-
-/// For routes with `no_store: true`: neither the browser nor anything between keeps the answer.
-fn forbid_storing(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    for (name, value) in [(X_FRAME_OPTIONS, "DENY"), (REFERRER_POLICY, "no-referrer")] {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
     }
 }
 

@@ -4,13 +4,19 @@ use super::body::Body;
 use crate::config::settings::ErrorShape;
 use crate::limit::{self, Decision};
 use crate::semantics::Timestamp;
+use crate::semantics::line::digits;
+use crate::semantics::writing::{Fields, Value};
 use crate::upstream::UpstreamError;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use std::borrow::Cow;
 
 /// How long a client is asked to wait when the app has too much to do, in seconds.
 const OVERLOAD_WAIT_SECS: u64 = 1;
+
+/// Room for the content of most problems, in bytes.
+const CONTENT_BYTES: usize = 512;
 
 /// Why larder answers by itself instead of passing an answer on; grouped by whose doing it is.
 #[derive(Clone, Debug)]
@@ -117,9 +123,11 @@ impl Problem {
 
     /// One sentence for people.
     #[must_use]
-    pub fn message(&self) -> String {
+    pub fn message(&self) -> Cow<'static, str> {
         match self {
-            Self::BadRequest(how) => format!("The request cannot be forwarded safely: {how}."),
+            Self::BadRequest(how) => {
+                format!("The request cannot be forwarded safely: {how}.").into()
+            }
             Self::MethodNotAllowed => "CONNECT and TRACE are not served here.".into(),
             Self::UnknownCoding => "Only the chunked transfer coding is understood.".into(),
             Self::ExpectationFailed => "Only 100-continue can be expected here.".into(),
@@ -176,83 +184,136 @@ impl Problem {
     /// The answer, in the shape the operator chose.
     #[must_use]
     pub fn answer(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Response<Body> {
-        let retry_after = self.retry_after();
-        let (content_type, body) = match shape {
-            ErrorShape::Problem => (
-                "application/problem+json",
-                self.problem(trace_id, retry_after),
-            ),
-            ErrorShape::Exodrive => (
-                "application/json",
-                self.exodrive(now, trace_id, retry_after),
-            ),
-        };
-        let mut response = Response::new(Body::full(body.to_string()));
+        let content = self.content(shape, now, trace_id);
+        let mut response = Response::new(Body::full(content));
         *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(secs) = retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(secs));
-        }
-        if matches!(self, Self::MethodNotAllowed) {
-            headers.insert(ALLOW, ALLOWED);
-        }
-        if self.closes() {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        self.fields(shape, response.headers_mut());
         response
     }
 
-    /// RFC 9457; a refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
-    fn problem(&self, trace_id: &str, retry_after: Option<u64>) -> Value {
-        let status = self.status();
-        let mut problem = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.message(),
-            "code": self.code(),
-            "traceId": trace_id,
-        });
-        if let Self::Limited(decision) = self {
-            problem["type"] =
-                json!("https://iana.org/assignments/http-problem-types#quota-exceeded");
-            problem["violated-policies"] = decision
-                .refusals()
-                .map(|state| state.name.as_str())
-                .collect();
-        }
-        if let Some(secs) = retry_after {
-            problem["retryAfter"] = json!(secs);
-        }
-        problem
+    /// The content of the answer.
+    pub(super) fn content(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Vec<u8> {
+        let retry_after = self.retry_after();
+        let mut content = Vec::with_capacity(CONTENT_BYTES);
+        let written = match shape {
+            ErrorShape::Problem => {
+                serde_json::to_writer(&mut content, &self.problem(trace_id, retry_after))
+            }
+            ErrorShape::Exodrive => {
+                serde_json::to_writer(&mut content, &self.exodrive(now, trace_id, retry_after))
+            }
+        };
+        // Writing words and numbers into memory cannot fail.
+        debug_assert!(written.is_ok());
+        content
     }
 
-    fn exodrive(&self, now: Timestamp, trace_id: &str, retry_after: Option<u64>) -> Value {
-        let mut error = json!({
-            "code": self.code(),
-            "message": self.message(),
-            "timestamp": now.rfc3339(),
-            "traceId": trace_id,
-        });
-        if let Some(secs) = retry_after {
-            error["retryAfter"] = json!(secs);
+    /// Writes the fields of the answer; when to come back to a limit is among the limit's.
+    pub(super) fn fields(&self, shape: ErrorShape, fields: &mut impl Fields) {
+        let content_type = match shape {
+            ErrorShape::Problem => "application/problem+json",
+            ErrorShape::Exodrive => "application/json",
+        };
+        fields.put(CONTENT_TYPE, Value::Static(content_type));
+        fields.put(CACHE_CONTROL, Value::Static("no-store"));
+        if let Some(secs) = self.retry_after()
+            && !matches!(self, Self::Limited(_))
+        {
+            fields.put(RETRY_AFTER, Value::Text(digits(secs).as_bytes()));
         }
-        json!({ "error": error })
+        if matches!(self, Self::MethodNotAllowed) {
+            fields.put(ALLOW, Value::Static(ALLOWED));
+        }
+        if self.closes() {
+            fields.put(CONNECTION, Value::Static("close"));
+        }
+    }
+
+    /// A refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
+    fn problem<'a>(&'a self, trace_id: &'a str, retry_after: Option<u64>) -> Details<'a> {
+        let status = self.status();
+        let (kind, violated) = match self {
+            Self::Limited(decision) => {
+                let names = decision.refusals().map(|state| state.name.as_str());
+                (QUOTA_EXCEEDED, Some(names.collect()))
+            }
+            _ => ("about:blank", None),
+        };
+        Details {
+            kind,
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: self.message(),
+            code: self.code(),
+            trace_id,
+            violated,
+            retry_after,
+        }
+    }
+
+    fn exodrive<'a>(
+        &self,
+        now: Timestamp,
+        trace_id: &'a str,
+        retry_after: Option<u64>,
+    ) -> Exodrive<'a> {
+        let error = ExodriveError {
+            code: self.code(),
+            message: self.message(),
+            timestamp: now.rfc3339(),
+            trace_id,
+            retry_after,
+        };
+        Exodrive { error }
     }
 }
 
+/// Registered with IANA by draft-ietf-httpapi-ratelimit-headers.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// RFC 9457: the members of a problem, ours among them.
+#[derive(Serialize)]
+struct Details<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: Cow<'static, str>,
+    code: &'static str,
+    #[serde(rename = "traceId")]
+    trace_id: &'a str,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
+    violated: Option<Vec<&'a str>>,
+    #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+/// `{"error": {…}}`, as ExoDrive's clients know it.
+#[derive(Serialize)]
+struct Exodrive<'a> {
+    error: ExodriveError<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExodriveError<'a> {
+    code: &'static str,
+    message: Cow<'static, str>,
+    timestamp: String,
+    trace_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
 /// The methods that pass here.
-const ALLOWED: HeaderValue =
-    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The answer to an OPTIONS that must not be passed on to the app (RFC 9110 §7.6.2).
 pub(super) fn options() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ALLOW, ALLOWED);
+    headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -261,11 +322,12 @@ pub(super) fn options() -> Response<Body> {
 mod tests {
     use super::*;
     use crate::limit::State;
+    use serde_json::json;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_737_626_400_000);
 
-    fn body(response: Response<Body>) -> Value {
+    fn body(response: Response<Body>) -> serde_json::Value {
         let bytes = futures_executor(response.into_body());
         serde_json::from_slice(&bytes).unwrap()
     }
@@ -291,6 +353,7 @@ mod tests {
             admitted: false,
             unavailable: false,
             counted: crate::limit::Counted::Shared,
+            repeated: false,
             states: vec![state],
         }))
     }
@@ -299,7 +362,6 @@ mod tests {
     fn exodrives_clients_find_their_own_shape() {
         let response = refused().answer(ErrorShape::Exodrive, NOW, "abc");
         assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()[RETRY_AFTER], "60");
         assert_eq!(
             body(response),
             json!({"error": {"code": "RATE_LIMITED", "message": "Too many requests",

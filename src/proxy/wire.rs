@@ -1,55 +1,13 @@
-//! Heads on their way out: where the fields of an answer are written, be it a map that hyper sends
-//! or the very bytes of an HTTP/1.1 head (RFC 9112 §4, §5).
+//! Heads on their way out past hyper: the very bytes of an HTTP/1.1 head (RFC 9112 §4, §5).
 //!
 //! Never decides what is written.
 
-use crate::semantics::Stored;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
+use crate::semantics::line::digits;
+use crate::semantics::writing::{Fields, Value};
+use crate::semantics::{Stored, Timestamp};
+use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, VIA};
 use http::{StatusCode, Version};
 use std::io::Write;
-
-/// A field's value on its way out.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
-    /// Words of ours.
-    Static(&'static str),
-    /// Visible ASCII, or what a field held before.
-    Text(&'a [u8]),
-}
-
-/// Where the fields of an answer are written.
-pub(super) trait Fields {
-    /// In place of any other field with this name.
-    fn put(&mut self, name: HeaderName, value: Value<'_>);
-    /// Beside others with this name, after them.
-    fn add(&mut self, name: HeaderName, value: Value<'_>);
-}
-
-impl Fields for HeaderMap {
-    fn put(&mut self, name: HeaderName, value: Value<'_>) {
-        self.insert(name, value.field());
-    }
-
-    fn add(&mut self, name: HeaderName, value: Value<'_>) {
-        self.append(name, value.field());
-    }
-}
-
-impl Value<'_> {
-    fn field(self) -> HeaderValue {
-        match self {
-            Self::Static(words) => HeaderValue::from_static(words),
-            // What cannot stand in a field would be a route's name at worst.
-            Self::Text(bytes) => {
-                let mut value =
-                    HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""));
-                // Hardly ever the same twice: HPACK's table is for others (RFC 7541 §6.2.3).
-                value.set_sensitive(true);
-                value
-            }
-        }
-    }
-}
 
 /// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
 /// that it holds may be put in again.
@@ -61,6 +19,25 @@ impl<'a> Head<'a> {
     pub fn begin(out: &'a mut Vec<u8>, prepared: &[u8]) -> Self {
         out.extend_from_slice(prepared);
         Self(out)
+    }
+
+    /// Begins the head of an answer that nobody stored.
+    pub fn new(out: &'a mut Vec<u8>, status: StatusCode) -> Self {
+        let reason = status.canonical_reason().unwrap_or("<none>");
+        for piece in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+            out.extend_from_slice(piece.as_bytes());
+        }
+        Self(out)
+    }
+
+    /// Adds what hyper adds to every answer with content, and ends the head.
+    pub fn end_with(mut self, length: usize, now: Timestamp) {
+        self.add(
+            CONTENT_LENGTH,
+            Value::Text(digits(length as u64).as_bytes()),
+        );
+        self.add(DATE, Value::Text(now.http_date().as_bytes()));
+        self.end();
     }
 
     /// Ends the head.
@@ -83,6 +60,10 @@ impl Fields for Head<'_> {
             Value::Static(words) => self.line(&name, words.as_bytes()),
             Value::Text(bytes) => self.line(&name, bytes),
         }
+    }
+
+    fn fill(&mut self, name: HeaderName, value: Value<'_>) {
+        self.add(name, value);
     }
 }
 

@@ -99,13 +99,12 @@ pub fn address(address: IpAddr) -> Line<45> {
 /// Two lower-case hexadecimal digits a byte.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let room = String::with_capacity(bytes.len() * 2);
-    bytes.iter().fold(room, |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half & 15)]);
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(*byte)]);
+    }
+    text
 }
 
 #[cfg(test)]

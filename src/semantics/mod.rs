@@ -29,6 +29,7 @@ pub mod time;
 pub mod validation;
 pub mod vary;
 pub mod what_if;
+pub mod writing;
 
 pub use answer::{Answer, answer};
 pub use authority::{Hosts, normal_authority};

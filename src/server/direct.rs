@@ -3,7 +3,7 @@
 //!
 //! Reads a head with hyper's own parser, so that the two cannot differ about what it says.
 
-use crate::proxy::{Hit, Peer, Proxy};
+use crate::proxy::{Peer, Proxy, Ready};
 use crate::semantics::authority::normal_authority;
 use bytes::Bytes;
 use http::header::{
@@ -73,7 +73,7 @@ pub(super) struct Direct {
 struct Sending {
     /// What is left of the head, and of the content where it was copied behind it.
     head: Bytes,
-    hit: Hit,
+    answer: Ready,
     /// Bytes of the content that are counted with the head, once that has left.
     copied: usize,
     flushing: bool,
@@ -103,11 +103,11 @@ impl Direct {
     /// Bytes of it that have not left.
     pub(super) fn bytes_left(&self) -> usize {
         let sending = self.sending.as_ref();
-        sending.map_or(0, |sending| sending.head.len() + sending.hit.body.len())
+        sending.map_or(0, |sending| sending.head.len() + sending.answer.body.len())
     }
 
-    /// Answers the request that `bytes` are, if they are one whole plain GET and memory has the
-    /// answer. `true`: it is answered, or being sent: see [`Direct::poll_send`].
+    /// Answers the request that `bytes` are, if they are one whole plain GET and the answer is ready.
+    /// `true`: it is answered, or being sent: see [`Direct::poll_send`].
     pub(super) fn answers<S: AsyncWrite + Unpin>(
         &mut self,
         bytes: &[u8],
@@ -121,22 +121,22 @@ impl Direct {
             room.fields.clear();
             room.out.clear();
             // A panic ends here: hyper's way will find the same, and answer for it.
-            let hit = catch_unwind(AssertUnwindSafe(|| {
+            let answer = catch_unwind(AssertUnwindSafe(|| {
                 let (request, last) = plain(bytes, &mut room.fields)?;
-                let (hit, fields) = self.proxy.hit(request, self.peer, &mut room.out);
+                let (answer, fields) = self.proxy.ready(request, self.peer, &mut room.out);
                 room.fields = fields;
-                Some((hit?, last))
+                Some((answer?, last))
             }));
-            self.doubts = !matches!(hit, Ok(Some(_)));
-            match hit {
-                Ok(Some((hit, last))) => {
+            self.doubts = !matches!(answer, Ok(Some(_)));
+            match answer {
+                Ok(Some((answer, last))) => {
                     self.closing = last;
                     if last {
                         room.out.truncate(room.out.len() - HEAD_END.len());
                         room.out.extend_from_slice(b"connection: close\r\n");
                         room.out.extend_from_slice(HEAD_END);
                     }
-                    let begun = self.begin(hit, &mut room.out, stream, context);
+                    let begun = self.begin(answer, &mut room.out, stream, context);
                     begun.map(|()| true)
                 }
                 _ => Ok(false),
@@ -147,24 +147,24 @@ impl Direct {
     /// Sends what can be sent at once, straight from the shared room; what cannot is kept.
     fn begin<S: AsyncWrite + Unpin>(
         &mut self,
-        mut hit: Hit,
+        mut answer: Ready,
         out: &mut Vec<u8>,
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> io::Result<()> {
         let mut copied = 0;
-        if hit.body.len() <= COPIED_BYTES_MAX {
-            copied = hit.body.len();
-            out.extend_from_slice(&take(&mut hit.body));
+        if answer.body.len() <= COPIED_BYTES_MAX {
+            copied = answer.body.len();
+            out.extend_from_slice(&take(&mut answer.body));
         }
-        let written = match write(stream, context, out, &hit.body) {
+        let written = match write(stream, context, out, &answer.body) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
         let of_head = written.min(out.len());
         let mut sending = Sending {
             head: Bytes::copy_from_slice(&out[of_head..]),
-            hit,
+            answer,
             copied,
             flushing: false,
         };
@@ -186,12 +186,12 @@ impl Direct {
             return Poll::Ready(Ok(()));
         };
         while !sending.flushing {
-            if sending.head.is_empty() && sending.hit.body.is_empty() {
-                sending.hit.sent(sending.copied);
+            if sending.head.is_empty() && sending.answer.body.is_empty() {
+                sending.answer.sent(sending.copied);
                 sending.flushing = true;
                 break;
             }
-            let written = ready!(write(stream, context, &sending.head, &sending.hit.body))?;
+            let written = ready!(write(stream, context, &sending.head, &sending.answer.body))?;
             let of_head = written.min(sending.head.len());
             let _ = sending.head.split_to(of_head);
             sending.content_sent(written - of_head);
@@ -204,8 +204,8 @@ impl Direct {
 
 impl Sending {
     fn content_sent(&mut self, bytes: usize) {
-        let _ = self.hit.body.split_to(bytes);
-        self.hit.sent(bytes);
+        let _ = self.answer.body.split_to(bytes);
+        self.answer.sent(bytes);
     }
 }
 

@@ -36,7 +36,7 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 const FIRST_REQUESTS: u32 = 20;
 /// Between two summary lines on a terminal.
 const SUMMARY_EVERY: Duration = Duration::from_secs(10);
-/// One hit in so many is logged as JSON.
+/// One hit, or repeated refusal, in so many is logged as JSON.
 const SAMPLE: u32 = 100;
 
 /// Takes records without ever waiting; what does not fit is dropped and counted.
@@ -95,8 +95,9 @@ pub struct AccessRecord {
 
 impl AccessLog {
     /// Whether this record would be written: hits are sampled (the first miss and hit of each route,
-    /// then one in a hundred; none on a terminal), errors and slow requests never left out. Asked
-    /// before a record is made, so that a hit costs nothing here.
+    /// then one in a hundred; none on a terminal), and so are refusals that are `repeated`; errors and
+    /// slow requests are never left out. Asked before a record is made, so that a hit costs nothing
+    /// here.
     #[must_use]
     pub fn wants(
         &self,
@@ -104,6 +105,7 @@ impl AccessLog {
         status: StatusCode,
         outcome: Outcome,
         duration: Duration,
+        repeated: bool,
     ) -> bool {
         let Some(access) = &self.0 else {
             return false;
@@ -111,7 +113,7 @@ impl AccessLog {
         access.is_first(route, outcome)
             || status.is_server_error()
             || duration >= access.slow
-            || access.is_chosen(status, outcome)
+            || access.is_chosen(status, outcome, repeated)
     }
 
     /// Hands a record to the writer.
@@ -135,12 +137,17 @@ impl Access {
         first.load(Relaxed) & bit == 0 && first.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    fn is_chosen(&self, status: StatusCode, outcome: Outcome) -> bool {
+    fn is_chosen(&self, status: StatusCode, outcome: Outcome, repeated: bool) -> bool {
         if self.live {
             return self.seen.load(Relaxed) < FIRST_REQUESTS
                 && self.seen.fetch_add(1, Relaxed) < FIRST_REQUESTS;
         }
-        status.is_client_error() || outcome != Outcome::Hit || fastrand::u32(..SAMPLE) == 0
+        let one_of_many = match outcome {
+            Outcome::Hit => !status.is_client_error(),
+            Outcome::Refused => repeated,
+            _ => false,
+        };
+        !one_of_many || fastrand::u32(..SAMPLE) == 0
     }
 }
 
@@ -564,7 +571,13 @@ mod tests {
         let access = log.access(Duration::from_millis(500));
         let route = Metrics::new(0).route("fleet", "/api/fleet");
         let wants = |status, outcome, millis| {
-            access.wants(&route, status, outcome, Duration::from_millis(millis))
+            access.wants(
+                &route,
+                status,
+                outcome,
+                Duration::from_millis(millis),
+                false,
+            )
         };
         let hit = || wants(StatusCode::OK, Outcome::Hit, 1);
         assert!(hit(), "the first of a route");
@@ -579,13 +592,28 @@ mod tests {
     }
 
     #[test]
+    fn of_refusals_the_first_is_logged_and_the_rest_sampled() {
+        let (log, _events) = log(JSON, std::io::sink());
+        let access = log.access(Duration::from_millis(500));
+        let route = Metrics::new(0).route("fleet", "/api/fleet");
+        let refused = |repeated| {
+            let (status, took) = (StatusCode::TOO_MANY_REQUESTS, Duration::from_millis(1));
+            access.wants(&route, status, Outcome::Refused, took, repeated)
+        };
+        assert!((0..100).all(|_| refused(false)));
+        let logged = (0..10_000).filter(|_| refused(true)).count();
+        assert!((20..400).contains(&logged), "{logged}");
+    }
+
+    #[test]
     fn a_terminal_calms_down_after_the_first_requests() {
         let (log, _events) = log(LIVE, std::io::sink());
         let access = log.access(Duration::from_millis(500));
         let metrics = Metrics::new(0);
         let (fleet, cars) = (metrics.route("fleet", "/f"), metrics.route("cars", "/c"));
-        let wants =
-            |route, status, outcome| access.wants(route, status, outcome, Duration::from_millis(1));
+        let wants = |route, status, outcome| {
+            access.wants(route, status, outcome, Duration::from_millis(1), false)
+        };
         let logged = (0..100)
             .filter(|_| wants(&fleet, StatusCode::OK, Outcome::Bypass))
             .count();

@@ -107,6 +107,45 @@ async fn both_ways_give_the_same_answer() {
 }
 
 #[tokio::test]
+async fn both_ways_refuse_in_the_same_words() {
+    let limit =
+        "routes: [{ name: hit, path: /hit, ttl: 5m, limit: { rate: 2/min, per: [ip, user] } }]";
+    for shape in ["problem", "exodrive"] {
+        let app = App::says(|_| Answer::public("hit")).await;
+        let larder = larder(&app)
+            .yaml(&format!("errors: {{ body: {shape} }}"))
+            .yaml(limit)
+            .manual_clock()
+            .start()
+            .await;
+        let mut talk = Talk::with(&larder).await;
+        for _ in 0..2 {
+            talk.say(HIT).await;
+            assert_eq!(talk.text().await, "hit");
+        }
+        let mut refusals = Vec::new();
+        // The first refusal takes the long way, as do all those with an odd field.
+        for odd in ["", "", "X_Odd: 1\r\n", ""] {
+            talk.say(&format!("GET /hit HTTP/1.1\r\nHost: a\r\n{odd}\r\n"))
+                .await;
+            let (head, content) = talk.hear().await;
+            assert!(head.starts_with("HTTP/1.1 429 Too Many Requests"), "{head}");
+            let mut told = fields(&head);
+            let trace_id = told.remove("x-trace-id").unwrap();
+            // hyper's date is that of the machine.
+            for name in ["x-response-time", "x-request-id", "date"] {
+                assert!(told.remove(name).is_some(), "{name}: {head}");
+            }
+            assert_eq!(told["retry-after"], "60");
+            let content = String::from_utf8(content).unwrap();
+            refusals.push((told, content.replace(&trace_id, "ID")));
+        }
+        refusals.dedup();
+        assert_eq!(refusals.len(), 1, "{refusals:#?}");
+    }
+}
+
+#[tokio::test]
 async fn hits_between_all_other_requests_are_answered_in_order() {
     let app = App::says(|seen| match seen.path() {
         "/slow" => Answer::ok("slow").after(Duration::from_millis(300)),

@@ -1,6 +1,7 @@
 //! The five tiers of ExoDrive, exact over a sliding window, with and without Redis.
 
 use crate::support::*;
+use std::time::{Duration, Instant};
 
 const LIMITS: &str = r#"
 limits:
@@ -356,4 +357,199 @@ async fn hits_count_too_and_each_client_sees_its_own_numbers() {
     .collect();
     assert_eq!(left, ["59", "58", "57"]);
     assert_eq!(app.count("/api/x"), 1);
+}
+
+const ONE_LIMIT: &str = "routes: [{ name: api, path: /api/*, limit: { rate: 4/min, per: ip } }]";
+
+/// How many of the last decisions bear this word.
+async fn decisions(larder: &Larder, word: &str) -> usize {
+    let metrics = larder.metrics().await;
+    let of = |line: &&str| {
+        line.starts_with("larder_limit_decisions_total") && line.contains(&format!("\"{word}\""))
+    };
+    let count = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    metrics.lines().find(of).and_then(count).unwrap_or(0.0) as usize
+}
+
+#[tokio::test]
+async fn redis_is_not_asked_about_whom_it_has_refused_until_he_may_come_back() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let patient = format!("{{ url: \"{}\", timeout: 5s }}", redis.url());
+    let first = larder(&app).redis_block(&patient).yaml(ONE_LIMIT);
+    let second = larder(&app).redis_block(&patient).yaml(ONE_LIMIT);
+    let (first, second) = (first.start().await, second.start().await);
+    first.redis_is(true).await;
+    second.redis_is(true).await;
+    // The first one also brings the script to Redis.
+    assert_eq!(first.get("/api/x").await.status, 200);
+    let asked = redis.monitor().await;
+    let asked = || {
+        let lines = asked.lines();
+        lines.iter().filter(|line| line.contains("\"log\"")).count()
+    };
+    assert_eq!(admitted(&first, "GET", "/api/x", &[], 40).await, 3);
+    assert_eq!(admitted(&second, "GET", "/api/x", &[], 40).await, 0);
+    // The last one that fits says that it was the last.
+    eventually("Redis was asked about four", async || {
+        (asked() == 4).then_some(())
+    })
+    .await;
+    // The long way, POST, knows what the short one knows, and the other way round.
+    assert_eq!(admitted(&second, "POST", "/api/x", &[], 5).await, 0);
+    assert_eq!(asked(), 4);
+    assert_eq!(decisions(&first, "limited").await, 37);
+    assert_eq!(decisions(&second, "limited").await, 45);
+}
+
+#[tokio::test]
+async fn the_first_request_after_the_window_is_admitted_and_none_before() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let patient = format!("{{ url: \"{}\", timeout: 5s }}", redis.url());
+    let larder = larder(&app)
+        .redis_block(&patient)
+        .yaml("routes: [{ name: api, path: /api/*, limit: { rate: 1/s, per: ip } }]")
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let (client, window) = (larder.client(), Duration::from_secs(1));
+    // Between these two Redis has admitted the last one.
+    let mut admitted: Option<(Instant, Instant)> = None;
+    let (mut windows, mut refused) = (0, 0);
+    while windows < 4 {
+        let asked = Instant::now();
+        let status = client.get("/api/x").await.status;
+        let answered = Instant::now();
+        match (status, admitted) {
+            (200, Some((from, _))) => {
+                let after = answered - from;
+                assert!(after >= window, "a second one after {after:?}");
+                (windows, admitted) = (windows + 1, Some((asked, answered)));
+            }
+            (200, None) => admitted = Some((asked, answered)),
+            (429, Some((_, until))) => {
+                let after = asked - until;
+                assert!(after < window, "refused after {after:?}");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn whoever_waits_as_long_as_he_is_told_is_admitted() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml("routes: [{ name: api, path: /api/*, limit: { rate: 2/2s, per: ip } }]")
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    for _ in 0..2 {
+        assert_eq!(admitted(&larder, "GET", "/api/x", &[], 2).await, 2);
+        let refused = eventually("a refusal", async || {
+            let answer = larder.get("/api/x").await;
+            (answer.status == 429).then_some(answer)
+        })
+        .await;
+        let wait: u64 = refused.header("retry-after").parse().unwrap();
+        assert!((1..=3).contains(&wait), "{wait}");
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+    }
+    assert_eq!(larder.get("/api/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_changed_rate_or_mode_forgets_no_count_and_keeps_no_refusal() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml("limits: { mode: enforce }")
+        .yaml(ONE_LIMIT)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 9).await, 4);
+    larder.configure("4/min", "6/min");
+    larder.signal("HUP");
+    eventually("one more is admitted", async || {
+        (larder.get("/api/x").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 9).await, 1);
+    larder.configure("mode: enforce", "mode: shadow");
+    larder.signal("HUP");
+    eventually("nobody is refused in shadow", async || {
+        (larder.get("/api/x").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 9).await, 9);
+    assert!(decisions(&larder, "shadow").await >= 10);
+    larder.configure("6/min", "2/min");
+    larder.configure("mode: shadow", "mode: enforce");
+    larder.signal("HUP");
+    eventually("a lower rate refuses", async || {
+        (larder.get("/api/x").await.status == 429).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_known_refusal_by_one_of_two_counters_charges_neither() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let yaml = identity().replace(
+        "identity: {",
+        "identity: { trusted_proxies: [\"127.0.0.0/8\"],",
+    );
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&yaml)
+        .yaml(&LIMITS.replace("methods: [POST]", "methods: [GET]"))
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let (one, two) = (
+        bearer(&token("u1", "customer")),
+        bearer(&token("u2", "customer")),
+    );
+    let pay = async |user: &str, ip: &str, times: usize| {
+        let headers = [("Authorization", user), ("X-Forwarded-For", ip)];
+        admitted(&larder, "GET", "/api/payments/intent", &headers, times).await
+    };
+    assert_eq!(pay(&one, "10.0.0.1", 30).await, 10);
+    assert_eq!(pay(&one, "10.0.0.2", 30).await, 0, "u1 is used up");
+    assert_eq!(pay(&two, "10.0.0.1", 30).await, 0, "so is his address");
+    assert_eq!(
+        pay(&two, "10.0.0.2", 30).await,
+        10,
+        "nobody else was charged"
+    );
+}
+
+#[tokio::test]
+async fn of_a_flood_of_refusals_all_are_counted_and_few_are_logged() {
+    let app = shop().await;
+    let larder = larder(&app)
+        .yaml("log: { format: json }")
+        .yaml(ONE_LIMIT)
+        .manual_clock()
+        .start()
+        .await;
+    let flood = async || admitted(&larder, "GET", "/api/x", &[], 500).await;
+    let logged = || larder.log().matches("\"limited\"").count();
+    assert_eq!(flood().await, 4);
+    larder.says("\"limited\"").await;
+    assert_eq!(decisions(&larder, "limited").await, 496);
+    assert!(logged() < 100, "{}", logged());
+    // The next window has a first refusal of its own.
+    larder.advance("60s").await;
+    let before = logged();
+    assert_eq!(admitted(&larder, "GET", "/api/x", &[], 5).await, 4);
+    eventually("it is logged", async || (logged() > before).then_some(())).await;
 }

@@ -1,21 +1,24 @@
-//! Hits from memory that nothing has to be waited for: the life of a request without its detours.
+//! Answers that nothing has to be waited for, hits from memory and refusals by a limit known to be
+//! full: the life of a request without its detours.
 //!
 //! Asks the same rooms in the same order as [`Proxy::handle`] and gives the same answer, written
-//! straight into the bytes that go out or, where hyper sends it, had without a future. Where any of them would have to wait, or has more to say
-//! than yes, there is no answer here and nothing has been counted: the request is handled as all
-//! others are.
+//! straight into the bytes that go out or, where hyper sends it, had without a future. Where any of
+//! them would have to wait, or has more to say than yes or no, there is no answer here and nothing
+//! has been counted: the request is handled as all others are.
 
 use super::body::{Body, Meter};
 use super::reply::{REPLACED, Reply, Told};
 use super::visit::Visit;
-use super::wire::{self, Fields, Head, Value};
+use super::wire::{self, Head};
 use super::{
     Arrival, Ask, Content, Entry, Key, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span,
     Target, Tier, forward,
 };
-use crate::limit;
+use crate::config::settings::LimitMode;
+use crate::limit::{self, Check};
 use crate::semantics::line;
 use crate::semantics::validation::is_conditional;
+use crate::semantics::writing::{Fields, Value};
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
 use http::header::AGE;
@@ -26,13 +29,21 @@ use std::sync::Arc;
 
 /// The content of an answer whose head is written already.
 #[derive(Debug)]
-pub struct Hit {
+pub struct Ready {
     /// What follows the head.
     pub body: Bytes,
     meter: Meter,
 }
 
-impl Hit {
+/// What is known of a request without waiting.
+enum Known<'a> {
+    /// Memory holds a fresh answer.
+    Fresh(Key, Arc<Entry>),
+    /// These counters have to be asked first.
+    Limited(Vec<Check<'a>>),
+}
+
+impl Ready {
     /// Counts bytes of the content that have left.
     pub fn sent(&mut self, bytes: usize) {
         self.meter.add(bytes);
@@ -40,10 +51,15 @@ impl Hit {
 }
 
 impl Proxy {
-    /// Answers a GET without content and without conditions from memory; the head is added to `out`.
-    /// `None` where it takes more. The fields of the request come back, so that their room serves
-    /// the next one.
-    pub fn hit(&self, request: Parts, peer: Peer, out: &mut Vec<u8>) -> (Option<Hit>, HeaderMap) {
+    /// Answers a GET without content and without conditions from memory, or refuses it; the head is
+    /// added to `out`. `None` where it takes more. The fields of the request come back, so that their
+    /// room serves the next one.
+    pub fn ready(
+        &self,
+        request: Parts,
+        peer: Peer,
+        out: &mut Vec<u8>,
+    ) -> (Option<Ready>, HeaderMap) {
         let shared = &self.0.shared;
         if shared.traces.is_on() {
             return (None, request.headers);
@@ -51,12 +67,15 @@ impl Proxy {
         let trace = shared.traces.context(&request.headers);
         let snapshot = shared.snapshot.load_full();
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
-        let hit = self.fresh(&visit, |ask, key, entry| self.write(ask, key, entry, out));
-        (hit, visit.headers)
+        let ready = self.known(&visit, |ask, known| match known {
+            Known::Fresh(key, entry) => self.write(ask, key, &entry, out),
+            Known::Limited(checks) => self.refusal(ask, &checks, out),
+        });
+        (ready, visit.headers)
     }
 
     /// Whether the store may answer a GET for this target at all: a look that costs less than
-    /// [`Proxy::hit`].
+    /// [`Proxy::ready`].
     #[must_use]
     pub fn may_hit(&self, target: &str) -> bool {
         let (path, query) = match target.split_once('?') {
@@ -82,20 +101,22 @@ impl Proxy {
         if !(may_be && is_news) {
             return None;
         }
-        self.fresh(visit, |ask, key, entry| {
+        self.known(visit, |ask, known| {
+            let Known::Fresh(key, entry) = known else {
+                return None;
+            };
             let active = self.0.recorder.active();
-            self.renew(ask, key, entry);
-            let reply = Reply::stored(ask, entry, Outcome::Hit, Reason::Memory).from(Tier::Memory);
+            self.renew(ask, key, &entry);
+            let reply = Reply::stored(ask, &entry, Outcome::Hit, Reason::Memory).from(Tier::Memory);
             Some(reply.finish(&self.0, ask, None, active))
         })
     }
 
-    /// What `answer` makes of the fresh entry that memory holds for a request, if nothing else is to
-    /// be asked for it.
-    fn fresh<T>(
+    /// What `answer` makes of what is known of a request, if nothing else is to be asked for it.
+    fn known<T>(
         &self,
         visit: &Visit,
-        answer: impl FnOnce(&Ask<'_>, Key, &Arc<Entry>) -> Option<T>,
+        answer: impl FnOnce(&Ask<'_>, Known<'_>) -> Option<T>,
     ) -> Option<T> {
         let settings = &visit.snapshot.settings;
         if visit.debug || forward::is_loop(&visit.headers) {
@@ -110,17 +131,18 @@ impl Proxy {
         let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
         let (limits, rule) = (&settings.limits, found.rule);
         let checks = limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
-        if !checks.is_empty() {
-            return None;
-        }
-        let ask = Ask {
+        let mut ask = Ask {
             visit,
             target: &target,
             found: &found,
             caller: &caller,
             span: &Span::default(),
-            search: (self.0.shared.searches).find(|| visit.authority(), target.path),
+            search: None,
         };
+        if !checks.is_empty() {
+            return answer(&ask, Known::Limited(checks));
+        }
+        ask.search = (self.0.shared.searches).find(|| visit.authority(), target.path);
         let Plan::Lookup(key) = ask.plan(Content::None) else {
             return None;
         };
@@ -131,10 +153,16 @@ impl Proxy {
         let Lookup::Found { entry, .. } = held else {
             return None;
         };
-        answer(&ask, key, &entry)
+        answer(&ask, Known::Fresh(key, entry))
     }
 
-    fn write(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>, out: &mut Vec<u8>) -> Option<Hit> {
+    fn write(
+        &self,
+        ask: &Ask<'_>,
+        key: Key,
+        entry: &Arc<Entry>,
+        out: &mut Vec<u8>,
+    ) -> Option<Ready> {
         let (visit, stored) = (ask.visit, &entry.stored);
         let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
         let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
@@ -145,12 +173,37 @@ impl Proxy {
         let mut head = Head::begin(out, prepared);
         let age = line::digits(stored.lifetime.age(visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
-        told.dress(ask, took, &mut head);
+        told.dress(ask, None, took, &mut head);
         head.end();
         told.tell(&self.0, ask, stored.status, None, took);
-        Some(Hit {
+        Some(Ready {
             body: stored.body.clone(),
             meter: Meter::new(ask.handle().clone(), Source::Memory, active),
+        })
+    }
+
+    /// The refusal by a counter that is known to be full; whoever may be admitted, Redis has to say.
+    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Ready> {
+        let (visit, mode) = (ask.visit, ask.visit.snapshot.settings.limits.mode);
+        if mode == LimitMode::Shadow {
+            return None;
+        }
+        let decision = self.0.limiter.refusal(checks, visit.now)?;
+        let active = self.0.recorder.active();
+        let mut limits = None;
+        let problem = self.carry_out(decision, mode, &mut limits).err()?;
+        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_hex());
+        let body = problem.content(shape, visit.now, &trace_id);
+        let mut told = Told::problem(&problem);
+        let took = visit.began.elapsed();
+        let mut head = Head::new(out, problem.status());
+        problem.fields(shape, &mut head);
+        told.dress(ask, limits.as_ref(), took, &mut head);
+        head.end_with(body.len(), visit.now);
+        told.tell(&self.0, ask, problem.status(), limits.as_ref(), took);
+        Some(Ready {
+            body: body.into(),
+            meter: Meter::new(ask.handle().clone(), Source::Larder, active),
         })
     }
 }
