@@ -229,6 +229,7 @@ impl Admin {
                 "memoryLimitBytes": settings.cache.memory,
                 "memoryObjects": gauges.memory_objects,
                 "coalesced": totals.coalesced,
+                "purgeLogFollowed": gauges.purge_log_followed,
             },
             "limits": {
                 "mode": mode,

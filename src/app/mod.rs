@@ -245,6 +245,7 @@ impl House {
             gauges.memory_limit_bytes = Some(memory);
             gauges.memory_objects = Some(status.entries as u64);
             gauges.memory_evictions = vec![("size", status.evicted)];
+            gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(Ways::gauges);
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));

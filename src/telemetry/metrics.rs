@@ -162,6 +162,8 @@ pub struct Gauges {
     pub memory_objects: Option<u64>,
     /// Entries the memory tier gave up, by reason (`size`, `expired` …), since the start.
     pub memory_evictions: Vec<(&'static str, u64)>,
+    /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
+    pub purge_log_followed: Option<bool>,
     /// Whether limits are counted here because Redis is away.
     pub limit_local_fallback: Option<bool>,
     /// The Redis of the cache, if one is configured.
@@ -1080,6 +1082,7 @@ mod tests {
                 memory_limit_bytes: Some(2),
                 memory_objects: Some(3),
                 memory_evictions: vec![("size", 4)],
+                purge_log_followed: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
                     up: true,

@@ -242,7 +242,10 @@ impl Larder {
                 .try_send("GET", "/healthz", &[], "")
                 .await
                 .ok()?;
-            (health.json()["redis"]["connected"] == connected).then_some(())
+            let health = health.json();
+            // Until the purge log is followed, a connection alone is of no use to the store.
+            let followed = !connected || health["cache"]["purgeLogFollowed"] == true;
+            (followed && health["redis"]["connected"] == connected).then_some(())
         })
         .await;
     }
