@@ -58,6 +58,8 @@ impl Fields for Head<'_> {
     fn add(&mut self, name: HeaderName, value: Value<'_>) {
         match value {
             Value::Static(words) => self.line(&name, words.as_bytes()),
+            // As in a map: what could end the line ends nothing.
+            Value::Text(bytes) if bytes.iter().any(is_forbidden) => self.line(&name, b""),
             Value::Text(bytes) => self.line(&name, bytes),
         }
     }
@@ -65,6 +67,11 @@ impl Fields for Head<'_> {
     fn fill(&mut self, name: HeaderName, value: Value<'_>) {
         self.add(name, value);
     }
+}
+
+/// Control characters but the tab (RFC 9110 §5.5).
+fn is_forbidden(byte: &u8) -> bool {
+    (*byte < b' ' && *byte != b'\t') || *byte == 0x7f
 }
 
 fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
@@ -108,4 +115,23 @@ pub(super) fn prepare(
     line(&mut head, &VIA, via.as_bytes());
     let _ = write!(head, "{CONTENT_LENGTH}: {}\r\n", stored.body.len());
     Some(head.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::SERVER;
+
+    #[test]
+    fn no_value_ends_its_line() {
+        let mut out = Vec::new();
+        let mut head = Head::begin(&mut out, b"HTTP/1.1 200 OK\r\n");
+        head.add(SERVER, Value::Text(b"a\r\nset-cookie: b"));
+        head.add(SERVER, Value::Text(b"a\tb"));
+        head.end();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 OK\r\nserver: \r\nserver: a\tb\r\n\r\n"
+        );
+    }
 }
