@@ -5,9 +5,13 @@
 //! wall clock neither ages nor rejuvenates a stored response.
 
 use crate::semantics::Timestamp;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::time::Sleep;
 
 /// Tells the time: the system's, or one that a test moves by hand.
 #[derive(Clone, Debug)]
@@ -57,6 +61,30 @@ impl Clock {
                 true
             }
         }
+    }
+}
+
+/// A timer that outlives what it was set for. To set one earlier than all others wakes the runtime
+/// through a system call, for each request anew; one that is still set for a request before and
+/// rings too early costs nothing.
+#[derive(Debug, Default)]
+pub struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready once it is `until`.
+    pub fn poll_over(
+        &mut self,
+        context: &mut Context<'_>,
+        until: tokio::time::Instant,
+    ) -> Poll<()> {
+        self.0.take_if(|sleep| sleep.deadline() > until);
+        let sleep = (self.0).get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(sleep.as_mut().poll(context));
+        while sleep.deadline() < until {
+            sleep.as_mut().reset(until);
+            ready!(sleep.as_mut().poll(context));
+        }
+        Poll::Ready(())
     }
 }
 

@@ -5,6 +5,7 @@
 use super::breaker::{Breaker, STALL_WAITING, State};
 use super::link::{CONNECT_DEADLINE, Fate, Link, Refused, Target};
 use super::{Outage, outage};
+use crate::clock::Alarm;
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use bb8_redis::bb8::{self, ManageConnection, Pool};
@@ -26,6 +27,9 @@ pub const CONNECT_JITTER: Duration = Duration::from_millis(300);
 pub const PROBE_PAUSE_CLOSED: Duration = Duration::from_secs(1);
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
+
+/// Timers kept for commands to come; as many commands at a time are more than one worker has.
+const ALARMS_MAX: usize = 64;
 
 /// What callers and keeper share.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Shared {
     news: Arc<News>,
     /// Where commands are counted.
     pub recorder: Recorder,
+    /// Timers of commands that are over, for those that come.
+    alarms: Mutex<Vec<Alarm>>,
 }
 
 impl Shared {
@@ -90,6 +96,21 @@ impl Shared {
             busy: Notify::new(),
             news,
             recorder,
+            alarms: Mutex::default(),
+        }
+    }
+
+    /// A timer for one command: one that was set for an earlier command, most often.
+    pub fn take_alarm(&self) -> Alarm {
+        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.pop().unwrap_or_default()
+    }
+
+    /// Keeps a timer for the next command.
+    pub fn keep_alarm(&self, alarm: Alarm) {
+        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        if alarms.len() < ALARMS_MAX {
+            alarms.push(alarm);
         }
     }
 

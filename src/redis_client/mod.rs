@@ -26,9 +26,11 @@ use breaker::STALL_WAITING;
 use keeper::Shared;
 use link::{Fate, Link, Target, Waiting};
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -281,19 +283,19 @@ impl Redis {
         let link = place.link();
         let answers = link.answers();
         let begun = Instant::now();
-        let outcome = tokio::time::timeout(patience, send(Arc::clone(link))).await;
+        let outcome = self.before(begun + patience, send(Arc::clone(link))).await;
         let took = begun.elapsed();
         patience::spend(took);
         let outage = match outcome {
-            Ok(Ok(value)) => {
+            Some(Ok(value)) => {
                 shared.answered(took);
                 shared.recorder.redis(operation, None, took);
                 return Ok(value);
             }
-            Ok(Err(_)) if link.fate() == Fate::Stalled => Outage::Stalled,
-            Ok(Err(error)) => outage::of_error(&error),
-            Err(_) if patience < shared.timeout => Outage::Spent,
-            Err(_) => {
+            Some(Err(_)) if link.fate() == Fate::Stalled => Outage::Stalled,
+            Some(Err(error)) => outage::of_error(&error),
+            None if patience < shared.timeout => Outage::Spent,
+            None => {
                 // Nobody was answered all the while: ask in the background whether it is there.
                 if link.answers() == answers {
                     shared.doubt.notify_one();
@@ -304,6 +306,19 @@ impl Redis {
         shared.failed(outage);
         shared.recorder.redis(operation, Some(outage.word()), took);
         Err(outage)
+    }
+
+    /// What `answer` gives before it is `until`.
+    async fn before<F: Future>(&self, until: Instant, answer: F) -> Option<F::Output> {
+        let mut answer = pin!(answer);
+        let mut alarm = self.shared.take_alarm();
+        let outcome = poll_fn(|context| match answer.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => alarm.poll_over(context, until).map(|()| None),
+        })
+        .await;
+        self.shared.keep_alarm(alarm);
+        outcome
     }
 
     /// A place on the live link that the fewest wait on.

@@ -16,6 +16,7 @@ pub use body::{BodyCopy, Finished, RequestBody, ResponseBody};
 pub use gate::Gate;
 pub use interim::{Interim, Interims};
 
+use crate::clock::Alarm;
 use crate::config::settings;
 use arc_swap::ArcSwap;
 use cause::{Failure, News};
@@ -26,13 +27,12 @@ use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio::time::Sleep;
 
 /// Idle connections kept to the app by one worker.
 const IDLE_MAX: usize = 256;
@@ -348,26 +348,6 @@ async fn head_in_time<T>(
         }
     })
     .await
-}
-
-/// A timer that outlives what it was set for. To set one earlier than all others wakes the runtime
-/// through a system call, for each request anew; one that is still set for a request before and
-/// rings too early costs nothing.
-#[derive(Debug, Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
-
-impl Alarm {
-    /// Ready once it is `until`.
-    fn poll_over(&mut self, context: &mut Context<'_>, until: tokio::time::Instant) -> Poll<()> {
-        self.0.take_if(|sleep| sleep.deadline() > until);
-        let sleep = (self.0).get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        ready!(sleep.as_mut().poll(context));
-        while sleep.deadline() < until {
-            sleep.as_mut().reset(until);
-            ready!(sleep.as_mut().poll(context));
-        }
-        Poll::Ready(())
-    }
 }
 
 /// Counts interim answers, which hyper passes over without a bound, and hands them on.
