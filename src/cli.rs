@@ -474,7 +474,7 @@ fn export(options: &Export, color: When) -> Exit {
             Exit::Fine
         }
         Exported::Acl => match load(options.config.as_deref(), options.env_file.as_deref()) {
-            Ok(settings) => {
+            Ok((settings, _)) => {
                 say(&format!(
                     "{}\n",
                     redis_client::acl(&settings.cache.namespace)
@@ -487,15 +487,15 @@ fn export(options: &Export, color: When) -> Exit {
 }
 
 /// The configuration that a verb is about, where it is only read.
-fn load(config: Option<&Path>, env_file: Option<&Path>) -> Result<Settings, Report> {
+fn load(config: Option<&Path>, env_file: Option<&Path>) -> Result<(Settings, Report), Report> {
     let env = environment(env_file)?;
     let source = Origin::find(config, &env)?.read()?;
-    config::load(source, &env).map(|(settings, _)| settings)
+    config::load(source, &env)
 }
 
 fn doctor(options: &Doctor, color: When) -> Exit {
     let settings = match load(options.config.as_deref(), options.env_file.as_deref()) {
-        Ok(settings) => settings,
+        Ok((settings, _)) => settings,
         Err(report) => return invalid(&report, color.decide(std::io::stderr().is_terminal())),
     };
     let findings = match examine(&settings) {
@@ -730,10 +730,7 @@ fn question(options: &Explain) -> String {
 
 /// Explains by the configuration, without a running larder, and says so.
 fn explain_alone(options: &Explain, question: &str) -> Exit {
-    let loaded = environment(options.env_file.as_deref()).and_then(|env| {
-        let source = Origin::find(options.config.as_deref(), &env)?.read()?;
-        config::load(source, &env)
-    });
+    let loaded = load(options.config.as_deref(), options.env_file.as_deref());
     let (settings, report) = match loaded {
         Ok(loaded) => loaded,
         Err(report) => return invalid(&report, false),

@@ -200,11 +200,8 @@ impl Redis {
 
     /// A connection of its own, outside the shared ones, for commands that block.
     pub async fn private_line(&self) -> Result<PrivateLine, Outage> {
-        let ended = Arc::new(Notify::new());
-        match self.shared.target.connect(ended).await {
-            Ok(link) => Ok(PrivateLine(link)),
-            Err(refused) => Err(refused.outage),
-        }
+        let line = PrivateLine::open(&self.shared.target).await;
+        line.map_err(|refused| refused.outage)
     }
 
     /// Whether it makes sense to ask at all (the breaker is closed). Costs one atomic load.
@@ -349,11 +346,7 @@ impl Redis {
 /// A connection of its own to the Redis at `url`, for who has no [`Redis`] and wants to know why there
 /// is none to be had. Must be called within a tokio runtime.
 pub async fn line(settings: &settings::Redis, url: &Secret) -> Result<PrivateLine, Refused> {
-    let target = Target::new(settings, url);
-    target
-        .connect(Arc::new(Notify::new()))
-        .await
-        .map(PrivateLine)
+    PrivateLine::open(&Target::new(settings, url)).await
 }
 
 /// Where `url` leads, without user and password.
@@ -367,6 +360,10 @@ pub fn address(settings: &settings::Redis, url: &Secret) -> String {
 pub struct PrivateLine(Link);
 
 impl PrivateLine {
+    async fn open(target: &Target) -> Result<Self, Refused> {
+        target.connect(Arc::new(Notify::new())).await.map(Self)
+    }
+
     /// One command, answered within `deadline`.
     pub async fn query(&self, command: &Cmd, deadline: Duration) -> Result<Value, Outage> {
         within(deadline, self.0.command(command)).await
