@@ -185,7 +185,7 @@ impl Patience {
 
 /// Tells the metrics, once, when the body has left or was given up.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub struct Meter {
     route: RouteHandle,
     source: Source,
     bytes: u64,
@@ -194,7 +194,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Nothing has left yet.
-    pub fn new(route: RouteHandle, source: Source, active: ActiveGuard) -> Self {
+    pub(super) fn new(route: RouteHandle, source: Source, active: ActiveGuard) -> Self {
         Self {
             route,
             source,

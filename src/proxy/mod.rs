@@ -19,14 +19,15 @@ mod visit;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
-pub use ready::Ready;
+pub use ready::{Begun, Outgoing, Rest, Waits};
 pub use reply::name_in_table;
 pub use respond::Problem;
 pub use search::Searches;
 pub use tunnel::Tunnels;
 pub use visit::{Arrival, Peer};
+pub use wire::Framing;
 
 use crate::cache::{Cache, Entry, Lookup, Tier};
 use crate::clock::Clock;
@@ -40,12 +41,13 @@ use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
-use crate::telemetry::metrics::Source;
+use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{RequestBody, Upstream};
 use arc_swap::ArcSwap;
 use content::Reading;
-use http::{Method, Request, Response};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
@@ -126,25 +128,45 @@ impl Proxy {
     pub fn receive(&self, request: Request<Incoming>, peer: Peer) -> Arrival {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
+        Arrival {
+            visit: self.visit(parts, peer),
+            body: Some(body).filter(|body| !body.is_end_stream()),
+            upgrade,
+            plan: None,
+        }
+    }
+
+    /// What is known of a request when it comes in.
+    fn visit(&self, parts: Parts, peer: Peer) -> Visit {
         let shared = &self.0.shared;
         let trace = shared.traces.context(&parts.headers);
-        let now = shared.clock.now();
-        let visit = Visit::new(shared.snapshot.load_full(), trace, parts, peer, now);
-        Arrival {
-            visit,
-            body,
-            upgrade,
-        }
+        let snapshot = shared.snapshot.load_full();
+        Visit::new(snapshot, trace, parts, peer, shared.clock.now())
     }
 
     /// Answers one request. Never fails: what goes wrong becomes an answer. If it is the app that is
     /// asked for it, what the app says beforehand goes to `interim`.
     pub async fn handle(&self, arrival: Arrival, interim: Option<Interim>) -> Response<Body> {
+        self.serve(arrival, interim, |reply, ask, limits, active| {
+            let response = reply.finish(&self.0, ask, limits, active);
+            (response.status(), response)
+        })
+        .await
+    }
+
+    /// The life of one request; `send` turns the answer into what its connection takes.
+    async fn serve<T>(
+        &self,
+        arrival: Arrival,
+        interim: Option<Interim>,
+        send: impl FnOnce(Reply, &Ask<'_>, Option<&Decision>, ActiveGuard) -> (StatusCode, T),
+    ) -> T {
         let active = self.0.recorder.active();
         let Arrival {
             mut visit,
             body,
             upgrade,
+            plan,
         } = arrival;
         visit.interim = interim;
         let shared = &self.0.shared;
@@ -169,17 +191,17 @@ impl Proxy {
         let mut limits = None;
         let served = {
             // Pinned where it is made: it is too large to be moved from hand to hand.
-            let serving = pin!(self.serve(&ask, body, upgrade, &mut limits));
-            redis_client::as_one(serving).await
+            let answering = pin!(self.answer(&ask, body, upgrade, plan, &mut limits));
+            redis_client::as_one(answering).await
         };
         let reply = match served {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
-        let response = reply.finish(&self.0, &ask, limits.as_ref(), active);
+        let (status, sent) = send(reply, &ask, limits.as_ref(), active);
         span.route(&visit.method, visit.snapshot.handles[found.rule.id].path());
-        span.status(response.status());
-        response
+        span.status(status);
+        sent
     }
 
     /// Refuses a request that never became a visit: its head breaks a rule.
@@ -195,23 +217,18 @@ impl Proxy {
         self.0.recorder.client_error(reason);
     }
 
-    /// Whether [`Proxy::hit`] can ever answer: memory holds answers.
-    #[must_use]
-    pub fn has_memory(&self) -> bool {
-        self.0.cache.has_memory()
-    }
-
     /// Connections handed over so far and still open.
     #[must_use]
     pub fn tunnels(&self) -> &Tunnels {
         &self.0.shared.tunnels
     }
 
-    async fn serve(
+    async fn answer(
         &self,
         ask: &Ask<'_>,
-        body: Incoming,
+        body: Option<Incoming>,
         upgrade: Option<OnUpgrade>,
+        plan: Option<Plan>,
         limits: &mut Option<Decision>,
     ) -> Result<Reply, Problem> {
         if forward::is_loop(&ask.visit.headers) {
@@ -225,13 +242,14 @@ impl Proxy {
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
             return Ok(Reply::own(respond::options()));
         }
-        let content = match body.is_end_stream() {
-            true => Content::None,
-            false => Content::Unread,
+        let content = match body {
+            None => Content::None,
+            Some(_) => Content::Unread,
         };
-        let (plan, body, changes) = match ask.plan(content) {
-            Plan::Read => Box::pin(ask.read(body)).await?,
-            plan => {
+        let plan = plan.unwrap_or_else(|| ask.plan(content));
+        let (plan, body, changes) = match (plan, body) {
+            (Plan::Read, Some(body)) => Box::pin(ask.read(body)).await?,
+            (plan, body) => {
                 let changes = matches!(plan, Plan::Pass(_)) && ask.is_unsafe(content);
                 (plan, RequestBody::streaming(body), changes)
             }
@@ -243,7 +261,7 @@ impl Proxy {
             Plan::Pass(reason) => Box::pin(self.pass(ask, body, reason, changes)).await,
             // What was read is not read again.
             Plan::Read => Box::pin(self.pass(ask, body, Reason::Body, changes)).await,
-            Plan::Lookup(key) => self.answer(ask, key).await,
+            Plan::Lookup(key) => self.look_up(ask, key).await,
         }
     }
 
@@ -280,7 +298,7 @@ impl Proxy {
     }
 
     /// Answers from the store where it may, from the app where it must.
-    async fn answer(&self, ask: &Ask<'_>, key: Key) -> Result<Reply, Problem> {
+    async fn look_up(&self, ask: &Ask<'_>, key: Key) -> Result<Reply, Problem> {
         let visit = ask.visit;
         let span = ask.span.child("lookup");
         let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;

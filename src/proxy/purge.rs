@@ -10,7 +10,7 @@ use crate::semantics::line::hex;
 use crate::semantics::search::path_tag;
 use crate::semantics::{Stored, Variation, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
-use http::Method;
+use http::{Method, Response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -38,13 +38,15 @@ impl Proxy {
         sent: Option<BodyCopy>,
         reply: &mut Reply,
     ) -> usize {
-        let status = reply.response.status();
+        // What the store answers has changed nothing.
+        let Some(answer) = reply.made() else { return 0 };
+        let status = answer.status();
         let mut tags: Vec<String> = Vec::new();
         if status.is_success() && !ask.found.rule.purge.is_empty() {
             let request = sent
                 .and_then(|copy| copy.take())
                 .and_then(|body| serde_json::from_slice(&body).ok());
-            let response = self.response_json(ask, reply).await;
+            let response = response_json(ask, answer).await;
             let value = |placeholder: &Placeholder| match placeholder {
                 Placeholder::Request(path) => field(request.as_ref(), path).map(Cow::Owned),
                 Placeholder::Response(path) => field(response.as_ref(), path).map(Cow::Owned),
@@ -65,12 +67,12 @@ impl Proxy {
             &authority,
             visit.path_and_query(),
             status,
-            reply.response.headers(),
+            answer.headers(),
         );
         let resources = urls.iter().flat_map(|url| ask.resource_tags(url));
         let (resources, paths): (Vec<_>, Vec<_>) = resources.unzip();
         purges.extend(resources.into_iter().map(Scope::Tag).map(hard));
-        let ended = groups::ended(&visit.method, &visit.authority(), reply.response.headers());
+        let ended = groups::ended(&visit.method, &visit.authority(), answer.headers());
         purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
         if purges.is_empty() {
             return 0;
@@ -86,29 +88,6 @@ impl Proxy {
             PurgeOutcome::Logged | PurgeOutcome::Local => note,
         });
         count
-    }
-
-    /// The answer's JSON, where a template asks for it and it is small; the body is put back.
-    async fn response_json(&self, ask: &Ask<'_>, reply: &mut Reply) -> Option<Value> {
-        let asks = |placeholder: &Placeholder| matches!(placeholder, Placeholder::Response(_));
-        if !ask
-            .found
-            .rule
-            .purge
-            .iter()
-            .flat_map(Template::placeholders)
-            .any(asks)
-        {
-            return None;
-        }
-        let length = reply.response.body().size_hint().exact()?;
-        if length > JSON_BYTES_MAX as u64 {
-            return None;
-        }
-        let body = std::mem::replace(reply.response.body_mut(), Body::empty());
-        let bytes = body.collect().await.ok()?.to_bytes();
-        *reply.response.body_mut() = Body::full(bytes.clone());
-        serde_json::from_slice(&bytes).ok()
     }
 }
 
@@ -152,6 +131,29 @@ impl Ask<'_> {
         }
         tags
     }
+}
+
+/// The answer's JSON, where a template asks for it and it is small; the body is put back.
+async fn response_json(ask: &Ask<'_>, answer: &mut Response<Body>) -> Option<Value> {
+    let asks = |placeholder: &Placeholder| matches!(placeholder, Placeholder::Response(_));
+    if !ask
+        .found
+        .rule
+        .purge
+        .iter()
+        .flat_map(Template::placeholders)
+        .any(asks)
+    {
+        return None;
+    }
+    let length = answer.body().size_hint().exact()?;
+    if length > JSON_BYTES_MAX as u64 {
+        return None;
+    }
+    let body = std::mem::replace(answer.body_mut(), Body::empty());
+    let bytes = body.collect().await.ok()?.to_bytes();
+    *answer.body_mut() = Body::full(bytes.clone());
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// The tags of a response that is on its way in: most are known from the request, some only from its body.

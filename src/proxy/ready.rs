@@ -1,39 +1,77 @@
-//! Answers that nothing has to be waited for, hits from memory and refusals by a limit known to be
-//! full: the life of a request without its detours.
+//! Plain GETs on their way past hyper. What nothing has to be waited for, hits from memory and
+//! refusals by a limit known to be full, is answered at once, by the life of a request without its
+//! detours; the others live as all requests do.
 //!
-//! Asks the same rooms in the same order as [`Proxy::handle`] and gives the same answer, written
-//! straight into the bytes that go out or, where hyper sends it, had without a future. Where any of
-//! them would have to wait, or has more to say than yes or no, there is no answer here and nothing
-//! has been counted: the request is handled as all others are.
+//! The short way asks the same rooms in the same order as [`Proxy::handle`] and gives the same answer.
+//! Where any of them would have to wait, or has more to say than yes or no, it gives none and
+//! nothing has been counted.
 
 use super::body::{Body, Meter};
-use super::reply::{REPLACED, Reply, Told};
+use super::reply::{Reply, Told};
 use super::visit::Visit;
-use super::wire::{self, Head};
+use super::wire::{self, Framing, Head};
 use super::{
-    Arrival, Ask, Content, Entry, Key, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span,
-    Target, Tier, forward,
+    Arrival, Ask, Content, Entry, Interim, Key, Lookup, Outcome, Peer, Plan, Problem, Proxy,
+    Reason, Reuse, Span, Target, Tier, forward,
 };
 use crate::config::settings::LimitMode;
 use crate::limit::{self, Check};
-use crate::semantics::line;
 use crate::semantics::validation::is_conditional;
-use crate::semantics::writing::{Fields, Value};
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
-use http::header::AGE;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, Version};
 use hyper::body::Body as _;
 use std::sync::Arc;
 
-/// The content of an answer whose head is written already.
+/// Room for the head of an answer, in bytes: most need no more.
+const HEAD_BYTES: usize = 768;
+
+/// What an answer has behind its head.
 #[derive(Debug)]
-pub struct Ready {
-    /// What follows the head.
-    pub body: Bytes,
-    meter: Meter,
+pub enum Rest {
+    /// Content that is here, and whose length the head states.
+    Whole {
+        /// What is still to leave of it.
+        body: Bytes,
+        /// Where what has left is counted.
+        meter: Meter,
+    },
+    /// Content that comes in its time.
+    Streamed {
+        /// It.
+        body: Body,
+        /// How its end is told.
+        framing: Framing,
+    },
 }
+
+/// An answer as an HTTP/1.1 connection sends it.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Its head, to the empty line.
+    pub head: Vec<u8>,
+    /// What follows.
+    pub rest: Rest,
+}
+
+/// What has become of a plain GET without waiting.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is answered.
+    Answered {
+        /// What follows the head.
+        rest: Rest,
+        /// The request's fields, so that their room serves the next one.
+        fields: HeaderMap,
+    },
+    /// Its answer takes a while: see [`Proxy::finish`].
+    Waits(Box<Waits>),
+}
+
+/// A plain GET that has to be waited for.
+#[derive(Debug)]
+pub struct Waits(Arrival);
 
 /// What is known of a request without waiting.
 enum Known<'a> {
@@ -41,51 +79,62 @@ enum Known<'a> {
     Fresh(Key, Arc<Entry>),
     /// These counters have to be asked first.
     Limited(Vec<Check<'a>>),
-}
-
-impl Ready {
-    /// Counts bytes of the content that have left.
-    pub fn sent(&mut self, bytes: usize) {
-        self.meter.add(bytes);
-    }
+    /// Memory does not answer; this is to be done.
+    Planned(Plan),
 }
 
 impl Proxy {
-    /// Answers a GET without content and without conditions from memory, or refuses it; the head is
-    /// added to `out`. `None` where it takes more. The fields of the request come back, so that their
-    /// room serves the next one.
-    pub fn ready(
-        &self,
-        request: Parts,
-        peer: Peer,
-        out: &mut Vec<u8>,
-    ) -> (Option<Ready>, HeaderMap) {
-        let shared = &self.0.shared;
-        if shared.traces.is_on() {
-            return (None, request.headers);
+    /// Answers a GET without content and without conditions from memory, or refuses it, if that can
+    /// be done at once; the head is added to `out`.
+    pub fn begin(&self, request: Parts, peer: Peer, out: &mut Vec<u8>) -> Begun {
+        let visit = self.visit(request, peer);
+        if self.0.shared.traces.is_on() {
+            return Begun::waits(visit, None);
         }
-        let trace = shared.traces.context(&request.headers);
-        let snapshot = shared.snapshot.load_full();
-        let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
-        let ready = self.known(&visit, |ask, known| match known {
-            Known::Fresh(key, entry) => self.write(ask, key, &entry, out),
+        let mut plan = None;
+        let rest = self.known(&visit, |ask, known| match known {
+            Known::Fresh(key, entry) => {
+                let active = self.0.recorder.active();
+                self.renew(ask, key, &entry);
+                let reply = Reply::stored(ask, &entry, Outcome::Hit, Reason::Memory);
+                Some(reply.write(&self.0, ask, None, active, out).1)
+            }
             Known::Limited(checks) => self.refusal(ask, &checks, out),
+            Known::Planned(known) => {
+                plan = Some(known);
+                None
+            }
         });
-        (ready, visit.headers)
+        match rest {
+            Some(rest) => Begun::Answered {
+                rest,
+                fields: visit.headers,
+            },
+            None => Begun::waits(visit, plan),
+        }
     }
 
-    /// Whether the store may answer a GET for this target at all: a look that costs less than
-    /// [`Proxy::ready`].
+    /// Answers what could not be answered at once. What the app says beforehand goes to `interim`.
+    pub async fn finish(self, waits: Box<Waits>, interim: Interim) -> Outgoing {
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        let rest = self.serve(waits.0, Some(interim), |reply, ask, limits, active| {
+            reply.write(&self.0, ask, limits, active, &mut head)
+        });
+        let rest = rest.await;
+        Outgoing { head, rest }
+    }
+
+    /// The answer to a plain GET that larder itself has failed at.
     #[must_use]
-    pub fn may_hit(&self, target: &str) -> bool {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        let snapshot = self.0.shared.snapshot.load();
-        let target = Target::parse(path, query);
-        let found = snapshot.settings.routes.find(&Method::GET, &target);
-        found.rule.policy.is_some()
+    pub fn fallen(&self) -> Outgoing {
+        let (head, body) = self.refuse(&Problem::Internal).into_parts();
+        let mut out = Vec::with_capacity(HEAD_BYTES);
+        let (length, now) = (body.size_hint().exact(), self.0.shared.clock.now());
+        let framing = wire::response(&mut out, head.status, &head.headers, length, now);
+        Outgoing {
+            head: out,
+            rest: Rest::Streamed { body, framing },
+        }
     }
 
     /// Answers a request without content from memory. `None` where it takes more, or where the short
@@ -95,7 +144,7 @@ impl Proxy {
         let visit = &arrival.visit;
         let is_head = visit.method == Method::HEAD;
         let may_be = (is_head || visit.method == Method::GET)
-            && arrival.body.is_end_stream()
+            && arrival.body.is_none()
             && !self.0.shared.traces.is_on();
         let is_news = is_head || visit.version == Version::HTTP_2 || is_conditional(&visit.headers);
         if !(may_be && is_news) {
@@ -143,47 +192,22 @@ impl Proxy {
             return answer(&ask, Known::Limited(checks));
         }
         ask.search = (self.0.shared.searches).find(|| visit.authority(), target.path);
-        let Plan::Lookup(key) = ask.plan(Content::None) else {
-            return None;
-        };
-        let held = self.0.cache.peek(&key, &visit.headers, visit.now);
-        if ask.reuse(&held) != Reuse::Fresh {
-            return None;
+        let plan = ask.plan(Content::None);
+        if let Plan::Lookup(key) = plan
+            && self.0.cache.has_memory()
+        {
+            let held = self.0.cache.peek(&key, &visit.headers, visit.now);
+            if ask.reuse(&held) == Reuse::Fresh
+                && let Lookup::Found { entry, .. } = held
+            {
+                return answer(&ask, Known::Fresh(key, entry));
+            }
         }
-        let Lookup::Found { entry, .. } = held else {
-            return None;
-        };
-        answer(&ask, Known::Fresh(key, entry))
-    }
-
-    fn write(
-        &self,
-        ask: &Ask<'_>,
-        key: Key,
-        entry: &Arc<Entry>,
-        out: &mut Vec<u8>,
-    ) -> Option<Ready> {
-        let (visit, stored) = (ask.visit, &entry.stored);
-        let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
-        let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
-        let active = self.0.recorder.active();
-        self.renew(ask, key, entry);
-        let mut told = Told::stored(ask, entry, Outcome::Hit, Reason::Memory);
-        let took = visit.began.elapsed();
-        let mut head = Head::begin(out, prepared);
-        let age = line::digits(stored.lifetime.age(visit.now).as_secs());
-        head.put(AGE, Value::Text(age.as_bytes()));
-        told.dress(ask, None, took, &mut head);
-        head.end();
-        told.tell(&self.0, ask, stored.status, None, took);
-        Some(Ready {
-            body: stored.body.clone(),
-            meter: Meter::new(ask.handle().clone(), Source::Memory, active),
-        })
+        answer(&ask, Known::Planned(plan))
     }
 
     /// The refusal by a counter that is known to be full; whoever may be admitted, Redis has to say.
-    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Ready> {
+    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Rest> {
         let (visit, mode) = (ask.visit, ask.visit.snapshot.settings.limits.mode);
         if mode == LimitMode::Shadow {
             return None;
@@ -201,9 +225,16 @@ impl Proxy {
         told.dress(ask, limits.as_ref(), took, &mut head);
         head.end_with(body.len(), visit.now);
         told.tell(&self.0, ask, problem.status(), limits.as_ref(), took);
-        Some(Ready {
+        let meter = Meter::new(ask.handle().clone(), Source::Larder, active);
+        Some(Rest::Whole {
             body: body.into(),
-            meter: Meter::new(ask.handle().clone(), Source::Larder, active),
+            meter,
         })
+    }
+}
+
+impl Begun {
+    fn waits(visit: Visit, plan: Option<Plan>) -> Self {
+        Self::Waits(Box::new(Waits(Arrival::plain(visit, plan))))
     }
 }

@@ -1,9 +1,11 @@
 //! An answer on its way out: what it is, and what is told of it in fields, metrics and logs.
 
-use super::body::Body;
+use super::body::{Body, Meter};
 use super::coalesce::Reader;
+use super::ready::Rest;
 use super::respond::Problem;
 use super::visit::Visit;
+use super::wire::{self, Head};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
@@ -21,6 +23,8 @@ use http::header::{
     X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use hyper::body::Body as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -53,8 +57,19 @@ pub fn name_in_table(fields: &mut HeaderMap) {
 /// An answer before it is dressed for the client.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub response: Response<Body>,
+    answer: Answer,
     pub told: Told,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved a few times; a box would be one more allocation a pass"
+)]
+enum Answer {
+    /// As it is held: what of it the client gets, and in which form, is settled when it leaves.
+    Stored(Arc<Entry>),
+    Made(Response<Body>),
 }
 
 /// What is told of an answer: to its client in fields, to the metrics and to the log.
@@ -77,20 +92,28 @@ pub(super) struct Told {
 
 impl Reply {
     fn new(response: Response<Body>, outcome: Outcome, reason: Reason, source: Source) -> Self {
-        let told = Told::new(outcome, reason, source);
-        Self { response, told }
+        let (answer, told) = (Answer::Made(response), Told::new(outcome, reason, source));
+        Self { answer, told }
     }
 
     /// From the store.
-    pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
-        let response = from_stored(ask.visit, &entry.stored);
+    pub fn stored(ask: &Ask<'_>, entry: &Arc<Entry>, outcome: Outcome, reason: Reason) -> Self {
+        let answer = Answer::Stored(Arc::clone(entry));
         let told = Told::stored(ask, entry, outcome, reason);
-        Self { response, told }
+        Self { answer, told }
+    }
+
+    /// The answer, unless it is the store's.
+    pub fn made(&mut self) -> Option<&mut Response<Body>> {
+        match &mut self.answer {
+            Answer::Stored(_) => None,
+            Answer::Made(response) => Some(response),
+        }
     }
 
     /// From the store, after the app confirmed it. `why` it was asked, and whether the entry was
     /// `kept`.
-    pub fn confirmed(ask: &Ask<'_>, entry: &Entry, why: Reason, kept: bool) -> Self {
+    pub fn confirmed(ask: &Ask<'_>, entry: &Arc<Entry>, why: Reason, kept: bool) -> Self {
         let mut reply = Self::stored(ask, entry, Outcome::Revalidated, Reason::NotModified);
         reply.told.forwarded = Some(why);
         reply.told.fwd_status = Some(StatusCode::NOT_MODIFIED);
@@ -99,7 +122,7 @@ impl Reply {
     }
 
     /// From the store, in place of an app that failed: with this `status`, or without any.
-    pub fn stand_in(ask: &Ask<'_>, entry: &Entry, status: Option<StatusCode>) -> Self {
+    pub fn stand_in(ask: &Ask<'_>, entry: &Arc<Entry>, status: Option<StatusCode>) -> Self {
         let mut reply = Self::stored(ask, entry, Outcome::Stale, Reason::AppError);
         // What is still fresh was only not new enough for this client.
         reply.told.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
@@ -163,7 +186,7 @@ impl Reply {
         if !judged && is_conditional(&ask.visit.headers) {
             let own = from_stored(ask.visit, stored);
             if own.status() == StatusCode::NOT_MODIFIED {
-                reply.response = own;
+                reply.answer = Answer::Made(own);
             }
         }
         reply.keeps(stored, ask)
@@ -219,14 +242,15 @@ impl Reply {
             visit.now,
             &visit.trace.trace_id_hex(),
         );
-        let told = Told::problem(problem);
-        Self { response, told }
+        let (answer, told) = (Answer::Made(response), Told::problem(problem));
+        Self { answer, told }
     }
 
     /// Made here, and no problem.
     pub fn own(response: Response<Body>) -> Self {
         let told = Told::own(Outcome::Bypass, Reason::Request);
-        Self { response, told }
+        let answer = Answer::Made(response);
+        Self { answer, told }
     }
 
     fn from_app(head: response::Parts, body: Body, outcome: Outcome, reason: Reason) -> Self {
@@ -245,7 +269,7 @@ impl Reply {
         self
     }
 
-    /// Adds what is told to the client, and tells the metrics and the log.
+    /// Adds what is told to the client, and tells the metrics and the log. The answer is hyper's to send.
     pub fn finish(
         mut self,
         rooms: &Rooms,
@@ -254,13 +278,60 @@ impl Reply {
         active: ActiveGuard,
     ) -> Response<Body> {
         let visit = ask.visit;
+        let mut response = match self.answer {
+            Answer::Stored(entry) => from_stored(visit, &entry.stored),
+            Answer::Made(response) => response,
+        };
         let took = visit.began.elapsed();
-        let headers = self.response.headers_mut();
-        self.told.dress(ask, limits, took, headers);
-        let (status, source) = (self.response.status(), self.told.source);
+        self.told.dress(ask, limits, took, response.headers_mut());
+        let (status, source) = (response.status(), self.told.source);
         self.told.tell(rooms, ask, status, limits, took);
-        self.response
-            .map(|body| body.metered(ask.handle().clone(), source, active))
+        response.map(|body| body.metered(ask.handle().clone(), source, active))
+    }
+
+    /// The same, its head written to the end of `out` for an HTTP/1.1 connection. The request is a plain GET.
+    pub fn write(
+        mut self,
+        rooms: &Rooms,
+        ask: &Ask<'_>,
+        limits: Option<&Decision>,
+        active: ActiveGuard,
+        out: &mut Vec<u8>,
+    ) -> (StatusCode, Rest) {
+        let prepare = |entry: &Entry| wire::prepare(&entry.stored, &forward::via(), &REPLACED);
+        let entry = match &self.answer {
+            Answer::Stored(entry) => entry,
+            Answer::Made(_) => return self.write_made(rooms, ask, limits, active, out),
+        };
+        let stored = &entry.stored;
+        let prepared = entry.prepared.get_or_init(|| prepare(entry)).as_deref();
+        let Some(prepared) = prepared else {
+            return self.write_made(rooms, ask, limits, active, out);
+        };
+        let took = ask.visit.began.elapsed();
+        let mut head = Head::begin(out, prepared);
+        let age = line::digits(stored.lifetime.age(ask.visit.now).as_secs());
+        head.put(AGE, Value::Text(age.as_bytes()));
+        self.told.dress(ask, limits, took, &mut head);
+        head.end();
+        self.told.tell(rooms, ask, stored.status, limits, took);
+        let meter = Meter::new(ask.handle().clone(), self.told.source, active);
+        let body = stored.body.clone();
+        (stored.status, Rest::Whole { body, meter })
+    }
+
+    fn write_made(
+        self,
+        rooms: &Rooms,
+        ask: &Ask<'_>,
+        limits: Option<&Decision>,
+        active: ActiveGuard,
+        out: &mut Vec<u8>,
+    ) -> (StatusCode, Rest) {
+        let (head, body) = self.finish(rooms, ask, limits, active).into_parts();
+        let length = body.size_hint().exact();
+        let framing = wire::response(out, head.status, &head.headers, length, ask.visit.now);
+        (head.status, Rest::Streamed { body, framing })
     }
 }
 

@@ -1,6 +1,6 @@
 //! One request's facts, gathered once at the door.
 
-use super::Snapshot;
+use super::{Plan, Snapshot};
 use crate::semantics::Timestamp;
 use crate::semantics::authority::normal_authority;
 use crate::semantics::reuse::ClientRefresh;
@@ -42,8 +42,23 @@ impl Peer {
 #[derive(Debug)]
 pub struct Arrival {
     pub(super) visit: Visit,
-    pub(super) body: Incoming,
+    /// Its content, where there is any.
+    pub(super) body: Option<Incoming>,
     pub(super) upgrade: Option<OnUpgrade>,
+    /// What is to be done with it, where that was found out before.
+    pub(super) plan: Option<Plan>,
+}
+
+impl Arrival {
+    /// A request without content on a connection that stays HTTP.
+    pub(super) const fn plain(visit: Visit, plan: Option<Plan>) -> Self {
+        Self {
+            visit,
+            body: None,
+            upgrade: None,
+            plan,
+        }
+    }
 }
 
 /// A request with the moment, the configuration and the trace that it is served under.

@@ -5,8 +5,10 @@
 use crate::semantics::line::digits;
 use crate::semantics::writing::{Fields, Value};
 use crate::semantics::{Stored, Timestamp};
-use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, VIA};
-use http::{StatusCode, Version};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING, VIA,
+};
+use http::{HeaderMap, StatusCode, Version};
 use std::io::Write;
 
 /// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
@@ -67,6 +69,57 @@ impl Fields for Head<'_> {
     fn fill(&mut self, name: HeaderName, value: Value<'_>) {
         self.add(name, value);
     }
+}
+
+/// How it is told where the content of an answer ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none, whatever the body holds.
+    Empty,
+    /// So many bytes follow the head.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// Writes the head of an answer to a GET, whose content has this `length` if that is known.
+pub(super) fn response(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: &HeaderMap,
+    length: Option<u64>,
+    now: Timestamp,
+) -> Framing {
+    // RFC 9110 §6.4.1
+    let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let framing = match length {
+        _ if is_empty => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    let mut head = Head::new(out, status);
+    for (name, value) in fields {
+        // What tells the end is written below; a 304 may state the length of what it does not send
+        // (RFC 9110 §8.6).
+        let of_frame = match *name {
+            CONTENT_LENGTH => status != StatusCode::NOT_MODIFIED,
+            TRANSFER_ENCODING | CONNECTION => true,
+            _ => false,
+        };
+        if !of_frame {
+            head.line(name, value.as_bytes());
+        }
+    }
+    match framing {
+        Framing::Empty => {}
+        Framing::Length(length) => head.add(CONTENT_LENGTH, Value::Text(digits(length).as_bytes())),
+        Framing::Chunked => head.add(TRANSFER_ENCODING, Value::Static("chunked")),
+    }
+    if !fields.contains_key(DATE) {
+        head.add(DATE, Value::Text(now.http_date().as_bytes()));
+    }
+    head.end();
+    framing
 }
 
 /// Control characters but the tab (RFC 9110 §5.5).

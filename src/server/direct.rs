@@ -1,23 +1,27 @@
-//! Answers to plain GETs written straight to an HTTP/1.1 connection while hyper waits for a head: it
-//! never learns of them. What is plain is less than what is allowed; everything else is hyper's.
+//! Plain GETs answered while hyper waits for a head: it never learns of them. What is plain is less
+//! than what is allowed; everything else is hyper's.
 //!
 //! Reads a head with hyper's own parser, so that the two cannot differ about what it says.
 
-use crate::proxy::{Peer, Proxy, Ready};
+use super::sending::Sending;
+use crate::proxy::{Begun, Interims, Outgoing, Peer, Proxy, Rest};
 use crate::semantics::authority::normal_authority;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri};
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::fmt;
+use std::io;
 use std::mem::{MaybeUninit, take};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
@@ -25,9 +29,6 @@ use tokio::io::AsyncWrite;
 const FIELDS_MAX: usize = 48;
 /// A longer head is hyper's, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Content up to this goes out in one piece with its head, in bytes: copying it costs less than a
-/// second slice.
-const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// What ends a head, behind its last line.
 const HEAD_END: &[u8] = b"\r\n";
 /// Fields that make more of a request than a plain GET.
@@ -61,22 +62,21 @@ struct Room {
 pub(super) struct Direct {
     proxy: Proxy,
     peer: Peer,
-    sending: Option<Sending>,
-    /// The last request was not answered here: of the next one the route is looked at first.
-    doubts: bool,
-    /// The client has asked for no more than the last answer.
+    state: State,
+    /// Whether the connection ends with the answer that is on its way, or was.
     closing: bool,
+    /// Where interim answers wait; made for the first request that they could be for.
+    interims: Option<Arc<Interims>>,
+    /// Requests that could get any, so far.
+    place: u64,
 }
 
-/// An answer that is leaving.
-#[derive(Debug)]
-struct Sending {
-    /// What is left of the head, and of the content where it was copied behind it.
-    head: Bytes,
-    answer: Ready,
-    /// Bytes of the content that are counted with the head, once that has left.
-    copied: usize,
-    flushing: bool,
+/// What is under way.
+enum State {
+    Idle,
+    /// An answer is waited for; what is left of interim ones leaves before it.
+    Waiting(Pin<Box<dyn Future<Output = Outgoing> + Send>>, Bytes),
+    Sending(Sending),
 }
 
 impl Direct {
@@ -84,9 +84,10 @@ impl Direct {
         Self {
             proxy,
             peer,
-            sending: None,
-            doubts: false,
+            state: State::Idle,
             closing: false,
+            interims: None,
+            place: 0,
         }
     }
 
@@ -95,145 +96,146 @@ impl Direct {
         self.closing
     }
 
-    /// Whether an answer is still on its way out.
-    pub(super) const fn is_sending(&self) -> bool {
-        self.sending.is_some()
+    /// Ends the connection with the answer that is on its way, if its head has yet to be written.
+    pub(super) const fn close(&mut self) {
+        self.closing = true;
     }
 
-    /// Bytes of it that have not left.
+    /// Whether an answer is on its way.
+    pub(super) const fn is_answering(&self) -> bool {
+        !matches!(self.state, State::Idle)
+    }
+
+    /// Nobody takes the answer.
+    pub(super) fn give_up(&mut self) {
+        self.state = State::Idle;
+    }
+
+    /// Bytes that could leave and have not.
     pub(super) fn bytes_left(&self) -> usize {
-        let sending = self.sending.as_ref();
-        sending.map_or(0, |sending| sending.head.len() + sending.answer.body.len())
+        match &self.state {
+            State::Idle => 0,
+            State::Waiting(_, interim) => interim.len(),
+            State::Sending(sending) => sending.bytes_left(),
+        }
     }
 
-    /// Answers the request that `bytes` are, if they are one whole plain GET and the answer is ready.
-    /// `true`: it is answered, or being sent: see [`Direct::poll_send`].
-    pub(super) fn answers<S: AsyncWrite + Unpin>(
+    /// Answers the request that `bytes` are, if they are one whole plain GET. `true`: the answer is on
+    /// its way, see [`Direct::poll_answer`].
+    pub(super) fn takes<S: AsyncWrite + Unpin>(
         &mut self,
         bytes: &[u8],
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> io::Result<bool> {
-        if self.doubts && !target(bytes).is_some_and(|target| self.proxy.may_hit(target)) {
-            return Ok(false);
-        }
         ROOM.with_borrow_mut(|room| {
             room.fields.clear();
             room.out.clear();
             // A panic ends here: hyper's way will find the same, and answer for it.
-            let answer = catch_unwind(AssertUnwindSafe(|| {
+            let begun = catch_unwind(AssertUnwindSafe(|| {
                 let (request, last) = plain(bytes, &mut room.fields)?;
-                let (answer, fields) = self.proxy.ready(request, self.peer, &mut room.out);
-                room.fields = fields;
-                Some((answer?, last))
+                Some((self.proxy.begin(request, self.peer, &mut room.out), last))
             }));
-            self.doubts = !matches!(answer, Ok(Some(_)));
-            match answer {
-                Ok(Some((answer, last))) => {
-                    self.closing = last;
-                    if last {
-                        room.out.truncate(room.out.len() - HEAD_END.len());
-                        room.out.extend_from_slice(b"connection: close\r\n");
-                        room.out.extend_from_slice(HEAD_END);
-                    }
-                    let begun = self.begin(answer, &mut room.out, stream, context);
-                    begun.map(|()| true)
+            let Ok(Some((begun, last))) = begun else {
+                return Ok(false);
+            };
+            self.closing = last;
+            match begun {
+                Begun::Answered { rest, fields } => {
+                    room.fields = fields;
+                    self.send(&mut room.out, rest, stream, context)?;
                 }
-                _ => Ok(false),
+                Begun::Waits(waits) => {
+                    self.place += 1;
+                    let interim = self.interims.get_or_insert_default().to(self.place);
+                    let answer = Box::pin(self.proxy.clone().finish(waits, interim));
+                    self.state = State::Waiting(answer, Bytes::new());
+                }
             }
+            Ok(true)
         })
     }
 
-    /// Sends what can be sent at once, straight from the shared room; what cannot is kept.
-    fn begin<S: AsyncWrite + Unpin>(
+    /// Sends an answer whose head is `out`.
+    fn send<S: AsyncWrite + Unpin>(
         &mut self,
-        mut answer: Ready,
         out: &mut Vec<u8>,
+        rest: Rest,
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> io::Result<()> {
-        let mut copied = 0;
-        if answer.body.len() <= COPIED_BYTES_MAX {
-            copied = answer.body.len();
-            out.extend_from_slice(&take(&mut answer.body));
+        if self.closing {
+            out.truncate(out.len() - HEAD_END.len());
+            out.extend_from_slice(b"connection: close\r\n");
+            out.extend_from_slice(HEAD_END);
         }
-        let written = match write(stream, context, out, &answer.body) {
-            Poll::Ready(written) => written?,
-            Poll::Pending => 0,
-        };
-        let of_head = written.min(out.len());
-        let mut sending = Sending {
-            head: Bytes::copy_from_slice(&out[of_head..]),
-            answer,
-            copied,
-            flushing: false,
-        };
-        sending.content_sent(written - of_head);
-        self.sending = Some(sending);
-        if let Poll::Ready(sent) = self.poll_send(stream, context) {
-            sent?;
-        }
+        self.state = State::Sending(Sending::begin(out, rest, stream, context)?);
         Ok(())
     }
 
-    /// Sends on until all of an answer has left.
-    pub(super) fn poll_send<S: AsyncWrite + Unpin>(
+    /// Ready when the answer that is on its way has left.
+    pub(super) fn poll_answer<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(sending) = &mut self.sending else {
-            return Poll::Ready(Ok(()));
-        };
-        while !sending.flushing {
-            if sending.head.is_empty() && sending.answer.body.is_empty() {
-                sending.answer.sent(sending.copied);
-                sending.flushing = true;
-                break;
+        loop {
+            match &mut self.state {
+                State::Idle => return Poll::Ready(Ok(())),
+                State::Waiting(answer, interim) => {
+                    while !interim.is_empty() {
+                        match ready!(Pin::new(&mut *stream).poll_write(context, interim))? {
+                            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                            written => interim.advance(written),
+                        }
+                    }
+                    let polled = catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
+                    let answered = match polled {
+                        Ok(Poll::Ready(answered)) => Some(answered),
+                        Ok(Poll::Pending) => None,
+                        // It ends with this request.
+                        Err(_) => {
+                            tracing::error!(address = %self.peer.address, "a request ended in a panic");
+                            Some(self.proxy.fallen())
+                        }
+                    };
+                    let said = self.interims.as_ref().and_then(|interims| {
+                        if answered.is_none() {
+                            interims.listen(context);
+                        }
+                        interims.take(self.place)
+                    });
+                    match (answered, said) {
+                        (None, None) => {
+                            let _ = Pin::new(&mut *stream).poll_flush(context)?;
+                            return Poll::Pending;
+                        }
+                        (None, Some(said)) => *interim = said.into(),
+                        (Some(mut answered), said) => {
+                            if let Some(said) = said {
+                                answered.head.splice(..0, said);
+                            }
+                            self.send(&mut answered.head, answered.rest, stream, context)?;
+                        }
+                    }
+                }
+                State::Sending(sending) => {
+                    ready!(sending.poll_send(stream, context))?;
+                    self.state = State::Idle;
+                }
             }
-            let written = ready!(write(stream, context, &sending.head, &sending.answer.body))?;
-            let of_head = written.min(sending.head.len());
-            let _ = sending.head.split_to(of_head);
-            sending.content_sent(written - of_head);
         }
-        let flushed = ready!(Pin::new(stream).poll_flush(context));
-        self.sending = None;
-        Poll::Ready(flushed)
     }
 }
 
-impl Sending {
-    fn content_sent(&mut self, bytes: usize) {
-        let _ = self.answer.body.split_to(bytes);
-        self.answer.sent(bytes);
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "Idle",
+            Self::Waiting(..) => "Waiting",
+            Self::Sending(_) => "Sending",
+        })
     }
-}
-
-fn write<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    context: &mut Context<'_>,
-    head: &[u8],
-    body: &[u8],
-) -> Poll<io::Result<usize>> {
-    let stream = Pin::new(stream);
-    let written = ready!(match (head.is_empty(), body.is_empty()) {
-        (_, true) => stream.poll_write(context, head),
-        (true, false) => stream.poll_write(context, body),
-        (false, false) => {
-            stream.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)])
-        }
-    })?;
-    Poll::Ready(match written {
-        0 => Err(io::ErrorKind::WriteZero.into()),
-        written => Ok(written),
-    })
-}
-
-/// What a GET is for.
-fn target(bytes: &[u8]) -> Option<&str> {
-    let target = bytes.strip_prefix(b"GET ")?;
-    let end = memchr(b' ', target)?;
-    std::str::from_utf8(&target[..end]).ok()
 }
 
 /// The request that `bytes` are, whole and nothing behind it, if it is a GET that
@@ -259,12 +261,14 @@ fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<(Parts, bool)> {
     if target.contains('#') {
         return None;
     }
-    let (mut hosts, mut last) = (0, false);
+    let (mut hosts, mut cookies, mut last) = (0, 0, false);
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         if name == HOST {
             hosts += 1;
             normal_authority(std::str::from_utf8(field.value).ok()?, "http")?;
+        } else if name == COOKIE {
+            cookies += 1;
         } else if name == CONNECTION {
             if field.value.eq_ignore_ascii_case(b"close") {
                 last = true;
@@ -277,7 +281,7 @@ fn plain(bytes: &[u8], fields: &mut HeaderMap) -> Option<(Parts, bool)> {
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
         fields.append(name, value);
     }
-    if hosts != 1 {
+    if hosts != 1 || cookies > 1 {
         return None;
     }
     let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
@@ -346,6 +350,7 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: b",
             "GET / HTTP/1.1\r\nConnection: close, x",
             "GET / HTTP/1.1\r\nConnection: upgrade",
+            "GET / HTTP/1.1\r\nCookie: a=1\r\nCookie: b=2",
             "GET / HTTP/1.1\r\nContent-Length: 0",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked",
             "GET / HTTP/1.1\r\nUpgrade: websocket",
@@ -401,6 +406,7 @@ mod tests {
             "é",
             "\0",
             "Host: a\r\n",
+            "Cookie: a=1\r\n",
             "GET / HTTP/1.1\r\n",
             "X: y\r\n",
             "?",

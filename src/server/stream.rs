@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -29,6 +30,8 @@ const BODY_BYTES_MIN: usize = 1024;
 const WRITE_TIME: Duration = Duration::from_secs(60);
 /// What is read at once before hyper is there, in bytes.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
+/// What is kept of what a client says while it waits for an answer, in bytes.
+const AHEAD_BYTES_MAX: usize = 2 * 1024;
 /// What is gathered of an HTTP/2 connection's frames before they are written, in bytes.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// Room for it at first, in bytes.
@@ -48,6 +51,8 @@ pub(super) struct ClientStream<S> {
     direct: Option<Direct>,
     /// What was read before hyper was there.
     early: Bytes,
+    /// What came while an answer that hyper does not know of was on its way: not looked at yet.
+    ahead: Bytes,
     /// Nothing that hyper has written waits to be sent, and it has nothing under way.
     quiet: bool,
     /// What HTTP/2 wrote in one turn of the connection's task: it goes out in the next.
@@ -86,6 +91,7 @@ impl<S> ClientStream<S> {
             heads: Heads::new(),
             direct,
             early: Bytes::new(),
+            ahead: Bytes::new(),
             quiet: true,
             gathered: BytesMut::new(),
             gathered_in: 0,
@@ -178,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         read.await.is_ok() && !self.early.is_empty()
     }
 
-    /// Sends what is left of an answer that hyper does not know of, and closes.
+    /// Sends what is left of an answer that hyper does not know of, waits for it if need be, and closes.
     pub(super) async fn finish(&mut self) {
         let _ = poll_fn(|context| Pin::new(&mut *self).poll_shutdown(context)).await;
     }
@@ -239,17 +245,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         self.written(context, polled)
     }
 
+    /// Ready when no answer that hyper does not know of is on its way.
     fn poll_direct(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_sending()) else {
+        let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_answering()) else {
             return Poll::Ready(Ok(()));
         };
         let before = direct.bytes_left();
-        let polled = direct.poll_send(&mut self.inner, context);
-        if direct.bytes_left() < before {
+        let polled = direct.poll_answer(&mut self.inner, context);
+        let left = direct.bytes_left();
+        if let Poll::Ready(Err(_)) = &polled {
+            // Not even its end is sent: who has a part of it sees that it is one.
+            direct.give_up();
+        }
+        if left < before {
             // Slow, but it takes: only who takes nothing at all is given up.
             self.writing = None;
         }
+        if polled.is_pending() && left == 0 {
+            self.writing = None;
+            return self.poll_gone(context);
+        }
         self.written(context, polled)
+    }
+
+    /// Listens to a client that waits for an answer: fails where it has gone. What else it says is kept
+    /// until that has left.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() || self.is_closing() {
+            return Poll::Pending;
+        }
+        let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES_MAX];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer))?;
+        if !buffer.filled().is_empty() {
+            self.ahead = Bytes::copy_from_slice(buffer.filled());
+            return Poll::Pending;
+        }
+        if let Some(direct) = &mut self.direct {
+            direct.give_up();
+        }
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// What the client has said next.
+    fn poll_said(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(context, buffer);
+        }
+        let bytes = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead.split_to(bytes));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -279,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 // What may come behind the last request is none.
                 return Poll::Ready(Ok(()));
             }
-            match Pin::new(&mut this.inner).poll_read(context, buffer) {
+            match this.poll_said(context, buffer) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if this.is_late(context) => {
@@ -294,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
             let bytes = &buffer.filled()[before..];
             if this.may_be_direct()
                 && let Some(direct) = &mut this.direct
-                && direct.answers(bytes, &mut this.inner, context)?
+                && direct.takes(bytes, &mut this.inner, context)?
             {
                 if let Some(wait) = &mut this.reading {
                     wait.bytes += bytes.len();
@@ -377,6 +426,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
+            if let Some(direct) = &mut this.direct {
+                direct.close();
+            }
             ready!(this.poll_gathered(context))?;
             ready!(this.poll_direct(context))?;
             let polled = Pin::new(&mut this.inner).poll_shutdown(context);

@@ -140,13 +140,10 @@ impl RequestBody {
         }
     }
 
-    /// The client's content, streamed.
+    /// The client's content, streamed, if it has any.
     #[must_use]
-    pub fn streaming(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() {
-            return Self::empty();
-        }
-        Self::begun(Bytes::new(), None, Some(incoming))
+    pub fn streaming(incoming: Option<Incoming>) -> Self {
+        Self::begun(Bytes::new(), None, incoming)
     }
 
     /// The content, where nothing of it has to come from the client.
