@@ -24,9 +24,6 @@ use http::{HeaderMap, Method, Response, Version};
 use hyper::body::Body as _;
 use std::sync::Arc;
 
-/// Room for the head of an answer, in bytes: most need no more.
-const HEAD_BYTES: usize = 768;
-
 /// What an answer has behind its head.
 #[derive(Debug)]
 pub enum Rest {
@@ -66,12 +63,12 @@ pub enum Begun {
         fields: HeaderMap,
     },
     /// Its answer takes a while: see [`Proxy::finish`].
-    Waits(Box<Waits>),
+    Waits(Waits),
 }
 
 /// A plain GET that has to be waited for.
 #[derive(Debug)]
-pub struct Waits(Arrival);
+pub struct Waits(Box<Arrival>);
 
 /// What is known of a request without waiting.
 enum Known<'a> {
@@ -114,27 +111,25 @@ impl Proxy {
         }
     }
 
-    /// Answers what could not be answered at once. What the app says beforehand goes to `interim`.
-    pub async fn finish(self, waits: Box<Waits>, interim: Interim) -> Outgoing {
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        let rest = self.serve(waits.0, Some(interim), |reply, ask, limits, active| {
-            reply.write(&self.0, ask, limits, active, &mut head)
+    /// Answers what could not be answered at once, in the empty `room`. What the app says beforehand
+    /// goes to `interim`.
+    pub async fn finish(self, waits: Waits, interim: Interim, mut room: Vec<u8>) -> Outgoing {
+        let rest = self.serve(*waits.0, Some(interim), |reply, ask, limits, active| {
+            reply.write(&self.0, ask, limits, active, &mut room)
         });
         let rest = rest.await;
-        Outgoing { head, rest }
+        Outgoing { head: room, rest }
     }
 
     /// The answer to a plain GET that larder itself has failed at.
     #[must_use]
     pub fn fallen(&self) -> Outgoing {
-        let (head, body) = self.refuse(&Problem::Internal).into_parts();
-        let mut out = Vec::with_capacity(HEAD_BYTES);
+        let (parts, body) = self.refuse(&Problem::Internal).into_parts();
+        let mut head = Vec::new();
         let (length, now) = (body.size_hint().exact(), self.0.shared.clock.now());
-        let framing = wire::response(&mut out, head.status, &head.headers, length, now);
-        Outgoing {
-            head: out,
-            rest: Rest::Streamed { body, framing },
-        }
+        let framing = wire::response(&mut head, parts.status, &parts.headers, length, now, |_| {});
+        let rest = Rest::Streamed { body, framing };
+        Outgoing { head, rest }
     }
 
     /// Answers a request without content from memory. `None` where it takes more, or where the short
@@ -235,6 +230,6 @@ impl Proxy {
 
 impl Begun {
     fn waits(visit: Visit, plan: Option<Plan>) -> Self {
-        Self::Waits(Box::new(Waits(Arrival::plain(visit, plan))))
+        Self::Waits(Waits(Box::new(Arrival::plain(visit, plan))))
     }
 }

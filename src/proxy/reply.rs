@@ -5,7 +5,7 @@ use super::coalesce::Reader;
 use super::ready::Rest;
 use super::respond::Problem;
 use super::visit::Visit;
-use super::wire::{self, Head};
+use super::wire::{self, Head, Over};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
@@ -321,16 +321,24 @@ impl Reply {
     }
 
     fn write_made(
-        self,
+        mut self,
         rooms: &Rooms,
         ask: &Ask<'_>,
         limits: Option<&Decision>,
         active: ActiveGuard,
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
-        let (head, body) = self.finish(rooms, ask, limits, active).into_parts();
+        let visit = ask.visit;
+        let (head, body) = match self.answer {
+            Answer::Stored(entry) => from_stored(visit, &entry.stored).into_parts(),
+            Answer::Made(response) => response.into_parts(),
+        };
+        let took = visit.began.elapsed();
         let length = body.size_hint().exact();
-        let framing = wire::response(out, head.status, &head.headers, length, ask.visit.now);
+        let dress = |fields: &mut Over<'_>| self.told.dress(ask, limits, took, fields);
+        let framing = wire::response(out, head.status, &head.headers, length, visit.now, dress);
+        self.told.tell(rooms, ask, head.status, limits, took);
+        let body = body.metered(ask.handle().clone(), self.told.source, active);
         (head.status, Rest::Streamed { body, framing })
     }
 }

@@ -71,6 +71,9 @@ impl Fields for Head<'_> {
     }
 }
 
+/// Room for the names that are written over what an answer has.
+const WRITTEN_OVER: usize = 12;
+
 /// How it is told where the content of an answer ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -82,13 +85,53 @@ pub enum Framing {
     Chunked,
 }
 
-/// Writes the head of an answer to a GET, whose content has this `length` if that is known.
+/// The head of an answer that has `fields` already, under the pen: what is written first takes the
+/// place of what is there.
+#[derive(Debug)]
+pub(super) struct Over<'a> {
+    head: Head<'a>,
+    fields: &'a HeaderMap,
+    /// Names that are written.
+    written: Vec<HeaderName>,
+}
+
+impl Over<'_> {
+    fn is_written(&self, name: &HeaderName) -> bool {
+        self.written.contains(name)
+    }
+}
+
+impl Fields for Over<'_> {
+    fn put(&mut self, name: HeaderName, value: Value<'_>) {
+        self.head.put(name.clone(), value);
+        self.written.push(name);
+    }
+
+    fn add(&mut self, name: HeaderName, value: Value<'_>) {
+        if !self.is_written(&name) {
+            for before in self.fields.get_all(&name) {
+                self.head.line(&name, before.as_bytes());
+            }
+        }
+        self.put(name, value);
+    }
+
+    fn fill(&mut self, name: HeaderName, value: Value<'_>) {
+        if !self.is_written(&name) && !self.fields.contains_key(&name) {
+            self.put(name, value);
+        }
+    }
+}
+
+/// Writes the head of an answer to a GET, with what `dress` writes over its fields, and whose content
+/// has this `length` if that is known.
 pub(super) fn response(
     out: &mut Vec<u8>,
     status: StatusCode,
     fields: &HeaderMap,
     length: Option<u64>,
     now: Timestamp,
+    dress: impl FnOnce(&mut Over<'_>),
 ) -> Framing {
     // RFC 9110 §6.4.1
     let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -97,28 +140,33 @@ pub(super) fn response(
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     };
-    let mut head = Head::new(out, status);
+    let mut over = Over {
+        head: Head::new(out, status),
+        fields,
+        written: Vec::with_capacity(WRITTEN_OVER),
+    };
+    dress(&mut over);
     for (name, value) in fields {
         // What tells the end is written below; a 304 may state the length of what it does not send
         // (RFC 9110 §8.6).
-        let of_frame = match *name {
+        let is_of_frame = match *name {
             CONTENT_LENGTH => status != StatusCode::NOT_MODIFIED,
             TRANSFER_ENCODING | CONNECTION => true,
             _ => false,
         };
-        if !of_frame {
-            head.line(name, value.as_bytes());
+        if !is_of_frame && !over.is_written(name) {
+            over.head.line(name, value.as_bytes());
         }
     }
     match framing {
         Framing::Empty => {}
-        Framing::Length(length) => head.add(CONTENT_LENGTH, Value::Text(digits(length).as_bytes())),
-        Framing::Chunked => head.add(TRANSFER_ENCODING, Value::Static("chunked")),
+        Framing::Length(length) => over.put(CONTENT_LENGTH, Value::Text(digits(length).as_bytes())),
+        Framing::Chunked => over.put(TRANSFER_ENCODING, Value::Static("chunked")),
     }
     if !fields.contains_key(DATE) {
-        head.add(DATE, Value::Text(now.http_date().as_bytes()));
+        over.head.put(DATE, Value::Text(now.http_date().as_bytes()));
     }
-    head.end();
+    over.head.end();
     framing
 }
 

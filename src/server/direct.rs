@@ -29,6 +29,9 @@ use tokio::io::AsyncWrite;
 const FIELDS_MAX: usize = 48;
 /// A longer head is hyper's, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Rooms kept for heads of answers, and the largest that is, in bytes.
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 8 * 1024;
 /// What ends a head, behind its last line.
 const HEAD_END: &[u8] = b"\r\n";
 /// Fields that make more of a request than a plain GET.
@@ -55,6 +58,17 @@ thread_local! {
 struct Room {
     fields: HeaderMap,
     out: Vec<u8>,
+    /// Room for the heads of answers that are waited for, while nobody waits.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Room {
+    fn keep(&mut self, mut out: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX && out.capacity() <= SPARE_BYTES_MAX {
+            out.clear();
+            self.spare.push(out);
+        }
+    }
 }
 
 /// The way past hyper for one connection.
@@ -148,7 +162,8 @@ impl Direct {
                 Begun::Waits(waits) => {
                     self.place += 1;
                     let interim = self.interims.get_or_insert_default().to(self.place);
-                    let answer = Box::pin(self.proxy.clone().finish(waits, interim));
+                    let out = room.spare.pop().unwrap_or_default();
+                    let answer = Box::pin(self.proxy.clone().finish(waits, interim, out));
                     self.state = State::Waiting(answer, Bytes::new());
                 }
             }
@@ -216,6 +231,7 @@ impl Direct {
                                 answered.head.splice(..0, said);
                             }
                             self.send(&mut answered.head, answered.rest, stream, context)?;
+                            ROOM.with_borrow_mut(|room| room.keep(answered.head));
                         }
                     }
                 }

@@ -1,5 +1,5 @@
-//! Hits that hyper never learns of, between requests that it serves: the same answers, in order, on
-//! one connection.
+//! Plain GETs that hyper never learns of, between requests that it serves: the same answers, in
+//! order, on one connection.
 
 use crate::support::*;
 use std::collections::BTreeMap;
@@ -28,14 +28,25 @@ impl Talk {
         self.socket.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// The next answer: its head and its content. Only for answers with a length.
+    /// The next answer: its head and its content, chunks and all.
     async fn hear(&mut self) -> (String, Vec<u8>) {
         loop {
             if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = String::from_utf8(self.read[..end].to_vec()).unwrap();
-                let length = fields(&head)["content-length"].parse::<usize>().unwrap();
-                if self.read.len() >= end + 4 + length {
-                    let content = self.read[end + 4..end + 4 + length].to_vec();
+                let rest = &self.read[end + 4..];
+                let told = fields(&head);
+                let length = match told.get("content-length") {
+                    _ if head.starts_with("HTTP/1.1 103") => Some(0),
+                    _ if ["204", "304"].contains(&&head[9..12]) => Some(0),
+                    Some(length) => Some(length.parse::<usize>().unwrap()),
+                    None => {
+                        assert_eq!(told["transfer-encoding"], "chunked", "{head}");
+                        let end = rest.windows(5).position(|five| five == b"0\r\n\r\n");
+                        end.map(|end| end + 5)
+                    }
+                };
+                if let Some(length) = length.filter(|length| rest.len() >= *length) {
+                    let content = rest[..length].to_vec();
                     self.read.drain(..end + 4 + length);
                     return (head, content);
                 }
@@ -269,4 +280,226 @@ async fn what_goes_through_a_tunnel_is_nobodys_request() {
     let mut echoed = vec![0; HIT.len()];
     socket.read_exact(&mut echoed).await.unwrap();
     assert_eq!(echoed, HIT.as_bytes());
+}
+
+/// The fields of an answer without what is another's in each.
+fn same(head: &str) -> BTreeMap<String, String> {
+    let mut told = fields(head);
+    for name in ["x-response-time", "x-request-id", "x-trace-id", "date"] {
+        assert!(told.remove(name).is_some(), "{name}: {head}");
+    }
+    told
+}
+
+#[tokio::test]
+async fn what_has_to_be_waited_for_is_answered_in_the_same_words() {
+    let app = App::says(|seen| match seen.path().rsplit('/').next() {
+        Some("length") => Answer::ok("x".repeat(300_000)).header("X-Cache", "the app's"),
+        Some("chunks") => Answer::chunked("Cache-Status: app; hit\r\n", &["one", "two", "three"]),
+        Some("late") => Answer::ok("late").after(Duration::from_millis(20)),
+        Some("nothing") => Answer::new(204, ""),
+        Some("same") => Answer::new(304, ""),
+        Some("empty") => Answer::ok(""),
+        Some("lost") => Answer::new(404, "not here").header("Referrer-Policy", "origin"),
+        _ => Answer::raw("no answer at all"),
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml("routes: [{ name: never, path: /never/*, no_store: true }]")
+        .start()
+        .await;
+    let (mut past, mut by_hyper) = (Talk::with(&larder).await, Talk::with(&larder).await);
+    let words = [
+        "length", "chunks", "late", "nothing", "same", "empty", "lost", "broken",
+    ];
+    for word in words {
+        for path in [format!("/{word}"), format!("/never/{word}")] {
+            past.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+                .await;
+            let (head, content) = past.hear().await;
+            by_hyper
+                .say(&format!(
+                    "GET {path} HTTP/1.1\r\nHost: a\r\nX_Odd: 1\r\n\r\n"
+                ))
+                .await;
+            let (as_ever, same_content) = by_hyper.hear().await;
+            assert_eq!(head.lines().next(), as_ever.lines().next(), "{path}");
+            assert_eq!(same(&head), same(&as_ever), "{path}");
+            let trace = |head: &str| fields(head)["x-trace-id"].clone();
+            let text = |content: Vec<u8>, head: &str| {
+                String::from_utf8(content)
+                    .unwrap()
+                    .replace(&trace(head), "ID")
+            };
+            assert_eq!(text(content, &head), text(same_content, &as_ever), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hit_that_only_redis_has_is_answered_in_the_same_words() {
+    let redis = RedisServer::start().await;
+    let app = App::says(|seen| {
+        Answer::public(format!("[{}]", seen.target))
+            .header("ETag", "\"a\"")
+            .header("Vary", "Accept-Language")
+    })
+    .await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml("cache: { memory: 0B }")
+        .start()
+        .await;
+    let mut talk = Talk::with(&larder).await;
+    eventually("Redis has it", async || {
+        talk.say(HIT).await;
+        let (head, _) = talk.hear().await;
+        head.contains("larder; hit").then_some(())
+    })
+    .await;
+    let asked = app.count("/hit");
+    talk.say(HIT).await;
+    let (head, content) = talk.hear().await;
+    talk.say("GET /hit HTTP/1.1\r\nHost: a\r\nX_Odd: 1\r\n\r\n")
+        .await;
+    let (by_hyper, same_content) = talk.hear().await;
+    assert_eq!((same(&head), content), (same(&by_hyper), same_content));
+    assert_eq!(app.count("/hit"), asked);
+}
+
+#[tokio::test]
+async fn what_is_said_ahead_of_an_answer_is_answered_in_its_turn() {
+    let app = App::says(|seen| match seen.path() {
+        "/slow" => Answer::ok("slow").after(Duration::from_millis(100)),
+        "/hit" => Answer::public("hit"),
+        _ => Answer::ok(format!("[{} {}]", seen.method, seen.text())),
+    })
+    .await;
+    let larder = larder(&app).start().await;
+    let slow = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST /post HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    let long = format!(
+        "GET /get HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(5_000)
+    );
+    for ahead in [HIT, slow, post, &long] {
+        let mut talk = Talk::with(&larder).await;
+        for _ in 0..2 {
+            talk.say(slow).await;
+            // It comes while the answer is waited for, and in pieces.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let (first, rest) = ahead.split_at(ahead.len() / 2);
+            talk.say(first).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            talk.say(rest).await;
+            talk.say(HIT).await;
+            assert_eq!(talk.text().await, "slow");
+            let said = talk.text().await;
+            assert!(
+                ["hit", "slow", "[POST abc]", "[GET ]"].contains(&&*said),
+                "{said}"
+            );
+            assert_eq!(talk.text().await, "hit");
+        }
+    }
+}
+
+#[tokio::test]
+async fn interim_answers_come_before_the_answer_that_is_waited_for() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast";
+    let app = App::says(move |seen| match seen.path() {
+        "/held" => Answer::raw(hints).then_wait(&held).then(last),
+        _ => Answer::raw([hints, last].concat()),
+    })
+    .await;
+    let larder = larder(&app).start().await;
+    let mut talk = Talk::with(&larder).await;
+    for path in ["/held", "/at-once"] {
+        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
+        let (head, _) = talk.hear().await;
+        assert!(
+            head.starts_with("HTTP/1.1 103") && head.contains("a.css"),
+            "{head}"
+        );
+        gate.open();
+        assert_eq!(talk.text().await, "last");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_is_waited_for_no_longer() {
+    let never = Gate::closed();
+    let app = App::says(move |seen| match seen.path() {
+        "/never/begun" => {
+            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun").then_wait(&never)
+        }
+        _ => Answer::ok("x").behind(&never),
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml("routes: [{ name: never, path: /never/*, no_store: true }]")
+        .start()
+        .await;
+    let active = async || {
+        let metrics = larder.metrics().await;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("http_server_active_requests"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
+            .unwrap_or(0)
+    };
+    for path in ["/never", "/never/begun", "/stored"] {
+        let mut talk = Talk::with(&larder).await;
+        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
+        eventually("it is under way", async || {
+            (active().await == 1).then_some(())
+        })
+        .await;
+        drop(talk);
+        eventually("it is given up", async || {
+            (active().await == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_larder_waits_for_answers_that_hyper_does_not_know_of() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| match seen.path() {
+        "/begun" => Answer::chunked("", &["one"]).behind(&held),
+        _ => Answer::ok("whole").behind(&held),
+    })
+    .await;
+    let mut larder = larder(&app)
+        .yaml("shutdown: { delay: 0s, grace: 10s }")
+        .start()
+        .await;
+    let (mut one, mut two) = (Talk::with(&larder).await, Talk::with(&larder).await);
+    one.say("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    two.say("GET /begun HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    eventually("both are with the app", async || {
+        (app.total() == 2).then_some(())
+    })
+    .await;
+    larder.signal("TERM");
+    eventually("it takes no more", async || {
+        let refused = TcpStream::connect(larder.address).await.is_err();
+        refused.then_some(())
+    })
+    .await;
+    gate.open();
+    let (head, content) = one.hear().await;
+    assert_eq!(
+        (fields(&head)["connection"].as_str(), content),
+        ("close", b"whole".to_vec())
+    );
+    assert_eq!(two.text().await, "3\r\none\r\n0\r\n\r\n");
+    assert_eq!(larder.exit().await.code(), Some(0), "{}", larder.log());
 }
