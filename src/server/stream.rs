@@ -253,19 +253,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let before = direct.bytes_left();
         let polled = direct.poll_answer(&mut self.inner, context);
         let left = direct.bytes_left();
-        if let Poll::Ready(Err(_)) = &polled {
-            // Not even its end is sent: who has a part of it sees that it is one.
-            direct.give_up();
-        }
         if left < before {
             // Slow, but it takes: only who takes nothing at all is given up.
             self.writing = None;
         }
-        if polled.is_pending() && left == 0 {
+        let polled = if polled.is_pending() && left == 0 {
             self.writing = None;
-            return self.poll_gone(context);
+            self.poll_gone(context)
+        } else {
+            self.written(context, polled)
+        };
+        if let (Poll::Ready(Err(_)), Some(direct)) = (&polled, &mut self.direct) {
+            // Not even its end is sent: who has a part of it sees that it is one.
+            direct.give_up();
         }
-        self.written(context, polled)
+        polled
     }
 
     /// Listens to a client that waits for an answer: fails where it has gone. What else it says is kept
@@ -277,14 +279,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES_MAX];
         let mut buffer = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer))?;
-        if !buffer.filled().is_empty() {
-            self.ahead = Bytes::copy_from_slice(buffer.filled());
-            return Poll::Pending;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        if let Some(direct) = &mut self.direct {
-            direct.give_up();
-        }
-        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        self.ahead = Bytes::copy_from_slice(buffer.filled());
+        Poll::Pending
     }
 
     /// What the client has said next.
