@@ -61,7 +61,7 @@ impl Fields for Head<'_> {
         match value {
             Value::Static(words) => self.line(&name, words.as_bytes()),
             // As in a map: what could end the line ends nothing.
-            Value::Text(bytes) if bytes.iter().any(is_forbidden) => self.line(&name, b""),
+            Value::Text(bytes) if has_forbidden(bytes) => self.line(&name, b""),
             Value::Text(bytes) => self.line(&name, bytes),
         }
     }
@@ -170,9 +170,11 @@ pub(super) fn response(
     framing
 }
 
-/// Control characters but the tab (RFC 9110 §5.5).
-fn is_forbidden(byte: &u8) -> bool {
-    (*byte < b' ' && *byte != b'\t') || *byte == 0x7f
+/// Whether there are control characters but the tab (RFC 9110 §5.5). To look at all costs less than to
+/// stop at the first.
+fn has_forbidden(bytes: &[u8]) -> bool {
+    let is_forbidden = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    (bytes.iter()).fold(false, |has, byte| has | is_forbidden(*byte))
 }
 
 fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {

@@ -90,7 +90,8 @@ enum State {
     Idle,
     /// An answer is waited for; what is left of interim ones leaves before it.
     Waiting(Pin<Box<dyn Future<Output = Outgoing> + Send>>, Bytes),
-    Sending(Sending),
+    /// It does not leave at once. Boxed: most do.
+    Sending(Box<Sending>),
 }
 
 impl Direct {
@@ -184,7 +185,11 @@ impl Direct {
             out.extend_from_slice(b"connection: close\r\n");
             out.extend_from_slice(HEAD_END);
         }
-        self.state = State::Sending(Sending::begin(out, rest, stream, context)?);
+        let mut sending = Sending::begin(out, rest, stream, context)?;
+        self.state = match sending.poll_send(stream, context)? {
+            Poll::Ready(()) => State::Idle,
+            Poll::Pending => State::Sending(Box::new(sending)),
+        };
         Ok(())
     }
 

@@ -34,6 +34,11 @@ const FIRST_BYTES_MAX: usize = 16 * 1024;
 const AHEAD_BYTES_MAX: usize = 2 * 1024;
 /// What is gathered of an HTTP/2 connection's frames before they are written, in bytes.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
+/// What is written at once, behind what was gathered: to copy it would cost more than the system call,
+/// in bytes.
+const GATHERED_FRAME_BYTES_MAX: usize = 8 * 1024;
+/// Slices of one write.
+const PIECES_MAX: usize = 16;
 /// Room for it at first, in bytes.
 const GATHERED_BYTES: usize = 12 * 1024;
 /// How long what a refused client still sends is read and thrown away, lest the reset that an unread
@@ -216,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let Some(turn) = self.watch.turn() else {
             return false;
         };
-        if self.gathered.len() + bytes > GATHERED_BYTES_MAX {
+        if bytes > GATHERED_FRAME_BYTES_MAX || self.gathered.len() + bytes > GATHERED_BYTES_MAX {
             return false;
         }
         if self.gathered.is_empty() {
@@ -389,7 +394,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             }
             return Poll::Ready(Ok(bytes));
         }
-        ready!(this.poll_gathered(context))?;
+        while !this.gathered.is_empty() {
+            // What is too large to be gathered leaves behind what was, in the same call.
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let all = [IoSlice::new(&this.gathered)]
+                .into_iter()
+                .chain(slices.iter().copied());
+            let count = pieces
+                .iter_mut()
+                .zip(all)
+                .map(|(to, from)| *to = from)
+                .count();
+            let polled = Pin::new(&mut this.inner).poll_write_vectored(context, &pieces[..count]);
+            let written = ready!(this.written(context, polled))?;
+            let of_gathered = written.min(this.gathered.len());
+            this.gathered.advance(of_gathered);
+            if this.gathered.is_empty() {
+                // An idle connection keeps no room.
+                this.gathered = BytesMut::new();
+            }
+            match (written, written - of_gathered) {
+                (0, _) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                (_, 0) => {}
+                (_, of_slices) => return Poll::Ready(Ok(of_slices)),
+            }
+        }
         ready!(this.poll_interim(context))?;
         let polled = Pin::new(&mut this.inner).poll_write_vectored(context, slices);
         this.written(context, polled)
