@@ -337,3 +337,244 @@ impl Wire {
         self.changed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis_client::driver::TURN_BYTES_MAX;
+    use std::future::poll_fn;
+    use std::io;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    /// A link, and the server's end of it.
+    fn link() -> (Arc<Link>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 20);
+        (Link::new(ours, Arc::new(Notify::new())), theirs)
+    }
+
+    fn send(link: &Arc<Link>, word: &str, within: Duration) -> Pending {
+        let now = Instant::now();
+        link.send(1, (now, now + within), |out| {
+            out.extend_from_slice(word.as_bytes());
+        })
+        .unwrap()
+    }
+
+    async fn reply(pending: Pending) -> Result<Reply, Outage> {
+        pending.await.map(|answer| answer.reply)
+    }
+
+    async fn receive(server: &mut DuplexStream) -> String {
+        let mut bytes = vec![0; 1 << 16];
+        let count = server.read(&mut bytes).await.unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_of_one_turn_leave_in_one_write_and_one_read_answers_them_all() {
+        let (link, mut server) = link();
+        let callers: Vec<_> = (0..64)
+            .map(|n| {
+                let link = Arc::clone(&link);
+                tokio::spawn(
+                    async move { reply(send(&link, "a", LONG)).await == Ok(Reply::Int(n)) },
+                )
+            })
+            .collect();
+        assert_eq!(receive(&mut server).await, "a".repeat(64));
+        assert_eq!(link.waiting(), 64);
+        let replies: String = (0..64).map(|n| format!(":{n}\r\n")).collect();
+        server.write_all(replies.as_bytes()).await.unwrap();
+        for caller in callers {
+            assert!(caller.await.unwrap());
+        }
+        assert_eq!((link.waiting(), link.answers()), (0, 64));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_or_comes_to_its_deadline_leaves_the_others_in_step() {
+        let (link, mut server) = link();
+        let dropped = send(&link, "a", LONG);
+        let late = send(&link, "b", Duration::from_millis(10));
+        let patient = send(&link, "c", LONG);
+        assert_eq!(receive(&mut server).await, "abc");
+        drop(dropped);
+        // Time goes on by itself while nothing else is to be done.
+        assert_eq!(reply(late).await, Err(Outage::Timeout));
+        assert_eq!(link.waiting(), 1);
+        server.write_all(b":1\r\n$1\r\n2\r\n:3\r\n").await.unwrap();
+        assert_eq!(reply(patient).await, Ok(Reply::Int(3)));
+        let next = send(&link, "d", LONG);
+        server.write_all(b":4\r\n").await.unwrap();
+        assert_eq!(reply(next).await, Ok(Reply::Int(4)));
+        assert!(!link.is_dead());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_stay_in_their_places_and_a_push_in_between_is_nobodys() {
+        let (link, mut server) = link();
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("A").cmd("B").cmd("C");
+        let answers = link.commands(&pipeline, LONG);
+        let replies = async {
+            assert_eq!(receive(&mut server).await.matches('*').count(), 3);
+            let replies =
+                b">2\r\n+invalidate\r\n$-1\r\n:1\r\n-ERR b\r\n>1\r\n+x\r\n*1\r\n*1\r\n:3\r\n";
+            server.write_all(replies).await.unwrap();
+        };
+        let (answers, ()) = tokio::join!(answers, replies);
+        let third = Reply::Array(vec![Reply::Array(vec![Reply::Int(3)])]);
+        assert_eq!(
+            answers,
+            Ok(vec![Reply::Int(1), Reply::Error("ERR b".into()), third])
+        );
+        let mut alone = redis::pipe();
+        let one = link.commands(alone.cmd("A"), LONG);
+        server.write_all(b"*1\r\n:1\r\n").await.unwrap();
+        let list = Reply::Array(vec![Reply::Int(1)]);
+        assert_eq!(one.await, Ok(vec![list]), "a list is one reply");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn garbage_and_replies_that_nobody_asked_for_end_the_link() {
+        for (garbage, first) in [
+            ("HTTP/1.1 400 Bad Request\r\n\r\n", Err(Outage::Protocol)),
+            ("$999999999\r\n", Err(Outage::Protocol)),
+            (":1\r\n:2\r\n:3\r\n", Ok(Reply::Int(1))),
+        ] {
+            let (link, mut server) = link();
+            let (one, two) = (send(&link, "a", LONG), send(&link, "b", LONG));
+            server.write_all(garbage.as_bytes()).await.unwrap();
+            assert_eq!(reply(one).await, first);
+            let second = first.map(|_| Reply::Int(2));
+            assert_eq!(reply(two).await, second);
+            assert!(link.is_dead());
+            let now = Instant::now();
+            let refused = link.send(1, (now, now + LONG), |_| {});
+            assert_eq!(refused.err(), Some(Outage::Protocol));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_ends_tells_everybody_why() {
+        let (link, server) = link();
+        let closed = send(&link, "a", LONG);
+        drop(server);
+        assert_eq!(reply(closed).await, Err(Outage::Connection));
+        assert!(link.is_dead());
+        let (link, mut server) = self::link();
+        let stalled = send(&link, "a", LONG);
+        link.end(Outage::Stalled);
+        link.end(Outage::Connection);
+        assert_eq!(reply(stalled).await, Err(Outage::Stalled));
+        assert_eq!(receive(&mut server).await, "", "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_to_let_go_of_a_link_closes_it() {
+        let (link, mut server) = link();
+        let pending = send(&link, "a", LONG);
+        drop(link);
+        server.write_all(b":1\r\n").await.unwrap();
+        assert_eq!(reply(pending).await, Ok(Reply::Int(1)));
+        assert_eq!(receive(&mut server).await, "a");
+        assert_eq!(receive(&mut server).await, "", "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_taken_than_may_wait_to_be_written() {
+        let (link, _server) = link();
+        let now = Instant::now();
+        let large = |out: &mut Vec<u8>| out.resize(out.len() + OUT_BYTES_MAX, b'x');
+        let _first = link.send(1, (now, now + LONG), large).unwrap();
+        let refused = link.send(1, (now, now + LONG), large).err();
+        assert_eq!(refused, Some(Outage::Saturated));
+        assert!(!link.is_dead());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_values_among_small_ones_arrive_whole() {
+        let (link, mut server) = link();
+        let lengths = [10, 300_000, 17_000, 0, 1_000_000, 70_000, 65_536, 5];
+        let pending: Vec<_> = lengths.iter().map(|_| send(&link, "a", LONG)).collect();
+        let sending = tokio::spawn(async move {
+            for length in lengths {
+                let head = format!("${length}\r\n");
+                let value = vec![length as u8; length];
+                let reply = [head.as_bytes(), &value, b"\r\n"].concat();
+                for piece in reply.chunks(40_000) {
+                    server.write_all(piece).await.unwrap();
+                }
+            }
+            server
+        });
+        for (pending, length) in pending.into_iter().zip(lengths) {
+            let Ok(Reply::Bulk(value)) = reply(pending).await else {
+                panic!("a string");
+            };
+            assert_eq!(value, vec![length as u8; length]);
+        }
+        sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_read_in_turns() {
+        /// Sends without end, and never takes anything.
+        struct Endless(Arc<AtomicUsize>);
+        impl AsyncRead for Endless {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let before = buffer.remaining();
+                while buffer.remaining() > 0 {
+                    let reply = b">1\r\n+x\r\n";
+                    let at = self.0.load(Relaxed) % reply.len();
+                    let count = buffer.remaining().min(reply.len() - at);
+                    buffer.put_slice(&reply[at..at + count]);
+                    self.0.fetch_add(count, Relaxed);
+                }
+                assert!(before > 0);
+                Poll::Ready(Ok(()))
+            }
+        }
+        impl AsyncWrite for Endless {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Pending
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        let came = Arc::new(AtomicUsize::new(0));
+        let _link = Link::new(Endless(Arc::clone(&came)), Arc::new(Notify::new()));
+        // A task that takes its turn between those of the driver.
+        let mut turns = Vec::new();
+        let watching = tokio::spawn(poll_fn(move |context| {
+            turns.push(came.load(Relaxed));
+            if turns.len() > 4 {
+                return Poll::Ready(std::mem::take(&mut turns));
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        for turn in watching.await.unwrap().windows(2) {
+            // Woken by itself, or the next turn never comes.
+            let came = turn[1] - turn[0];
+            assert!(
+                (TURN_BYTES_MAX..2 * TURN_BYTES_MAX).contains(&came),
+                "{came}"
+            );
+        }
+    }
+}

@@ -357,20 +357,22 @@ fn line(input: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, Malformed> {
     let Some((kind, after)) = input.split_first() else {
         return Ok(None);
     };
-    let seen = after.get(..LINE_BYTES_MAX + LINE_END.len());
-    let Some(end) = memchr::memchr(b'\r', seen.unwrap_or(after)) else {
-        return if seen.is_some() || !b"$!=:+-*%~>|_#,(".contains(kind) {
-            Err(Malformed)
-        } else {
-            Ok(None)
-        };
+    let awaited = || match b"$!=:+-*%~>|_#,(".contains(kind) {
+        true => Ok(None),
+        false => Err(Malformed),
     };
-    match after.get(end + 1) {
-        None => Ok(None),
-        Some(b'\n') if !after[..end].contains(&b'\n') => {
-            Ok(Some((*kind, &after[..end], &after[end + LINE_END.len()..])))
+    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let mut seen = after.iter().take(LINE_BYTES_MAX + 1);
+    let Some(end) = seen.position(ends) else {
+        if after.len() > LINE_BYTES_MAX {
+            return Err(Malformed);
         }
-        Some(_) => Err(Malformed),
+        return awaited();
+    };
+    match &after[end..] {
+        [b'\r'] => awaited(),
+        [b'\r', b'\n', rest @ ..] => Ok(Some((*kind, &after[..end], rest))),
+        _ => Err(Malformed),
     }
 }
 
@@ -427,4 +429,255 @@ fn is_integer(line: &[u8]) -> bool {
 fn double(line: &[u8]) -> Result<f64, Malformed> {
     let text = std::str::from_utf8(line).map_err(|_| Malformed)?;
     text.parse().map_err(|_| Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bulk(bytes: &[u8]) -> Reply {
+        Reply::Bulk(Bytes::copy_from_slice(bytes))
+    }
+
+    /// All replies in `stream`, which comes in pieces of these lengths and then the rest.
+    fn read(stream: &[u8], lengths: &[usize]) -> Result<Vec<Reply>, Malformed> {
+        let (mut parser, mut replies, mut rest) = (Parser::default(), Vec::new(), Vec::new());
+        let mut later = stream;
+        for length in lengths.iter().copied().chain([stream.len()]) {
+            let (mut now, after) = later.split_at(length.min(later.len()));
+            later = after;
+            if rest.is_empty()
+                && let Some(mut room) = parser.room()
+            {
+                let (straight, behind) = now.split_at(now.len().min(room.remaining_mut()));
+                room.put_slice(straight);
+                now = behind;
+            }
+            rest.extend_from_slice(now);
+            let mut input = rest.as_slice();
+            while let Some(reply) = parser.read(&mut input)? {
+                replies.push(reply);
+            }
+            rest = input.to_vec();
+        }
+        Ok(replies)
+    }
+
+    #[test]
+    fn every_kind_of_reply_is_read() {
+        let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+        for (stream, reply) in [
+            ("+OK\r\n", Reply::Simple(word("OK"))),
+            ("+\r\n", Reply::Simple(word(""))),
+            ("-ERR a b\r\n", Reply::Error(word("ERR a b"))),
+            (":-12\r\n", Reply::Int(-12)),
+            (":9223372036854775807\r\n", Reply::Int(i64::MAX)),
+            ("$3\r\na\r\n\r\n", bulk(b"a\r\n")),
+            ("$0\r\n\r\n", bulk(b"")),
+            ("$-1\r\n", Reply::Nil),
+            ("*-1\r\n", Reply::Nil),
+            ("_\r\n", Reply::Nil),
+            ("*0\r\n", Reply::Array(vec![])),
+            (
+                "*2\r\n*1\r\n:1\r\n*1\r\n$-1\r\n",
+                Reply::Array(vec![
+                    Reply::Array(vec![Reply::Int(1)]),
+                    Reply::Array(vec![Reply::Nil]),
+                ]),
+            ),
+            (
+                "%1\r\n+a\r\n~1\r\n#t\r\n",
+                Reply::Map(vec![
+                    Reply::Simple(word("a")),
+                    Reply::Set(vec![Reply::Boolean(true)]),
+                ]),
+            ),
+            (",1.5\r\n", Reply::Double(1.5)),
+            (",inf\r\n", Reply::Double(f64::INFINITY)),
+            (
+                "(-123456789012345678901\r\n",
+                Reply::BigNumber(word("-123456789012345678901")),
+            ),
+            ("=5\r\ntxt:a\r\n", Reply::Verbatim(word("txt:a"))),
+            ("!5\r\nERR a\r\n", Reply::Error(word("ERR a"))),
+            (">1\r\n+a\r\n", Reply::Push(vec![Reply::Simple(word("a"))])),
+            // Words about a reply are left out, wherever they stand.
+            ("|1\r\n+a\r\n*0\r\n:7\r\n", Reply::Int(7)),
+            (
+                "*2\r\n|1\r\n+a\r\n+b\r\n:1\r\n|0\r\n:2\r\n",
+                Reply::Array(vec![Reply::Int(1), Reply::Int(2)]),
+            ),
+        ] {
+            let twice = [stream, stream].concat();
+            let both = vec![reply.clone(), reply];
+            assert_eq!(read(twice.as_bytes(), &[]), Ok(both.clone()), "{stream:?}");
+            let bytewise = vec![1; twice.len()];
+            assert_eq!(read(twice.as_bytes(), &bytewise), Ok(both), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn what_redis_does_not_send_is_malformed() {
+        let deep = "*1\r\n".repeat(DEPTH_MAX + 1);
+        let long = format!("+{}", "x".repeat(LINE_BYTES_MAX + 1));
+        let many = format!("*{}\r\n", ELEMENTS_MAX + 1);
+        let large = format!("${}\r\n", REPLY_BYTES_MAX);
+        let in_sum = format!("*2\r\n*{}\r\n:1\r\n", ELEMENTS_MAX - 1);
+        for stream in [
+            "HTTP/1.1 400 Bad Request\r\n",
+            "H",
+            "\r\n",
+            "+a\nb\r\n",
+            "+a\rb\r\n",
+            ":\r\n",
+            ":1a\r\n",
+            ":9223372036854775808\r\n",
+            "$\r\n",
+            "$-2\r\n",
+            "$+1\r\na\r\n",
+            "$1\r\nab\r\n",
+            "$?\r\n",
+            "*-2\r\n",
+            "%-1\r\n",
+            "!-1\r\n",
+            "_a\r\n",
+            "#x\r\n",
+            ",x\r\n",
+            "(1x\r\n",
+            "=3\r\ntxt\r\n",
+            "*1\r\n>1\r\n+a\r\n",
+            "$99999999999999999999\r\n",
+            "*99999999999999999999\r\n",
+            &deep,
+            &long,
+            &many,
+            &large,
+            &in_sum,
+        ] {
+            assert_eq!(read(stream.as_bytes(), &[]), Err(Malformed), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_string_has_room_of_its_size_and_a_list_of_them_a_bound() {
+        let value = vec![b'x'; 4 * STRAIGHT_BYTES_MIN];
+        let head = format!("${}\r\n", value.len());
+        let stream = [head.as_bytes(), &value, b"\r\n+OK\r\n"].concat();
+        let mut parser = Parser::default();
+        assert!(parser.room().is_none());
+        let mut input = &stream[..100];
+        assert_eq!(parser.read(&mut input), Ok(None));
+        assert!(input.is_empty());
+        let mut room = parser.room().unwrap();
+        let missing = room.remaining_mut();
+        assert_eq!(missing, head.len() + value.len() + LINE_END.len() - 100);
+        room.put_slice(&stream[100..100 + missing]);
+        let mut input = &stream[100 + missing..];
+        assert_eq!(parser.read(&mut input), Ok(Some(bulk(&value))));
+        assert!(parser.read(&mut input).unwrap().is_some());
+
+        let value = vec![b'x'; REPLY_BYTES_MAX / 4];
+        let one = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        let four = [b"*4\r\n".as_slice(), &one, &one, &one, &one].concat();
+        assert_eq!(read(&four, &[]), Err(Malformed));
+        let three = [b"*3\r\n".as_slice(), &one, &one, &one].concat();
+        assert_eq!(read(&three, &[]).map(|replies| replies.len()), Ok(1));
+    }
+
+    #[test]
+    fn values_are_what_the_house_knows_and_strings_are_not_copied() {
+        let bytes = Bytes::from(vec![1; 1_024]);
+        let at = bytes.as_ptr();
+        let Value::BulkString(value) = Reply::Bulk(bytes).into_value() else {
+            panic!("a string");
+        };
+        assert_eq!(value.as_ptr(), at);
+        let error = Reply::Error(Bytes::from_static(b"MOVED 1 a:1\r\n+OK")).into_value();
+        let error = super::super::error_reply(&error).unwrap();
+        assert_eq!(
+            (error.code(), error.details()),
+            ("MOVED", Some("1 a:1  +OK"))
+        );
+        let words = Reply::Array(vec![
+            Reply::Simple("OK".into()),
+            Reply::Simple("a".into()),
+            Reply::Map(vec![Reply::Int(1), Reply::Nil]),
+            Reply::Verbatim("txt:b".into()),
+        ]);
+        let values = Value::Array(vec![
+            Value::Okay,
+            Value::SimpleString("a".to_owned()),
+            Value::Map(vec![(Value::Int(1), Value::Nil)]),
+            Value::VerbatimString {
+                format: VerbatimFormat::Text,
+                text: "b".to_owned(),
+            },
+        ]);
+        assert_eq!(words.into_value(), values);
+    }
+
+    /// As Redis would send it.
+    fn write(reply: &Reply, out: &mut Vec<u8>) {
+        let list = |out: &mut Vec<u8>, kind, count, replies: &[Reply]| {
+            write_length(out, kind, count);
+            replies.iter().for_each(|reply| write(reply, out));
+        };
+        match reply {
+            Reply::Nil => out.extend_from_slice(b"$-1\r\n"),
+            Reply::Int(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+            Reply::Bulk(bytes) => write_part(out, bytes),
+            Reply::Simple(line) => out.extend_from_slice(&[b"+", &line[..], b"\r\n"].concat()),
+            Reply::Error(line) => out.extend_from_slice(&[b"-", &line[..], b"\r\n"].concat()),
+            Reply::Array(replies) => list(out, b'*', replies.len(), replies),
+            Reply::Map(replies) => list(out, b'%', replies.len() / 2, replies),
+            _ => unreachable!("not made here"),
+        }
+    }
+
+    fn any_reply() -> impl Strategy<Value = Reply> {
+        let line = || "[ -~]{0,20}".prop_map(Bytes::from);
+        let leaf = prop_oneof![
+            Just(Reply::Nil),
+            any::<i64>().prop_map(Reply::Int),
+            proptest::collection::vec(any::<u8>(), 0..50).prop_map(|b| Reply::Bulk(b.into())),
+            (STRAIGHT_BYTES_MIN..3 * STRAIGHT_BYTES_MIN)
+                .prop_map(|length| Reply::Bulk(vec![b'\r'; length].into())),
+            line().prop_map(Reply::Simple),
+            line().prop_map(Reply::Error),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Reply::Array),
+                proptest::collection::vec((inner.clone(), inner), 0..3).prop_map(|pairs| {
+                    Reply::Map(pairs.into_iter().flat_map(|(a, b)| [a, b]).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn replies_are_read_as_they_were_written_however_they_are_cut(
+            replies in proptest::collection::vec(any_reply(), 1..5),
+            lengths in proptest::collection::vec(1..40_000_usize, 0..12),
+            short in proptest::collection::vec(1..9_usize, 0..60),
+        ) {
+            let mut stream = Vec::new();
+            replies.iter().for_each(|reply| write(reply, &mut stream));
+            prop_assert_eq!(read(&stream, &lengths), Ok(replies.clone()));
+            prop_assert_eq!(read(&stream, &short), Ok(replies));
+        }
+
+        #[test]
+        fn any_bytes_are_read_the_same_however_they_are_cut(
+            stream in "[$*:+>|%_~#,(=!0-3ab\r\n-]{0,80}",
+            lengths in proptest::collection::vec(1..9_usize, 0..40),
+        ) {
+            let whole = read(stream.as_bytes(), &[]);
+            prop_assert_eq!(read(stream.as_bytes(), &lengths), whole);
+        }
+    }
 }
