@@ -30,7 +30,7 @@ use larder::config::{self, Environment, Settings, Source as Text};
 use larder::identity::Identity;
 use larder::limit::{Limiter, LocalLimits, checks};
 use larder::proxy::{Coalescer, Peer, Proxy, Rooms, Shared, Snapshot, Tunnels};
-use larder::redis_client::Redis;
+use larder::redis_client::{self, Redis};
 use larder::route::{Asked, Plan, Target};
 use larder::semantics::reuse::ClientRefresh;
 use larder::semantics::{
@@ -65,6 +65,7 @@ fn main() {
     memory_hits(&mut criterion);
     limiting(&mut criterion);
     telling(&mut criterion);
+    asking_redis(&mut criterion);
     whole_hits(&mut criterion);
     criterion.final_summary();
 }
@@ -302,6 +303,60 @@ fn limiting(criterion: &mut Criterion) {
             runtime.block_on(limiter.admit(&checks, limits.redis_down, black_box(NOW)))
         });
     });
+    group.finish();
+}
+
+/// A GET over a pipe in memory: 64 callers on one connection, and a server that answers as many
+/// commands as came at once.
+fn asking_redis(criterion: &mut Criterion) {
+    const CALLERS: usize = 64;
+    let name = [b'k'; 64];
+    let command = redis_client::fuzz::command(&[b"GET", &name]);
+    let mut group = criterion.benchmark_group("redis");
+    group.throughput(Throughput::Elements(CALLERS as u64));
+    for value_bytes in [1_024, 16_384, 262_144] {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let value = vec![b'x'; value_bytes];
+        let head = format!("${value_bytes}\r\n");
+        let reply = [head.as_bytes(), &value, b"\r\n"].concat();
+        let (ours, mut theirs) = duplex(PIPE_BYTES);
+        let command_bytes = command.len();
+        let _served = runtime.spawn(async move {
+            let (mut room, mut came) = (vec![0; 1 << 16], 0);
+            let mut replies = Vec::new();
+            while let Ok(count @ 1..) = theirs.read(&mut room).await {
+                came += count;
+                replies.clear();
+                (0..came / command_bytes).for_each(|_| replies.extend_from_slice(&reply));
+                came %= command_bytes;
+                if theirs.write_all(&replies).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let line = runtime.block_on(async { Arc::new(redis_client::fuzz::Line::over(ours)) });
+        let round = async || {
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|_| {
+                    let line = Arc::clone(&line);
+                    tokio::spawn(async move { line.get(&name, Duration::from_secs(5)).await })
+                })
+                .collect();
+            for caller in callers {
+                let value = caller.await.expect("it does not panic");
+                assert_eq!(
+                    value.expect("in time").expect("it is there").len(),
+                    value_bytes
+                );
+            }
+        };
+        group.bench_function(BenchmarkId::new("GET, 64 callers", value_bytes), |bench| {
+            bench.iter(|| runtime.block_on(round()));
+        });
+    }
     group.finish();
 }
 

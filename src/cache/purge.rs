@@ -5,9 +5,9 @@
 //! missing, was trimmed past our place or went backwards means that everything older is stale, never
 //! that nothing was purged.
 
-use crate::redis_client::{Outage, PrivateLine, Redis, error_reply};
+use crate::redis_client::{Outage, PrivateLine, Redis, Script, error_reply};
 use crate::semantics::search::path_tag;
-use redis::{Script, Value};
+use redis::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -11,9 +11,7 @@ use super::purge::{PurgeLog, Since, Subject, Verdict};
 use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
-use bytes::Bytes;
 use http::HeaderName;
-use redis::{Cmd, Value};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,12 +149,11 @@ impl RedisTier {
         now: Timestamp,
     ) -> Result<Found, Outage> {
         let name = self.names.of(key, variant);
-        let mut get = Cmd::with_capacity(2, "GET".len() + name.len());
-        get.arg("GET").arg(name);
         // While `now` is now: the wait for the answer is no difference between two clocks.
         let offset = self.redis.time_offset(now);
-        let value = match self.redis.query("get", &get).await {
-            Ok(value) => value,
+        let frame = match self.redis.get(name.as_bytes()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(Found::Nothing),
             // Another type lies there: nothing of ours.
             Err(Outage::Protocol) => {
                 self.counters.corrupt(Corrupt::Version);
@@ -164,10 +161,7 @@ impl RedisTier {
             }
             Err(outage) => return Err(outage),
         };
-        let Value::BulkString(bytes) = value else {
-            return Ok(Found::Nothing);
-        };
-        match codec::decode(&Bytes::from(bytes), variant.unwrap_or(key), offset) {
+        match codec::decode(&frame, variant.unwrap_or(key), offset) {
             Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {

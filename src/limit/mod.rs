@@ -18,7 +18,7 @@ pub mod window;
 pub use local::LocalLimits;
 
 use crate::config::settings::{Limit, LimitMode, Rate, RedisDown};
-use crate::redis_client::{Outage, Redis};
+use crate::redis_client::{Outage, Redis, Script};
 use crate::semantics::Timestamp;
 use crate::semantics::line::hex;
 use aws_lc_rs::digest;
@@ -44,7 +44,7 @@ pub struct Limiter {
     prefix: Arc<str>,
     redis: Option<Redis>,
     shared: Arc<LocalLimits>,
-    script: Arc<redis::Script>,
+    script: Arc<Script>,
 }
 
 /// One counter to check: a limit, one of its `per` dimensions, and whose it is.
@@ -169,7 +169,7 @@ impl Limiter {
             prefix: format!("{namespace}:limit:{{{namespace}}}").into(),
             redis,
             shared,
-            script: Arc::new(redis::Script::new(include_str!("window.lua"))),
+            script: Arc::new(Script::new(include_str!("window.lua"))),
         }
     }
 

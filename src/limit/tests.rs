@@ -114,7 +114,7 @@ fn admit(
         return limiter.decided(checks, &counters, Counted::Local, readings, now);
     }
     let (keys, args) = limiter.call(checks, &counters);
-    let answer = run(con, &limiter.script, &keys, &args);
+    let answer = run(con, &whole_script(), &keys, &args);
     limiter.settle(checks, &counters, Ok(answer), RedisDown::Local, now, TOOK)
 }
 
@@ -128,6 +128,11 @@ fn numbers(value: &Value) -> Vec<u64> {
         Value::Array(values) => values.iter().map(|value| number(value).unwrap()).collect(),
         _ => panic!("{value:?}"),
     }
+}
+
+/// The script as the limiter sends it.
+fn whole_script() -> redis::Script {
+    redis::Script::new(SCRIPT)
 }
 
 /// The script with its clock replaced by its last two arguments: seconds and microseconds.
@@ -329,7 +334,8 @@ fn a_full_redis_counts_on_none_of_the_counters() {
     memory(con, 1);
     let (limiter, counters) = (limiter(), checks.each_ref().map(Check::counter));
     let (keys, args) = limiter.call(&checks, &counters);
-    let mut call = limiter.script.prepare_invoke();
+    let script = whole_script();
+    let mut call = script.prepare_invoke();
     let answer: redis::RedisResult<Value> = call.key(&keys).arg(&args).invoke(con);
     assert!(answer.unwrap_err().to_string().contains("OOM"));
     memory(con, 0);
@@ -348,7 +354,7 @@ fn a_look_shows_what_the_next_decision_would_and_counts_nothing() {
         let counters = checks.each_ref().map(Check::counter);
         let (keys, mut args) = limiter().call(&checks, &counters);
         args.push(LOOK.into());
-        let answer = run(con, &limiter().script, &keys, &args);
+        let answer = run(con, &whole_script(), &keys, &args);
         let readings = parse(&answer, &counters).unwrap();
         let left: Vec<u32> = readings.iter().map(|reading| reading.remaining).collect();
         (left, readings.iter().any(|reading| reading.refused))

@@ -229,8 +229,10 @@ struct Window {
 
 impl Window {
     fn count(&mut self, failure: bool, length: Duration, now: Duration) {
-        let slice_nanos = (length.as_nanos() / SLICES as u128).max(1);
-        let current = u64::try_from(now.as_nanos() / slice_nanos).unwrap_or(u64::MAX);
+        // In 64 bits: these are divisions on the way of every command.
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let slice_nanos = (nanos(length) / SLICES as u64).max(1);
+        let current = nanos(now) / slice_nanos;
         let gone = current.saturating_sub(self.newest).min(SLICES as u64);
         for step in 1..=gone {
             let at = (current - gone + step) % SLICES as u64;
@@ -267,7 +269,7 @@ impl Default for Usual {
 
 impl Usual {
     fn add(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / 1_000;
         let class = (u64::BITS - micros.leading_zeros()) as usize;
         self.classes[class.min(TIME_CLASSES - 1)] += 1;
         self.total += 1;

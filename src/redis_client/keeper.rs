@@ -2,14 +2,14 @@
 //!
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
+use super::Outage;
 use super::breaker::{Breaker, STALL_WAITING, State};
-use super::link::{CONNECT_DEADLINE, Fate, Link, Refused, Target};
-use super::{Outage, outage};
-use crate::clock::Alarm;
+use super::link::{Link, taken};
+use super::resp::Reply;
+use super::target::{CONNECT_DEADLINE, Refused, Target};
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use bb8_redis::bb8::{self, ManageConnection, Pool};
-use redis::Value;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -27,9 +27,6 @@ pub const CONNECT_JITTER: Duration = Duration::from_millis(300);
 pub const PROBE_PAUSE_CLOSED: Duration = Duration::from_secs(1);
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
-
-/// Timers kept for commands to come; as many commands at a time are more than one worker has.
-const ALARMS_MAX: usize = 64;
 
 /// What callers and keeper share.
 #[derive(Debug)]
@@ -63,8 +60,6 @@ pub struct Shared {
     news: Arc<News>,
     /// Where commands are counted.
     pub recorder: Recorder,
-    /// Timers of commands that are over, for those that come.
-    alarms: Mutex<Vec<Alarm>>,
 }
 
 impl Shared {
@@ -96,21 +91,6 @@ impl Shared {
             busy: Notify::new(),
             news,
             recorder,
-            alarms: Mutex::default(),
-        }
-    }
-
-    /// A timer for one command: one that was set for an earlier command, most often.
-    pub fn take_alarm(&self) -> Alarm {
-        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
-        alarms.pop().unwrap_or_default()
-    }
-
-    /// Keeps a timer for the next command.
-    pub fn keep_alarm(&self, alarm: Alarm) {
-        let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
-        if alarms.len() < ALARMS_MAX {
-            alarms.push(alarm);
         }
     }
 
@@ -140,9 +120,17 @@ impl Shared {
         }
     }
 
-    /// A command was answered.
-    pub fn answered(&self, took: Duration) {
-        self.breaker().answered(took, self.epoch.elapsed());
+    /// A command was answered after `took`, at `at`.
+    pub fn answered(&self, took: Duration, at: Instant) {
+        let now = at.saturating_duration_since(self.epoch);
+        self.breaker().answered(took, now);
+    }
+
+    /// The connections there are have too much under way: one more, if there may be one.
+    pub fn want_more(&self) {
+        let more = |wanted| (wanted < self.connections.1).then_some(wanted + 1);
+        let _ = (self.wanted).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.changed.notify_one();
     }
 
     /// A command failed.
@@ -371,23 +359,22 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
     for attempt in 0..2 {
         let answers = link.answers();
         let begun = Instant::now();
-        let outage = match tokio::time::timeout(shared.timeout, link.commands(&probe)).await {
-            Ok(Ok(values)) => match values.as_slice() {
-                [Value::ServerError(error), _] | [_, Value::ServerError(error)] => {
-                    outage::of_server_error(error)
-                }
-                [_, time] => {
-                    let took = begun.elapsed();
-                    note_time(shared, time, took);
-                    shared.recorder.redis("probe", None, took);
-                    return Ok(());
-                }
-                _ => Outage::Protocol,
+        let outage = match link.commands(&probe, shared.timeout).await {
+            Ok(replies) => match <[Reply; 2]>::try_from(replies) {
+                Ok([ping, time]) => match taken(ping).and_then(|_| taken(time)) {
+                    Ok(time) => {
+                        let took = begun.elapsed();
+                        note_time(shared, &time, took);
+                        shared.recorder.redis("probe", None, took);
+                        return Ok(());
+                    }
+                    Err(outage) => outage,
+                },
+                Err(_) => Outage::Protocol,
             },
-            Ok(Err(error)) => outage::of_error(&error),
             // Others were answered meanwhile: it is there, only busy.
-            Err(_) if link.answers() > answers => return Ok(()),
-            Err(_) => Outage::Timeout,
+            Err(Outage::Timeout | Outage::Saturated) if link.answers() > answers => return Ok(()),
+            Err(outage) => outage,
         };
         shared
             .recorder
@@ -397,25 +384,25 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
             // It answers: the link is good, Redis is not (yet).
             Outage::NotReady | Outage::ReadOnly | Outage::Full => return Err(outage),
             _ => {
-                link.end(Fate::Closed);
+                link.end(Outage::Connection);
                 return Err(outage);
             }
         }
     }
-    link.end(Fate::Closed);
+    link.end(Outage::Connection);
     Err(Outage::Timeout)
 }
 
 /// TIME answers seconds and microseconds; it was read about half a round trip ago.
-fn note_time(shared: &Shared, time: &Value, took: Duration) {
+fn note_time(shared: &Shared, time: &Reply, took: Duration) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     shared.ping.store(micros.max(1), Ordering::Relaxed);
-    let number = |value: &Value| match value {
-        Value::BulkString(digits) => std::str::from_utf8(digits).ok()?.parse::<i64>().ok(),
-        Value::Int(number) => Some(*number),
+    let number = |reply: &Reply| match reply {
+        Reply::Bulk(digits) => std::str::from_utf8(digits).ok()?.parse::<i64>().ok(),
+        Reply::Int(number) => Some(*number),
         _ => None,
     };
-    if let Value::Array(parts) = time
+    if let Reply::Array(parts) = time
         && let [seconds, micros] = parts.as_slice()
         && let (Some(seconds), Some(micros)) = (number(seconds), number(micros))
     {
@@ -448,7 +435,7 @@ async fn watch(shared: &Shared) -> Infallible {
             let silent: Vec<_> = busy.iter().filter(|link| link.silence() >= after).collect();
             if !silent.is_empty() && silent_before && !late {
                 shared.open(Outage::Stalled, "nothing comes back while commands wait");
-                silent.iter().for_each(|link| link.end(Fate::Stalled));
+                silent.iter().for_each(|link| link.end(Outage::Stalled));
             }
             silent_before = !silent.is_empty() && !late;
             if busy.is_empty() {
@@ -471,7 +458,7 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Arc<Link>, Refused> {
         let changed = Arc::clone(&self.changed);
-        self.target.connect(changed).await.map(Arc::new)
+        self.target.connect(changed).await
     }
 
     async fn is_valid(&self, link: &mut Arc<Link>) -> Result<(), Refused> {

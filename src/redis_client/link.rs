@@ -1,649 +1,580 @@
-//! One connection to one Redis server: how it is made, how it is seen to be alive, how it ends.
+//! One connection to one Redis server, shared by many callers: commands go out together, replies come
+//! back in order.
 //!
-//! We open the socket ourselves, so that deadlines, TCP options, TLS and the watch on what comes
-//! back are ours; the `redis` crate speaks the protocol on it. Nothing here decides whether Redis is
-//! asked, and nothing here is logged.
+//! A command is appended to what is to be sent, and the [`driver`](super::driver) is woken once; it runs
+//! after all that is ready now, so that the commands of one turn of the runtime leave in one write.
+//! There is no task, no channel and no timer a command. Nothing here decides whether Redis is asked,
+//! and nothing here is logged.
 
-use super::{Outage, outage};
-use crate::config::settings;
-use crate::secret::Secret;
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisResult, Script, ServerErrorKind, Value,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use super::Outage;
+use super::driver::Driver;
+use super::resp::Reply;
+use super::script::Script;
+use super::waiters::{Answer, Place, Waiters};
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Name resolution, TCP, TLS and greeting together must be done within this.
-pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-/// Commands that may wait on one connection at a time.
-pub const WAITING_MAX: usize = 1_024;
-/// Bytes that may come in without completing a single answer; a longer answer ends the connection.
-pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes read in one turn: whoever waited for them uses them, and gives their room back, before more is
-/// read. Without that, large answers to many are all in memory at once, each in pages of its own.
-const TURN_BYTES_MAX: usize = 256 * 1024;
-/// Unacknowledged data older than this ends the connection (TCP_USER_TIMEOUT).
-pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// An idle connection is looked after this often (TCP keepalive).
-pub const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
+/// While so many bytes wait to be written, no further command is taken: a connection holds at most
+/// these and the longest command.
+pub const OUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Which servers make up this Redis. One server today; Sentinel and Cluster are further kinds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topology {
-    /// One server.
-    Single(Address),
-}
+/// A live connection that many callers share; dropped by the last, it closes.
+pub struct Link(Arc<Wire>);
 
-/// Where one server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `redis://host:port`
-    Tcp(String, u16),
-    /// `rediss://host:port`
-    Tls(String, u16),
-    /// `redis+unix:///path`
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    /// Without user and password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) => write!(f, "redis://{host}:{port}"),
-            Self::Tls(host, port) => write!(f, "rediss://{host}:{port}"),
-            Self::Unix(path) => write!(f, "redis+unix://{}", path.display()),
-        }
-    }
-}
-
-/// Why there is no connection: the kind, and a sentence for the log that holds no password.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    /// What it means for callers.
-    pub outage: Outage,
-    /// For people.
-    pub text: String,
-}
-
-impl Refused {
-    fn connection(text: impl fmt::Display) -> Self {
-        Self {
-            outage: Outage::Connection,
-            text: text.to_string(),
-        }
-    }
-}
-
-impl From<redis::RedisError> for Refused {
-    fn from(error: redis::RedisError) -> Self {
-        Self {
-            outage: outage::of_error(&error),
-            text: error.to_string(),
-        }
-    }
-}
-
-/// What is needed to connect, read once from the settings.
-pub struct Target {
-    topology: Result<Topology, String>,
-    greeting: RedisConnectionInfo,
-    user: String,
-    tls_ca: Option<PathBuf>,
-    tls: OnceLock<Arc<ClientConfig>>,
-}
-
-impl Target {
-    /// Reads `url`. A URL that makes no sense is kept as a reason that every connect answers with.
+impl Link {
+    /// Takes a connection over; its driver runs on the current runtime. `changed` is told when it
+    /// ends.
     #[must_use]
-    pub fn new(settings: &settings::Redis, url: &Secret) -> Self {
-        let (topology, greeting) = match url.expose().into_connection_info() {
-            Ok(info) => {
-                let greeting = info
-                    .redis_settings()
-                    .clone()
-                    .set_lib_name("larder", env!("CARGO_PKG_VERSION"));
-                let address = match info.addr().clone() {
-                    ConnectionAddr::Tcp(host, port) => Ok(Address::Tcp(host, port)),
-                    ConnectionAddr::TcpTls { insecure: true, .. } => {
-                        Err("a TLS connection without verification is not made".to_owned())
-                    }
-                    ConnectionAddr::TcpTls { host, port, .. } => Ok(Address::Tls(host, port)),
-                    ConnectionAddr::Unix(path) => Ok(Address::Unix(path)),
-                    _ => Err("this kind of Redis URL is not supported".to_owned()),
-                };
-                (address.map(Topology::Single), greeting)
-            }
-            // The crate's own message may quote the URL, so it is not passed on.
-            Err(_) => (
-                Err("the Redis URL cannot be read".to_owned()),
-                RedisConnectionInfo::default(),
-            ),
-        };
-        Self {
-            topology,
-            user: greeting.username().unwrap_or("default").to_owned(),
-            greeting,
-            tls_ca: settings.tls_ca.clone(),
-            tls: OnceLock::new(),
-        }
-    }
-
-    /// Where it is, without user and password.
-    #[must_use]
-    pub fn address(&self) -> String {
-        match &self.topology {
-            Ok(Topology::Single(address)) => address.to_string(),
-            Err(_) => "unknown".to_owned(),
-        }
-    }
-
-    /// Who we are there.
-    #[must_use]
-    pub fn user(&self) -> &str {
-        &self.user
-    }
-
-    /// Makes a connection within [`CONNECT_DEADLINE`]. Names are resolved anew each time.
-    /// `changed` is told when it ends.
-    pub async fn connect(&self, changed: Arc<Notify>) -> Result<Link, Refused> {
-        let Topology::Single(address) = self.topology.as_ref().map_err(|text| Refused {
-            outage: Outage::Protocol,
-            text: text.clone(),
-        })?;
-        tokio::time::timeout(CONNECT_DEADLINE, self.dial(address, changed))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Refused {
-                    outage: Outage::Timeout,
-                    text: format!("no connection within {CONNECT_DEADLINE:?}"),
-                })
-            })
-    }
-
-    async fn dial(&self, address: &Address, changed: Arc<Notify>) -> Result<Link, Refused> {
-        match address {
-            Address::Tcp(host, port) => self.greet(tcp(host, *port).await?, changed).await,
-            Address::Tls(host, port) => {
-                let name = ServerName::try_from(host.clone()).map_err(Refused::connection)?;
-                let connector = tokio_rustls::TlsConnector::from(self.tls().await?);
-                let stream = connector
-                    .connect(name, tcp(host, *port).await?)
-                    .await
-                    .map_err(|error| Refused::connection(format_args!("TLS: {error}")))?;
-                self.greet(stream, changed).await
-            }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path)
-                    .await
-                    .map_err(Refused::connection)?;
-                self.greet(stream, changed).await
-            }
-        }
-    }
-
-    async fn greet<S>(&self, stream: S, changed: Arc<Notify>) -> Result<Link, Refused>
+    pub fn new<S>(stream: S, changed: Arc<Notify>) -> Arc<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let pulse = Arc::new(Pulse::new(changed));
-        let watched = Watched {
-            stream,
-            pulse: Arc::clone(&pulse),
-            turn_bytes: 0,
-        };
-        // Deadlines are ours, so that there is one timer a command and the greeting has its own.
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(None)
-            .set_pipeline_buffer_size(WAITING_MAX);
-        let (handle, driver) =
-            MultiplexedConnection::new_with_config(&self.greeting, watched, config).await?;
-        let ended = End(Arc::clone(&pulse));
-        let driver = tokio::spawn(async move {
-            let _ended = ended;
-            driver.await;
+        let wire = Arc::new(Wire {
+            state: Mutex::default(),
+            pulse: Pulse::default(),
+            epoch: Instant::now(),
+            changed,
         });
-        let link = Link {
-            handle,
-            pulse,
-            driver: driver.abort_handle(),
-        };
-        let mut name = redis::cmd("CLIENT");
-        name.arg("SETNAME").arg("larder");
-        // Whoever lacks the right to name the connection may still use it.
-        link.handle.clone().send_packed_command(&name).await?;
-        Ok(link)
+        tokio::spawn(Driver::new(stream, Arc::clone(&wire)));
+        Arc::new(Self(wire))
     }
 
-    /// The TLS configuration; read from files off this thread, kept once it could be read.
-    async fn tls(&self) -> Result<Arc<ClientConfig>, Refused> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
+    /// Sends what `write` appends, to which `replies` will come (at least one). Several are one
+    /// answer, an array. Where nothing has come by `until`, that is [`Outage::Timeout`].
+    ///
+    /// Nothing waits: [`Outage::Saturated`] where too much is under way already, and why the
+    /// connection ended where it has. `now` is now.
+    pub fn send(
+        self: &Arc<Self>,
+        replies: u32,
+        (now, until): (Instant, Instant),
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Pending, Outage> {
+        let wire = &self.0;
+        let mut state = wire.state();
+        if let Some(outage) = state.ended {
+            return Err(outage);
         }
-        let ca = self.tls_ca.clone();
-        let config = tokio::task::spawn_blocking(move || tls_config(ca))
-            .await
-            .map_err(Refused::connection)??;
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+        if state.out.len() >= OUT_BYTES_MAX {
+            return Err(Outage::Saturated);
+        }
+        let place = (state.waiters)
+            .enter(replies, until)
+            .ok_or(Outage::Saturated)?;
+        write(&mut state.out);
+        wire.set_waiting(&state);
+        if state.waiters.waiting() == 1 {
+            wire.pulse.busy_since.store(wire.micros(now), Relaxed);
+        }
+        let driver = state.driver.take();
+        drop(state);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Ok(Pending {
+            link: Arc::clone(self),
+            place: Some(place),
+        })
     }
-}
 
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Target").field(&self.address()).finish()
+    /// One command and its reply within `deadline`; an error reply is an outage.
+    pub async fn command(
+        self: &Arc<Self>,
+        command: &redis::Cmd,
+        deadline: Duration,
+    ) -> Result<Reply, Outage> {
+        let now = Instant::now();
+        let pending = self.send(1, (now, now + deadline), |out| {
+            command.write_packed_command(out);
+        })?;
+        taken(pending.await?.reply)
     }
-}
 
-/// A live connection that many callers share; dropped by the last, it closes.
-pub struct Link {
-    handle: MultiplexedConnection,
-    pulse: Arc<Pulse>,
-    driver: AbortHandle,
-}
+    /// Several commands in one write and all their replies within `deadline`; error replies stay in
+    /// their places.
+    pub async fn commands(
+        self: &Arc<Self>,
+        pipeline: &redis::Pipeline,
+        deadline: Duration,
+    ) -> Result<Vec<Reply>, Outage> {
+        let now = Instant::now();
+        let pending = self.send_all(pipeline, (now, now + deadline))?;
+        Ok(all(pipeline, pending.await?.reply))
+    }
 
-/// Why a link ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Fate {
-    /// It lives.
-    Alive = 0,
-    /// Closed by the other side, by an error, or by us because it did not answer.
-    Closed = 1,
-    /// Ended by us because nothing came back while commands waited.
-    Stalled = 2,
-}
+    /// Sends a pipeline; [`all`] takes its answer apart.
+    pub fn send_all(
+        self: &Arc<Self>,
+        pipeline: &redis::Pipeline,
+        times: (Instant, Instant),
+    ) -> Result<Pending, Outage> {
+        let replies = u32::try_from(pipeline.len()).map_err(|_| Outage::Saturated)?;
+        self.send(replies, times, |out| {
+            let packed = pipeline.get_packed_pipeline();
+            if out.is_empty() {
+                *out = packed;
+            } else {
+                out.extend_from_slice(&packed);
+            }
+        })
+    }
 
-impl Link {
-    /// A place among the commands that wait on this link; `None` when there are too many.
-    #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Option<Waiting> {
-        let before = self.pulse.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Waiting(Arc::clone(self));
-        if before >= WAITING_MAX {
-            return None;
+    /// A script by its digest within `deadline`, loaded where the server does not have it.
+    pub async fn script(
+        self: &Arc<Self>,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+        deadline: Duration,
+    ) -> Result<Reply, Outage> {
+        let now = Instant::now();
+        let times = (now, now + deadline);
+        let pending = self.send(1, times, |out| script.write_call(out, keys, args))?;
+        let reply = pending.await?.reply;
+        if !Script::is_missing(&reply) {
+            return taken(reply);
         }
-        if before == 0 {
-            let now = self.pulse.micros();
-            self.pulse.busy_since.store(now, Ordering::Relaxed);
-        }
-        Some(place)
+        let pending = self.send(2, times, |out| {
+            script.write_load(out);
+            script.write_call(out, keys, args);
+        })?;
+        taken(Script::called(pending.await?.reply))
     }
 
     /// Commands that wait now.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.pulse.waiting.load(Ordering::Relaxed)
+        self.0.pulse.waiting.load(Relaxed)
     }
 
     /// How long commands have waited without a single byte coming back.
     #[must_use]
     pub fn silence(&self) -> Duration {
-        let since = self
-            .pulse
+        let pulse = &self.0.pulse;
+        let since = pulse
             .last_read
-            .load(Ordering::Relaxed)
-            .max(self.pulse.busy_since.load(Ordering::Relaxed));
-        Duration::from_micros(self.pulse.micros().saturating_sub(since))
+            .load(Relaxed)
+            .max(pulse.busy_since.load(Relaxed));
+        Duration::from_micros(self.0.micros(Instant::now()).saturating_sub(since))
     }
 
-    /// Answers so far.
+    /// Replies so far.
     #[must_use]
     pub fn answers(&self) -> u64 {
-        self.pulse.answers.load(Ordering::Relaxed)
+        self.0.pulse.answers.load(Relaxed)
     }
 
     /// Whether it can take no more commands.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.fate() != Fate::Alive
+        self.0.pulse.dead.load(Relaxed)
     }
 
-    /// Why it ended.
-    #[must_use]
-    pub fn fate(&self) -> Fate {
-        match self.pulse.fate.load(Ordering::Relaxed) {
-            0 => Fate::Alive,
-            2 => Fate::Stalled,
-            _ => Fate::Closed,
-        }
-    }
-
-    /// Ends it; whoever waits on it is answered at once.
-    pub fn end(&self, fate: Fate) {
-        self.pulse.end(fate);
-        self.driver.abort();
-    }
-
-    /// Sends one command and waits for its answer, however long that takes. An error reply is an
-    /// error.
-    pub async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        let answer = self.handle.clone().send_packed_command(command).await;
-        match answer? {
-            Value::ServerError(error) => {
-                self.pulse.answered();
-                Err(error.into())
-            }
-            value => {
-                self.pulse.answered();
-                Ok(value)
-            }
-        }
-    }
-
-    /// Sends several commands in one write and waits for all answers; error replies stay in their
-    /// places.
-    pub async fn commands(&self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let answers = self
-            .handle
-            .clone()
-            .send_packed_commands(pipeline, 0, pipeline.len())
-            .await?;
-        self.pulse.answered();
-        Ok(answers)
-    }
-
-    /// Calls a script by its digest; loads it and calls again where the server does not have it.
-    pub async fn script(
-        &self,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
-    ) -> RedisResult<Value> {
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(script.get_hash()).arg(keys.len());
-        keys.iter().chain(args).for_each(|part| {
-            call.arg(*part);
-        });
-        match self.command(&call).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                script.load_async(&mut self.handle.clone()).await?;
-                self.command(&call).await
-            }
-            answer => answer,
-        }
+    /// Ends it; whoever waits on it is answered so at once.
+    pub fn end(&self, outage: Outage) {
+        self.0.end(outage);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.end(Outage::Connection);
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("fate", &self.fate())
+            .field("dead", &self.is_dead())
             .field("waiting", &self.waiting())
             .finish()
     }
 }
 
-/// A command's place among those that wait; given back when dropped.
-#[derive(Debug)]
-pub struct Waiting(Arc<Link>);
-
-impl Waiting {
-    /// The link it waits on.
-    #[must_use]
-    pub fn link(&self) -> &Arc<Link> {
-        &self.0
+/// The reply, or the outage that an error reply is.
+pub fn taken(reply: Reply) -> Result<Reply, Outage> {
+    match reply {
+        Reply::Error(line) => Err(super::outage::of_line(&line)),
+        reply => Ok(reply),
     }
 }
 
-impl Drop for Waiting {
+/// The replies to a pipeline.
+pub fn all(pipeline: &redis::Pipeline, reply: Reply) -> Vec<Reply> {
+    match reply {
+        Reply::Array(replies) if pipeline.len() > 1 => replies,
+        reply => vec![reply],
+    }
+}
+
+/// A command under way. Dropped, it leaves the connection in step: its reply is read and thrown away.
+#[derive(Debug)]
+pub struct Pending {
+    link: Arc<Link>,
+    /// `None` once it was answered.
+    place: Option<Place>,
+}
+
+impl Pending {
+    /// What it is under way on.
+    pub const fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Answer, Outage>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(place) = self.place else {
+            return Poll::Ready(Err(Outage::Connection));
+        };
+        let answer = self.link.0.state().waiters.poll(place, context);
+        if answer.is_ready() {
+            self.place = None;
+        }
+        answer
+    }
+}
+
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.pulse.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = self.place.take() {
+            let mut state = self.link.0.state();
+            state.waiters.leave(place);
+            self.link.0.set_waiting(&state);
+        }
     }
 }
 
-/// What is seen of a connection from outside.
+/// What callers and driver share.
 #[derive(Debug)]
-struct Pulse {
+pub(super) struct Wire {
+    state: Mutex<State>,
+    pulse: Pulse,
     epoch: Instant,
-    /// Microseconds since `epoch`.
-    last_read: AtomicU64,
-    /// Microseconds since `epoch`: when the first of those that wait began to.
-    busy_since: AtomicU64,
-    waiting: AtomicUsize,
-    answers: AtomicU64,
-    /// Bytes that came in since the last completed answer.
-    unanswered_bytes: AtomicUsize,
-    fate: AtomicU8,
-    told: AtomicBool,
     changed: Arc<Notify>,
 }
 
-impl Pulse {
-    fn new(changed: Arc<Notify>) -> Self {
-        Self {
-            epoch: Instant::now(),
-            last_read: AtomicU64::new(0),
-            busy_since: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            answers: AtomicU64::new(0),
-            unanswered_bytes: AtomicUsize::new(0),
-            fate: AtomicU8::new(Fate::Alive as u8),
-            told: AtomicBool::new(false),
-            changed,
-        }
-    }
-
-    fn micros(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn answered(&self) {
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        self.unanswered_bytes.store(0, Ordering::Relaxed);
-    }
-
-    /// The first fate stays.
-    fn end(&self, fate: Fate) {
-        let _ = self.fate.compare_exchange(
-            Fate::Alive as u8,
-            fate as u8,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if !self.told.swap(true, Ordering::Relaxed) {
-            self.changed.notify_one();
-        }
-    }
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Who waits for what.
+    pub waiters: Waiters,
+    /// What is to be written.
+    pub out: Vec<u8>,
+    /// Wakes the driver; taken by the first who has something for it.
+    pub driver: Option<Waker>,
+    /// Why the connection takes no more commands.
+    pub ended: Option<Outage>,
 }
 
-/// Marks the link as ended when its driver stops, for whatever reason.
-struct End(Arc<Pulse>);
+/// What is seen of a connection from outside. Written under the lock, read without it.
+#[derive(Debug, Default)]
+struct Pulse {
+    /// Microseconds since the connection began.
+    last_read: AtomicU64,
+    /// Microseconds since the connection began: when the first of those that wait began to.
+    busy_since: AtomicU64,
+    waiting: AtomicUsize,
+    answers: AtomicU64,
+    dead: AtomicBool,
+}
 
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.end(Fate::Closed);
+impl Wire {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// A stream that notes when something came in, lets others have their turn in between, and ends an
-/// answer that does not end.
-struct Watched<S> {
-    stream: S,
-    pulse: Arc<Pulse>,
-    /// Bytes that came in this turn.
-    turn_bytes: usize,
-}
+    fn micros(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX) / 1_000
+    }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.turn_bytes >= TURN_BYTES_MAX {
-            self.turn_bytes = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let before = buffer.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Pending => {
-                self.turn_bytes = 0;
-                return Poll::Pending;
+    fn set_waiting(&self, state: &State) {
+        self.pulse.waiting.store(state.waiters.waiting(), Relaxed);
+    }
+
+    /// Something came in, and with it so many replies.
+    pub(super) fn read(&self, state: &State, replies: u64, now: Instant) {
+        let pulse = &self.pulse;
+        pulse.last_read.store(self.micros(now), Relaxed);
+        let answers = pulse.answers.load(Relaxed);
+        pulse.answers.store(answers.wrapping_add(replies), Relaxed);
+        self.set_waiting(state);
+    }
+
+    /// Tells those whose time is over by `now`.
+    pub(super) fn expire(&self, now: Instant, wake: &mut Vec<Waker>) {
+        let mut state = self.state();
+        state.waiters.expire(now, wake);
+        self.set_waiting(&state);
+    }
+
+    /// The first reason stays.
+    pub(super) fn end(&self, outage: Outage) {
+        let mut wake = Vec::new();
+        {
+            let mut state = self.state();
+            if state.ended.is_some() {
+                return;
             }
-            Poll::Ready(read) => read?,
+            state.ended = Some(outage);
+            state.waiters.end(outage, &mut wake);
+            wake.extend(state.driver.take());
+            self.pulse.dead.store(true, Relaxed);
+            self.set_waiting(&state);
         }
-        let came = buffer.filled().len() - before;
-        self.turn_bytes += came;
-        if came > 0 {
-            let pulse = &self.pulse;
-            pulse.last_read.store(pulse.micros(), Ordering::Relaxed);
-            let unanswered = pulse.unanswered_bytes.fetch_add(came, Ordering::Relaxed) + came;
-            if unanswered > ANSWER_BYTES_MAX {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::ConnectionAborted,
-                    "an answer that does not end",
-                )));
-            }
-        }
-        Poll::Ready(Ok(()))
+        wake.into_iter().for_each(Waker::wake);
+        self.changed.notify_one();
     }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, Refused> {
-    let stream = TcpStream::connect((host, port))
-        .await
-        .map_err(Refused::connection)?;
-    let options = || -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = socket2::SockRef::from(&stream);
-        socket.set_tcp_keepalive(
-            &socket2::TcpKeepalive::new()
-                .with_time(TCP_KEEPALIVE)
-                .with_interval(TCP_KEEPALIVE)
-                .with_retries(2),
-        )?;
-        socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED))
-    };
-    options().map_err(Refused::connection)?;
-    Ok(stream)
-}
-
-fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let unreadable =
-                |error| Refused::connection(format_args!("{}: {error}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(&path).map_err(unreadable)? {
-                roots
-                    .add(certificate.map_err(unreadable)?)
-                    .map_err(Refused::connection)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    // The provider is named here, so that nothing depends on what main installed.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Refused::connection)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis_client::testing::settings_for;
+    use crate::redis_client::driver::TURN_BYTES_MAX;
+    use std::future::poll_fn;
+    use std::io;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
-    #[test]
-    fn the_address_shows_neither_user_nor_password() {
-        for (url, shown) in [
-            ("redis://u:hunter2@cache:6380/2", "redis://cache:6380"),
-            ("rediss://:hunter2@cache", "rediss://cache:6379"),
-            (
-                "redis+unix:///run/redis.sock?db=1&pass=hunter2",
-                "redis+unix:///run/redis.sock",
-            ),
-            ("http://u:hunter2@cache", "unknown"),
-            ("rediss://:hunter2@cache/#insecure", "unknown"),
-        ] {
-            let target = Target::new(&settings_for(url), &Secret::new(url));
-            assert_eq!(target.address(), shown);
-            assert!(!format!("{target:?}").contains("hunter2"));
+    const LONG: Duration = Duration::from_secs(5);
+
+    /// A link, and the server's end of it.
+    fn link() -> (Arc<Link>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 20);
+        (Link::new(ours, Arc::new(Notify::new())), theirs)
+    }
+
+    fn send(link: &Arc<Link>, word: &str, within: Duration) -> Pending {
+        let now = Instant::now();
+        link.send(1, (now, now + within), |out| {
+            out.extend_from_slice(word.as_bytes());
+        })
+        .unwrap()
+    }
+
+    async fn reply(pending: Pending) -> Result<Reply, Outage> {
+        pending.await.map(|answer| answer.reply)
+    }
+
+    async fn receive(server: &mut DuplexStream) -> String {
+        let mut bytes = vec![0; 1 << 16];
+        let count = server.read(&mut bytes).await.unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_of_one_turn_leave_in_one_write_and_one_read_answers_them_all() {
+        let (link, mut server) = link();
+        let callers: Vec<_> = (0..64)
+            .map(|n| {
+                let link = Arc::clone(&link);
+                tokio::spawn(
+                    async move { reply(send(&link, "a", LONG)).await == Ok(Reply::Int(n)) },
+                )
+            })
+            .collect();
+        assert_eq!(receive(&mut server).await, "a".repeat(64));
+        assert_eq!(link.waiting(), 64);
+        let replies: String = (0..64).map(|n| format!(":{n}\r\n")).collect();
+        server.write_all(replies.as_bytes()).await.unwrap();
+        for caller in callers {
+            assert!(caller.await.unwrap());
         }
+        assert_eq!((link.waiting(), link.answers()), (0, 64));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_or_comes_to_its_deadline_leaves_the_others_in_step() {
+        let (link, mut server) = link();
+        let dropped = send(&link, "a", LONG);
+        let late = send(&link, "b", Duration::from_millis(10));
+        let patient = send(&link, "c", LONG);
+        assert_eq!(receive(&mut server).await, "abc");
+        drop(dropped);
+        // Time goes on by itself while nothing else is to be done.
+        assert_eq!(reply(late).await, Err(Outage::Timeout));
+        assert_eq!(link.waiting(), 1);
+        server.write_all(b":1\r\n$1\r\n2\r\n:3\r\n").await.unwrap();
+        assert_eq!(reply(patient).await, Ok(Reply::Int(3)));
+        let next = send(&link, "d", LONG);
+        server.write_all(b":4\r\n").await.unwrap();
+        assert_eq!(reply(next).await, Ok(Reply::Int(4)));
+        assert!(!link.is_dead());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_stay_in_their_places_and_a_push_in_between_is_nobodys() {
+        let (link, mut server) = link();
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("A").cmd("B").cmd("C");
+        let answers = link.commands(&pipeline, LONG);
+        let replies = async {
+            assert_eq!(receive(&mut server).await.matches('*').count(), 3);
+            let replies =
+                b">2\r\n+invalidate\r\n$-1\r\n:1\r\n-ERR b\r\n>1\r\n+x\r\n*1\r\n*1\r\n:3\r\n";
+            server.write_all(replies).await.unwrap();
+        };
+        let (answers, ()) = tokio::join!(answers, replies);
+        let third = Reply::Array(vec![Reply::Array(vec![Reply::Int(3)])]);
+        assert_eq!(
+            answers,
+            Ok(vec![Reply::Int(1), Reply::Error("ERR b".into()), third])
+        );
+        let mut alone = redis::pipe();
+        let one = link.commands(alone.cmd("A"), LONG);
+        server.write_all(b"*1\r\n:1\r\n").await.unwrap();
+        let list = Reply::Array(vec![Reply::Int(1)]);
+        assert_eq!(one.await, Ok(vec![list]), "a list is one reply");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn garbage_and_replies_that_nobody_asked_for_end_the_link() {
+        for (garbage, first) in [
+            ("HTTP/1.1 400 Bad Request\r\n\r\n", Err(Outage::Protocol)),
+            ("$999999999\r\n", Err(Outage::Protocol)),
+            (":1\r\n:2\r\n:3\r\n", Ok(Reply::Int(1))),
+        ] {
+            let (link, mut server) = link();
+            let (one, two) = (send(&link, "a", LONG), send(&link, "b", LONG));
+            server.write_all(garbage.as_bytes()).await.unwrap();
+            assert_eq!(reply(one).await, first);
+            let second = first.map(|_| Reply::Int(2));
+            assert_eq!(reply(two).await, second);
+            assert!(link.is_dead());
+            let now = Instant::now();
+            let refused = link.send(1, (now, now + LONG), |_| {});
+            assert_eq!(refused.err(), Some(Outage::Protocol));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_ends_tells_everybody_why() {
+        let (link, server) = link();
+        let closed = send(&link, "a", LONG);
+        drop(server);
+        assert_eq!(reply(closed).await, Err(Outage::Connection));
+        assert!(link.is_dead());
+        let (link, mut server) = self::link();
+        let stalled = send(&link, "a", LONG);
+        link.end(Outage::Stalled);
+        link.end(Outage::Connection);
+        assert_eq!(reply(stalled).await, Err(Outage::Stalled));
+        assert_eq!(receive(&mut server).await, "", "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_to_let_go_of_a_link_closes_it() {
+        let (link, mut server) = link();
+        let pending = send(&link, "a", LONG);
+        drop(link);
+        server.write_all(b":1\r\n").await.unwrap();
+        assert_eq!(reply(pending).await, Ok(Reply::Int(1)));
+        assert_eq!(receive(&mut server).await, "a");
+        assert_eq!(receive(&mut server).await, "", "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_taken_than_may_wait_to_be_written() {
+        let (link, _server) = link();
+        let now = Instant::now();
+        let large = |out: &mut Vec<u8>| out.resize(out.len() + OUT_BYTES_MAX, b'x');
+        let _first = link.send(1, (now, now + LONG), large).unwrap();
+        let refused = link.send(1, (now, now + LONG), large).err();
+        assert_eq!(refused, Some(Outage::Saturated));
+        assert!(!link.is_dead());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_values_among_small_ones_arrive_whole() {
+        let (link, mut server) = link();
+        let lengths = [10, 300_000, 17_000, 0, 1_000_000, 70_000, 65_536, 5];
+        let pending: Vec<_> = lengths.iter().map(|_| send(&link, "a", LONG)).collect();
+        let sending = tokio::spawn(async move {
+            for length in lengths {
+                let head = format!("${length}\r\n");
+                let value = vec![length as u8; length];
+                let reply = [head.as_bytes(), &value, b"\r\n"].concat();
+                for piece in reply.chunks(40_000) {
+                    server.write_all(piece).await.unwrap();
+                }
+            }
+            server
+        });
+        for (pending, length) in pending.into_iter().zip(lengths) {
+            let Ok(Reply::Bulk(value)) = reply(pending).await else {
+                panic!("a string");
+            };
+            assert_eq!(value, vec![length as u8; length]);
+        }
+        sending.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_long_answer_is_read_in_turns() {
-        struct Endless;
+        /// Sends without end, and never takes anything.
+        struct Endless(Arc<AtomicUsize>);
         impl AsyncRead for Endless {
             fn poll_read(
                 self: Pin<&mut Self>,
                 _: &mut Context<'_>,
                 buffer: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                buffer.put_slice(&[b'x'; 64 * 1024]);
+                let before = buffer.remaining();
+                while buffer.remaining() > 0 {
+                    let reply = b">1\r\n+x\r\n";
+                    let at = self.0.load(Relaxed) % reply.len();
+                    let count = buffer.remaining().min(reply.len() - at);
+                    buffer.put_slice(&reply[at..at + count]);
+                    self.0.fetch_add(count, Relaxed);
+                }
+                assert!(before > 0);
                 Poll::Ready(Ok(()))
             }
         }
-        let mut watched = Watched {
-            stream: Endless,
-            pulse: Arc::new(Pulse::new(Arc::new(Notify::new()))),
-            turn_bytes: 0,
-        };
-        let mut room = vec![0; 64 * 1024];
-        let (mut came, mut turns) = (0, 0);
-        std::future::poll_fn(|context| {
-            turns += 1;
-            loop {
-                let mut buffer = ReadBuf::new(&mut room);
-                match Pin::new(&mut watched).poll_read(context, &mut buffer) {
-                    Poll::Ready(read) => read.unwrap(),
-                    // Woken by itself, or this test does not end.
-                    Poll::Pending => return Poll::Pending,
-                }
-                came += buffer.filled().len();
-                if came == 4 * TURN_BYTES_MAX {
-                    return Poll::Ready(());
-                }
+        impl AsyncWrite for Endless {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Pending
             }
-        })
-        .await;
-        assert_eq!(turns, 4);
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        let came = Arc::new(AtomicUsize::new(0));
+        let _link = Link::new(Endless(Arc::clone(&came)), Arc::new(Notify::new()));
+        // A task that takes its turn between those of the driver.
+        let mut turns = Vec::new();
+        let watching = tokio::spawn(poll_fn(move |context| {
+            turns.push(came.load(Relaxed));
+            if turns.len() > 4 {
+                return Poll::Ready(std::mem::take(&mut turns));
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        for turn in watching.await.unwrap().windows(2) {
+            // Woken by itself, or the next turn never comes.
+            let came = turn[1] - turn[0];
+            assert!(
+                (TURN_BYTES_MAX..2 * TURN_BYTES_MAX).contains(&came),
+                "{came}"
+            );
+        }
     }
 }

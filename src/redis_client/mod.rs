@@ -5,33 +5,41 @@
 
 mod acl;
 pub mod breaker;
+mod driver;
+#[doc(hidden)]
+pub mod fuzz;
 mod keeper;
 mod link;
 mod outage;
 mod patience;
+mod resp;
+mod script;
+mod target;
 #[cfg(test)]
 pub(crate) mod testing;
+mod waiters;
 
 pub use acl::acl;
 pub use breaker::State;
-pub use link::{Address, Refused, Topology};
 pub use outage::{error_reply, refusal};
 pub use patience::as_one;
+pub use script::Script;
+pub use target::{Address, Refused, Topology};
 
 use crate::config::settings;
 use crate::secret::Secret;
 use crate::semantics::Timestamp;
 use crate::telemetry::Recorder;
 use breaker::STALL_WAITING;
+use bytes::Bytes;
 use keeper::Shared;
-use link::{Fate, Link, Target, Waiting};
-use redis::{Cmd, Pipeline, RedisResult, Script, Value};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use link::{Link, Pending, taken};
+use redis::{Cmd, Pipeline, Value};
+use resp::Reply;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
+use target::Target;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -151,13 +159,26 @@ impl Redis {
         }
     }
 
+    /// The string under `name`, in room of its own; `None` where nothing is there. Another type there
+    /// is [`Outage::Protocol`]. For the metrics this is `get`.
+    pub async fn get(&self, name: &[u8]) -> Result<Option<Bytes>, Outage> {
+        let mut asked = self.send("get", 1, |out| resp::write_get(out, name))?;
+        let reply = asked.reply().await.and_then(taken);
+        asked.end(reply.and_then(|reply| match reply {
+            Reply::Bulk(bytes) => Ok(Some(bytes)),
+            Reply::Nil => Ok(None),
+            _ => Err(Outage::Protocol),
+        }))
+    }
+
     /// One command. `operation` is its name for the metrics.
     ///
-    /// A bulk string comes back as the `Vec` that was read, so that `Bytes` is made of it without a
-    /// copy. An error reply is an [`Outage`].
+    /// A bulk string comes back in the room that it was read to, so that `Bytes` is made of it without
+    /// a copy. An error reply is an [`Outage`].
     pub async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, Outage> {
-        self.ask(operation, async |link| link.command(command).await)
-            .await
+        let mut asked = self.send(operation, 1, |out| command.write_packed_command(out))?;
+        let reply = asked.reply().await.and_then(taken);
+        asked.end(reply.map(Reply::into_value))
     }
 
     /// Several commands in one round trip; one answer each.
@@ -170,18 +191,24 @@ impl Redis {
         operation: &'static str,
         pipeline: &Pipeline,
     ) -> Result<Vec<Value>, Outage> {
-        self.ask(operation, async |link| {
-            let values = link.commands(pipeline).await?;
-            let whole = values
-                .iter()
-                .filter_map(error_reply)
-                .find(|error| outage::of_server_error(error).weight() == breaker::Weight::Hard);
-            match whole {
-                Some(error) => Err(error.clone().into()),
-                None => Ok(values),
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut asked = self.ask(operation, |link, times| link.send_all(pipeline, times))?;
+        let replies = (asked.reply().await).map(|reply| link::all(pipeline, reply));
+        let whole = |replies: Vec<Reply>| {
+            let outages = replies.iter().filter_map(|reply| match reply {
+                Reply::Error(line) => Some(outage::of_line(line)),
+                _ => None,
+            });
+            let mut hard = outages.filter(|outage| outage.weight() == breaker::Weight::Hard);
+            match hard.next() {
+                Some(outage) => Err(outage),
+                None => Ok(replies),
             }
-        })
-        .await
+        };
+        let replies = asked.end(replies.and_then(whole))?;
+        Ok(replies.into_iter().map(Reply::into_value).collect())
     }
 
     /// A script by its digest, loaded where the server does not have it, within the same deadline.
@@ -192,10 +219,47 @@ impl Redis {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<Value, Outage> {
-        self.ask(operation, async |link| {
-            link.script(script, keys, args).await
-        })
-        .await
+        let (asked, reply) = self.call(operation, script, keys, args).await?;
+        asked.end(reply.map(Reply::into_value))
+    }
+
+    /// A script, called as [`script`](Self::script) does, that answers with a list of numbers and
+    /// nothing else; another answer is [`Outage::Protocol`].
+    pub async fn script_numbers(
+        &self,
+        operation: &'static str,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<Vec<i64>, Outage> {
+        let (asked, reply) = self.call(operation, script, keys, args).await?;
+        let number = |reply: &Reply| match reply {
+            Reply::Int(number) => Ok(*number),
+            _ => Err(Outage::Protocol),
+        };
+        asked.end(reply.and_then(|reply| match reply {
+            Reply::Array(replies) => replies.iter().map(number).collect(),
+            _ => Err(Outage::Protocol),
+        }))
+    }
+
+    async fn call(
+        &self,
+        operation: &'static str,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<(Asked<'_>, Result<Reply, Outage>), Outage> {
+        let mut asked = self.send(operation, 1, |out| script.write_call(out, keys, args))?;
+        let mut reply = asked.reply().await;
+        if reply.as_ref().is_ok_and(Script::is_missing) {
+            asked.send_again(2, |out| {
+                script.write_load(out);
+                script.write_call(out, keys, args);
+            })?;
+            reply = asked.reply().await.map(Script::called);
+        }
+        Ok((asked, reply.and_then(taken)))
     }
 
     /// A connection of its own, outside the shared ones, for commands that block.
@@ -259,16 +323,23 @@ impl Redis {
         }
     }
 
-    /// Breaker, patience, link, deadline; then what came of it goes to the breaker and the metrics.
-    async fn ask<T, F>(
+    /// [`ask`](Self::ask) with what `write` appends.
+    fn send(
         &self,
         operation: &'static str,
-        send: impl FnOnce(Arc<Link>) -> F,
-    ) -> Result<T, Outage>
-    where
-        F: Future<Output = RedisResult<T>>,
-    {
-        let shared = &self.shared;
+        replies: u32,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Asked<'_>, Outage> {
+        self.ask(operation, |link, times| link.send(replies, times, write))
+    }
+
+    /// Breaker, patience, a live link: sent at once, or not at all.
+    fn ask(
+        &self,
+        operation: &'static str,
+        send: impl FnOnce(&Arc<Link>, (Instant, Instant)) -> Result<Pending, Outage>,
+    ) -> Result<Asked<'_>, Outage> {
+        let shared = &*self.shared;
         if shared.state() != State::Closed {
             return Err(Outage::Open);
         }
@@ -276,70 +347,90 @@ impl Redis {
         if patience.is_zero() {
             return Err(Outage::Spent);
         }
-        let place = self.enter()?;
-        let link = place.link();
-        let answers = link.answers();
-        let begun = Instant::now();
-        let outcome = self.before(begun + patience, send(Arc::clone(link))).await;
-        let took = begun.elapsed();
-        patience::spend(took);
-        let outage = match outcome {
-            Some(Ok(value)) => {
-                shared.answered(took);
-                shared.recorder.redis(operation, None, took);
-                return Ok(value);
-            }
-            Some(Err(_)) if link.fate() == Fate::Stalled => Outage::Stalled,
-            Some(Err(error)) => outage::of_error(&error),
-            None if patience < shared.timeout => Outage::Spent,
-            None => {
-                // Nobody was answered all the while: ask in the background whether it is there.
-                if link.answers() == answers {
-                    shared.doubt.notify_one();
-                }
-                Outage::Timeout
-            }
-        };
-        shared.failed(outage);
-        shared.recorder.redis(operation, Some(outage.word()), took);
-        Err(outage)
-    }
-
-    /// What `answer` gives before it is `until`.
-    async fn before<F: Future>(&self, until: Instant, answer: F) -> Option<F::Output> {
-        let mut answer = pin!(answer);
-        let mut alarm = self.shared.take_alarm();
-        let outcome = poll_fn(|context| match answer.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => alarm.poll_over(context, until).map(|()| None),
-        })
-        .await;
-        self.shared.keep_alarm(alarm);
-        outcome
-    }
-
-    /// A place on the live link that the fewest wait on.
-    fn enter(&self) -> Result<Waiting, Outage> {
-        let shared = &self.shared;
         let links = shared.links.load();
+        // The one that the fewest wait on.
         let link = links
             .iter()
             .filter(|link| !link.is_dead())
             .min_by_key(|link| link.waiting())
             .ok_or(Outage::Connection)?;
-        let Some(place) = link.enter() else {
-            let _ = shared
-                .wanted
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wanted| {
-                    (wanted < shared.connections.1).then_some(wanted + 1)
-                });
-            shared.changed.notify_one();
-            return Err(Outage::Saturated);
-        };
+        let begun = Instant::now();
+        let answers = link.answers();
+        let pending = send(link, (begun, begun + patience)).inspect_err(|outage| {
+            if *outage == Outage::Saturated {
+                shared.want_more();
+            }
+        })?;
         if link.waiting() == STALL_WAITING {
             shared.busy.notify_one();
         }
-        Ok(place)
+        Ok(Asked {
+            shared,
+            operation,
+            begun,
+            until: begun + patience,
+            is_cut: patience < shared.timeout,
+            answers,
+            answered: None,
+            pending,
+        })
+    }
+}
+
+/// A command under way.
+struct Asked<'a> {
+    shared: &'a Shared,
+    operation: &'static str,
+    begun: Instant,
+    until: Instant,
+    /// Whether its request had less patience left than one command may take.
+    is_cut: bool,
+    /// Replies on the link before.
+    answers: u64,
+    /// When the reply came in.
+    answered: Option<Instant>,
+    pending: Pending,
+}
+
+impl Asked<'_> {
+    async fn reply(&mut self) -> Result<Reply, Outage> {
+        let answer = (&mut self.pending).await?;
+        self.answered = Some(answer.at);
+        Ok(answer.reply)
+    }
+
+    /// Sends more on the same link, within the same deadline.
+    fn send_again(&mut self, replies: u32, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Outage> {
+        let times = (Instant::now(), self.until);
+        self.pending = self.pending.link().send(replies, times, write)?;
+        self.answered = None;
+        Ok(())
+    }
+
+    /// What came of it goes to the breaker and the metrics.
+    fn end<T>(self, outcome: Result<T, Outage>) -> Result<T, Outage> {
+        let shared = self.shared;
+        let answered = self.answered.unwrap_or_else(Instant::now);
+        let took = answered.saturating_duration_since(self.begun);
+        patience::spend(took);
+        let outage = match outcome {
+            Ok(value) => {
+                shared.answered(took, answered);
+                shared.recorder.redis(self.operation, None, took);
+                return Ok(value);
+            }
+            Err(Outage::Timeout) if self.is_cut => Outage::Spent,
+            Err(outage) => outage,
+        };
+        // Nobody was answered all the while: ask in the background whether it is there.
+        if outage == Outage::Timeout && self.pending.link().answers() == self.answers {
+            shared.doubt.notify_one();
+        }
+        shared.failed(outage);
+        shared
+            .recorder
+            .redis(self.operation, Some(outage.word()), took);
+        Err(outage)
     }
 }
 
@@ -357,7 +448,7 @@ pub fn address(settings: &settings::Redis, url: &Secret) -> String {
 
 /// A connection that one task has to itself; commands may block on it.
 #[derive(Debug)]
-pub struct PrivateLine(Link);
+pub struct PrivateLine(Arc<Link>);
 
 impl PrivateLine {
     async fn open(target: &Target) -> Result<Self, Refused> {
@@ -366,10 +457,11 @@ impl PrivateLine {
 
     /// One command, answered within `deadline`.
     pub async fn query(&self, command: &Cmd, deadline: Duration) -> Result<Value, Outage> {
-        within(deadline, self.0.command(command)).await
+        let reply = self.0.command(command, deadline).await;
+        reply.map(Reply::into_value)
     }
 
-    /// A script, sent whole.
+    /// A script, called as [`Redis::script`] does and answered within `deadline`.
     pub async fn script(
         &self,
         script: &Script,
@@ -377,17 +469,8 @@ impl PrivateLine {
         args: &[&[u8]],
         deadline: Duration,
     ) -> Result<Value, Outage> {
-        within(deadline, self.0.script(script, keys, args)).await
-    }
-}
-
-async fn within<T>(
-    deadline: Duration,
-    answer: impl Future<Output = RedisResult<T>>,
-) -> Result<T, Outage> {
-    match tokio::time::timeout(deadline, answer).await {
-        Ok(answer) => answer.map_err(|error| outage::of_error(&error)),
-        Err(_) => Err(Outage::Timeout),
+        let reply = self.0.script(script, keys, args, deadline).await;
+        reply.map(Reply::into_value)
     }
 }
 
@@ -572,7 +655,7 @@ mod tests {
         settings.timeout = Duration::from_secs(5);
         let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
         up(&redis).await;
-        let callers: Vec<_> = (0..3 * link::WAITING_MAX)
+        let callers: Vec<_> = (0..3 * waiters::WAITING_MAX)
             .map(|_| {
                 let redis = redis.clone();
                 tokio::spawn(async move { get(&redis).await })

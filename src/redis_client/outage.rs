@@ -1,29 +1,16 @@
-//! Which [`Outage`] an error of the Redis client or an error reply is.
+//! Which [`Outage`] an error reply is.
 //!
 //! It reads codes and texts and decides nothing else.
 
 use super::Outage;
-use redis::{ErrorKind, RedisError, ServerError, Value};
+use redis::{ServerError, Value};
 
-/// The outage that `error` is.
+/// The outage that the line of an error reply is: a code, a blank, a sentence.
 #[must_use]
-pub fn of_error(error: &RedisError) -> Outage {
-    match error.kind() {
-        ErrorKind::Io if error.is_timeout() => Outage::Timeout,
-        ErrorKind::Io => Outage::Connection,
-        ErrorKind::AuthenticationFailed => Outage::Denied,
-        ErrorKind::Server(_) | ErrorKind::Extension => of_reply(
-            error.code().unwrap_or_default(),
-            error.detail().unwrap_or_default(),
-        ),
-        // Set-up wraps "max number of clients" and LOADING in kinds of its own; the text tells.
-        _ if error.to_string().contains("max number of clients") => Outage::Connection,
-        ErrorKind::ClusterConnectionNotFound
-        | ErrorKind::MasterNameNotFoundBySentinel
-        | ErrorKind::NoValidReplicasFoundBySentinel
-        | ErrorKind::EmptySentinelList => Outage::Connection,
-        _ => Outage::Protocol,
-    }
+pub fn of_line(line: &[u8]) -> Outage {
+    let line = String::from_utf8_lossy(line);
+    let (code, detail) = line.split_once(' ').unwrap_or((&line, ""));
+    of_reply(code, detail)
 }
 
 /// The outage that an error reply is.
@@ -86,18 +73,10 @@ mod tests {
             ("ERR", "max number of clients reached", Outage::Connection),
             ("ERR", "unknown command", Outage::Protocol),
             ("WRONGTYPE", "Operation against a key", Outage::Protocol),
+            ("", "", Outage::Protocol),
         ] {
-            assert_eq!(of_reply(code, detail), outage, "{code} {detail}");
+            let line = format!("{code} {detail}");
+            assert_eq!(of_line(line.as_bytes()), outage, "{line}");
         }
-    }
-
-    #[test]
-    fn a_closed_connection_and_a_deadline_are_told_apart() {
-        let io = |kind| RedisError::from(std::io::Error::from(kind));
-        assert_eq!(
-            of_error(&io(std::io::ErrorKind::BrokenPipe)),
-            Outage::Connection
-        );
-        assert_eq!(of_error(&io(std::io::ErrorKind::TimedOut)), Outage::Timeout);
     }
 }

@@ -69,6 +69,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "heads", run: heads, inputs: 1500, seeds: &[b"\x03GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /c#d HTTP/1.1\r\n\r\n", b"\x01POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n", b"\x02PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x05\r\nGET / HTTP/1.1\n\rX: y\n\nGET / HTTP/1.1\ncontent-length: 1\nCONTENT-LENGTH:1\n\n"] },
     Target { name: "framing", run: framing, inputs: 1000, seeds: &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /c HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\nGET / HTTP/1.1\nHost: a\n\nPOST /b HTTP/1.1\nHost: a\nContent-Length: 005\n\nabcdeGET /c HTTP/1.0\nHost: a\n\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0 \t\r\n\r\nHEAD /b HTTP/1.1\r\nHost: a\r\n\r\n"] },
     Target { name: "response_head", run: response_head, inputs: 2000, seeds: &[b"200\nContent-Length: 3, 3\nConnection: keep-alive", b"304\nTransfer-Encoding: chunked\nKeep-Alive: timeout=5, max=2", b"101\nUpgrade: x", b"999\nContent-Length: 005\nContent-Length: 5"] },
+    Target { name: "resp", run: resp, inputs: 3000, seeds: &[b"\x03$5\r\nhello\r\n+OK\r\n:-1\r\n$-1\r\n", b"\x01*3\r\n:1\r\n*1\r\n$-1\r\n-ERR no\r\n", b"\x02%1\r\n+a\r\n~1\r\n#t\r\n|1\r\n+b\r\n_\r\n,1.5\r\n", b"\x05>2\r\n+invalidate\r\n*0\r\n(12345678901234567890\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n", b"\x07$999999999\r\n", b"\x04HTTP/1.1 400 Bad Request\r\n\r\n"] },
     Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n"] },
     Target { name: "config", run: configuration, inputs: 250, seeds: &[b"upstream: http://localhost:3000\nroutes:\n  - path: /api/{id}\n    ttl: 30s\n    tags: ['car:{id}']\n", b"upstream: http://a\nlimits:\n  tiers:\n    - { name: a, rate: 10/1m, per: ip }\ncache: { memory: 64MiB, max_body: 1e9 }\n", b"upstream: ${X:-http://a}\ndefaults: { ttl: 1h, stale_while_revalidate: 5m, heuristic: yes }\n", b"a: &a [x]\nb: *a\n? [1]\n: {<<: *a}", b"server: { listen: '[::1]:0' }\nkey: { query: [a, 'b*'], headers: [X], per: user }\n"] },
     Target { name: "values", run: values, inputs: 250, seeds: &[b"1h30m", b"64MiB", b"100/10s", b"18446744073709551616s", b"-1s", b"0.5ms", b"90%", b"2xx", b"10.0.0.0/8"] },
@@ -1360,4 +1361,29 @@ fn load(text: String) {
             assert!(!shown.contains("hunter2") && !shown.is_empty());
         }
     }
+}
+
+// Redis -----------------------------------------------------------------------------------------
+
+/// What Redis sends is read the same however it is cut; a command is a list of its parts.
+fn resp(bytes: &[u8]) {
+    use larder::redis_client::fuzz::{command, replies};
+    let (length, stream) = match bytes.split_first() {
+        Some((first, rest)) => (usize::from(*first % 16) + 1, rest),
+        None => (1, bytes),
+    };
+    let whole = replies(std::iter::once(stream));
+    assert_eq!(whole, replies(stream.chunks(length)));
+    // A reply is at least a line of its own.
+    let lines = stream.iter().filter(|byte| **byte == b'\n').count();
+    assert!(whole.0.len() <= lines);
+    let parts: Vec<&[u8]> = split(stream, b'\n').collect();
+    let command = command(&parts);
+    let (read, malformed) = replies(command.chunks(length));
+    assert!(!malformed);
+    let strings = parts
+        .iter()
+        .map(|part| format!("Bulk({:?})", bytes::Bytes::copy_from_slice(part)));
+    let list = strings.collect::<Vec<_>>().join(", ");
+    assert_eq!(read, [format!("Array([{list}])")]);
 }
