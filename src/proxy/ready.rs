@@ -7,9 +7,9 @@
 //! has been counted: the request is handled as all others are.
 
 use super::body::{Body, Meter};
-use super::reply::{REPLACED, Reply, Told};
+use super::reply::{Reply, Told};
 use super::visit::Visit;
-use super::wire::{self, Head};
+use super::wire::Head;
 use super::{
     Arrival, Ask, Content, Entry, Key, Lookup, Outcome, Peer, Plan, Proxy, Reason, Reuse, Span,
     Target, Tier, forward,
@@ -163,21 +163,22 @@ impl Proxy {
         entry: &Arc<Entry>,
         out: &mut Vec<u8>,
     ) -> Option<Ready> {
-        let (visit, stored) = (ask.visit, &entry.stored);
-        let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
-        let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
+        let visit = ask.visit;
+        if !entry.is_plain() {
+            return None;
+        }
         let active = self.0.recorder.active();
         self.renew(ask, key, entry);
         let mut told = Told::stored(ask, entry, Outcome::Hit, Reason::Memory);
         let took = visit.began.elapsed();
-        let mut head = Head::begin(out, prepared);
-        let age = line::digits(stored.lifetime.age(visit.now).as_secs());
+        let mut head = Head::stored(out, entry, &forward::via());
+        let age = line::digits(entry.lifetime().age(visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
         told.dress(ask, None, took, &mut head);
         head.end();
-        told.tell(&self.0, ask, stored.status, None, took);
+        told.tell(&self.0, ask, entry.status(), None, took);
         Some(Ready {
-            body: stored.body.clone(),
+            body: entry.body(),
             meter: Meter::new(ask.handle().clone(), Source::Memory, active),
         })
     }
