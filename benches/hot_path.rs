@@ -24,7 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use larder::cache::purge::{Since, Subject, Table};
-use larder::cache::{Cache, Entry, Lookup, Position, Purge, Scope, codec};
+use larder::cache::{Cache, Entry, Label, Lookup, Purge, Scope, codec};
 use larder::clock::Clock;
 use larder::config::{self, Environment, Settings, Source as Text};
 use larder::identity::Identity;
@@ -126,12 +126,14 @@ fn planning(criterion: &mut Criterion) {
 fn deciding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
     let (request, stored, policy) = (request_fields(), stored(1_024), Policy::default());
+    // Each answer begins with taking the entry apart.
+    let entry = entry_of(&stored);
     group.bench_function("reuse: fresh", |bench| {
         bench.iter(|| {
             let ignore = ClientRefresh::Ignore;
             reuse(
                 black_box(&request),
-                Some(&stored),
+                Some(entry.terms(&request)),
                 false,
                 &policy,
                 ignore,
@@ -140,17 +142,17 @@ fn deciding(criterion: &mut Criterion) {
         });
     });
     group.bench_function("answer: 200, whole", |bench| {
-        bench.iter(|| answer(&Method::GET, black_box(&request), &stored, NOW));
+        bench.iter(|| answer(&Method::GET, black_box(&request), entry.stored(), NOW));
     });
     let mut conditional = request.clone();
     conditional.insert("if-none-match", HeaderValue::from_static("\"v1\""));
     group.bench_function("answer: 304", |bench| {
-        bench.iter(|| answer(&Method::GET, black_box(&conditional), &stored, NOW));
+        bench.iter(|| answer(&Method::GET, black_box(&conditional), entry.stored(), NOW));
     });
     let mut part = request.clone();
     part.insert("range", HeaderValue::from_static("bytes=0-99"));
     group.bench_function("answer: 206, one part", |bench| {
-        bench.iter(|| answer(&Method::GET, black_box(&part), &stored, NOW));
+        bench.iter(|| answer(&Method::GET, black_box(&part), entry.stored(), NOW));
     });
     let hit = CacheStatus {
         ttl: Some(287),
@@ -191,9 +193,8 @@ fn storing(criterion: &mut Criterion) {
             };
             table.apply(&Purge { scope, soft: false }, None);
         }
-        let tags: [Box<str>; 3] = ["car:42".into(), "fleet".into(), "route:car".into()];
         let subject = Subject {
-            tags: &tags,
+            tags: ["car:42", "fleet", "route:car"],
             url: "shop.example/api/cars/42",
         };
         group.bench_function(BenchmarkId::new("purge check: log of", purges), |bench| {
@@ -239,9 +240,9 @@ fn memory_hits(criterion: &mut Criterion) {
                 return None;
             };
             let ignore = ClientRefresh::Ignore;
-            let stored = Some(&entry.stored);
-            match reuse(black_box(&request), stored, false, &policy, ignore, NOW) {
-                Reuse::Fresh => Some(answer(&Method::GET, &request, &entry.stored, NOW)),
+            let terms = Some(entry.terms(&request));
+            match reuse(black_box(&request), terms, false, &policy, ignore, NOW) {
+                Reuse::Fresh => Some(answer(&Method::GET, &request, entry.stored(), NOW)),
                 _ => None,
             }
         });
@@ -583,18 +584,17 @@ fn stored_at(body_bytes: usize, now: Timestamp) -> Stored {
 }
 
 fn entry(body_bytes: usize) -> Entry {
-    entry_of(stored(body_bytes))
+    entry_of(&stored(body_bytes))
 }
 
-fn entry_of(stored: Stored) -> Entry {
-    Entry {
-        stored,
+fn entry_of(stored: &Stored) -> Entry {
+    let label = Label {
         tags: Box::new(["car:42".into(), "route:car".into()]),
         url: format!("shop.example:8080{PATH}").into(),
-        position: Position::default(),
         app_time: Duration::from_millis(400),
-        prepared: Default::default(),
-    }
+        ..Label::default()
+    };
+    Entry::new(stored, &label)
 }
 
 fn key(n: u64) -> Key {
@@ -634,7 +634,7 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
         panic!("the route stores");
     };
     let now = clock.now();
-    let entry = Arc::new(entry_of(stored_at(body_bytes, now)));
+    let entry = Arc::new(entry_of(&stored_at(body_bytes, now)));
     cache.store(&key, entry, now);
     let handles = settings.routes.all().iter();
     let handles = handles.map(|rule| metrics.route(&rule.name, &rule.name));

@@ -7,44 +7,37 @@
 //! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags (none yet)
 //! 4  checksum: XXH3 of what follows, seeded with the four bytes before
 //! 12 key, 16 bytes
-//! 28 head     status, times, fields, tags …, each part behind its length
-//! …  body     the rest
+//! 28 of an entry: when it was received, on Redis's clock, 8 bytes
+//! 36 …  the entry as memory holds it (`super::entry`), whose end is the content
+//! 28 of a marker: a count, 2 bytes, and names, each behind 2 bytes of length
 //! ```
 //!
 //! The checksum finds damage, not forgery: whoever can write to Redis could make a digest right, too.
 //!
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
-use super::{Entry, Position};
-use crate::semantics::answer::FIELDS_ADDED;
-use crate::semantics::stored::{Lifetime, Validators};
-use crate::semantics::{Key, Sharing, Stored, Timestamp, Vary};
+use super::Entry;
+use crate::semantics::{Key, Timestamp};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use std::time::Duration;
+use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// First byte of every frame.
 pub const MAGIC: u8 = b'L';
 /// The version written, and the only one read.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const KIND_ENTRY: u8 = 0;
 const KIND_VARY: u8 = 1;
 const CHECKSUM_AT: usize = 4;
 const KEY_AT: usize = 12;
 const HEAD_AT: usize = 28;
-/// The least that a field takes: its two lengths, in bytes.
-const FIELD_BYTES_MIN: usize = 6;
+const BLOCK_AT: usize = 36;
 
 /// What a frame held.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once; a box would be one more allocation a hit"
-)]
 pub enum Frame {
-    /// A response. Its `position.local` is 0: it knows nothing of this process.
+    /// A response. It knows nothing of this process: no purge here has been checked.
     Entry(Entry),
     /// The fields that the responses under this key vary on.
     Vary(Vec<HeaderName>),
@@ -83,19 +76,27 @@ impl Corrupt {
 /// of ours.
 #[must_use]
 pub fn encode(entry: &Entry, key: &Key, clock_offset: i64) -> Vec<u8> {
-    frame(KIND_ENTRY, key, |out| write_entry(out, entry, clock_offset))
+    let received = entry.received().as_millis();
+    let received = received.saturating_add_signed(clock_offset).to_le_bytes();
+    let [block, apart] = entry.parts();
+    frame(KIND_ENTRY, key, &[&received, block, apart])
 }
 
 /// The frame of a Vary marker under `key`.
 #[must_use]
 pub fn encode_vary(names: &[HeaderName], key: &Key) -> Vec<u8> {
-    frame(KIND_VARY, key, |out| {
-        out.number16(names.len());
-        names.iter().for_each(|name| out.short(name.as_ref()));
-    })
+    let mut parts = Vec::new();
+    // A response varies on a few fields, and names are bounded by the head that they came in.
+    let number = |length: usize| u16::try_from(length).unwrap_or(u16::MAX).to_le_bytes();
+    parts.extend_from_slice(&number(names.len()));
+    for name in names {
+        parts.extend_from_slice(&number(name.as_str().len()));
+        parts.extend_from_slice(name.as_ref());
+    }
+    frame(KIND_VARY, key, &[&parts])
 }
 
-/// What `bytes`, found under `key`, hold. The body is a slice of `bytes`.
+/// What `bytes`, found under `key`, hold. An entry is a share of `bytes`, and nothing of it is copied.
 pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corrupt> {
     match bytes.get(..3) {
         None => return Err(Corrupt::Truncated),
@@ -112,29 +113,42 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corr
     if bytes[KEY_AT..HEAD_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let mut reader = Reader { bytes, at: HEAD_AT };
-    let frame = match bytes[2] {
-        KIND_VARY => {
-            let count = reader.number16()?;
-            let names = (0..count).map(|_| reader.name());
-            Frame::Vary(names.collect::<Result<_, _>>()?)
-        }
-        _ => Frame::Entry(read_entry(&mut reader, clock_offset)?),
-    };
-    match reader.left() == 0 {
-        true => Ok(frame),
+    let head = &bytes[HEAD_AT..];
+    if bytes[2] == KIND_VARY {
+        return names(head).map(Frame::Vary);
+    }
+    let (received, _) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let received = u64::from_le_bytes(*received);
+    let received = received.saturating_add_signed(clock_offset.saturating_neg());
+    let received = Timestamp::from_millis(received);
+    Entry::read(bytes.slice(BLOCK_AT..), received).map(Frame::Entry)
+}
+
+fn names(head: &[u8]) -> Result<Vec<HeaderName>, Corrupt> {
+    let (count, mut rest) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let mut names = Vec::new();
+    for _ in 0..u16::from_le_bytes(*count) {
+        let (length, after) = rest.split_first_chunk().ok_or(Corrupt::Truncated)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (name, after) = after.split_at_checked(length).ok_or(Corrupt::Truncated)?;
+        names.push(HeaderName::from_bytes(name).map_err(|_| Corrupt::Malformed)?);
+        rest = after;
+    }
+    match rest.is_empty() {
+        true => Ok(names),
         false => Err(Corrupt::Malformed),
     }
 }
 
-fn frame(kind: u8, key: &Key, write: impl Fn(&mut dyn Out)) -> Vec<u8> {
-    let mut length = Count(0);
-    write(&mut length);
-    let mut bytes = Vec::with_capacity(HEAD_AT + length.0);
+fn frame(kind: u8, key: &Key, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut bytes = Vec::with_capacity(HEAD_AT + length);
     bytes.extend_from_slice(&[MAGIC, VERSION, kind, 0]);
     bytes.extend_from_slice(&[0; KEY_AT - CHECKSUM_AT]);
     bytes.extend_from_slice(key.bytes());
-    write(&mut bytes);
+    for part in parts {
+        bytes.extend_from_slice(part);
+    }
     if let Some(checksum) = checksum(&bytes) {
         bytes[CHECKSUM_AT..KEY_AT].copy_from_slice(&checksum);
     }
@@ -151,262 +165,15 @@ pub fn checksum(frame: &[u8]) -> Option<[u8; 8]> {
     Some(xxh3_64_with_seed(rest, seed).to_le_bytes())
 }
 
-fn write_entry(out: &mut dyn Out, entry: &Entry, clock_offset: i64) {
-    let stored = &entry.stored;
-    let lifetime = &stored.lifetime;
-    out.number64(entry.position.log.0);
-    out.number64(entry.position.log.1);
-    let received = lifetime.received.as_millis();
-    out.number64(received.saturating_add_signed(clock_offset));
-    for span in [
-        lifetime.initial_age,
-        lifetime.fresh,
-        lifetime.stale_while_revalidate,
-        lifetime.stale_if_error,
-        entry.app_time,
-    ] {
-        out.number64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-    }
-    let flags = u8::from(lifetime.must_revalidate)
-        | u8::from(lifetime.no_cache) << 1
-        | u8::from(lifetime.immutable) << 2;
-    out.put(&[flags, sharing_code(stored.sharing)]);
-    out.number16(usize::from(stored.status.as_u16()));
-    out.long(entry.url.as_bytes());
-    out.number16(entry.tags.len());
-    entry.tags.iter().for_each(|tag| out.short(tag.as_bytes()));
-    for fields in [&stored.headers, &stored.trailers] {
-        out.number16(fields.len());
-        for (name, value) in fields {
-            out.short(name.as_ref());
-            out.long(value.as_bytes());
-        }
-    }
-    out.number16(stored.vary.fields.len());
-    for (name, value) in &stored.vary.fields {
-        out.short(name.as_ref());
-        out.put(&[u8::from(value.is_some())]);
-        out.long(value.as_deref().unwrap_or_default());
-    }
-    out.number64(stored.body.len() as u64);
-    out.put(&stored.body);
-}
-
-fn read_entry(reader: &mut Reader<'_>, clock_offset: i64) -> Result<Entry, Corrupt> {
-    let log = (reader.number64()?, reader.number64()?);
-    let received = reader.number64()?;
-    let received = received.saturating_add_signed(clock_offset.saturating_neg());
-    let received = Timestamp::from_millis(received);
-    let mut span = || reader.number64().map(Duration::from_millis);
-    let (initial_age, fresh) = (span()?, span()?);
-    let (stale_while_revalidate, stale_if_error, app_time) = (span()?, span()?, span()?);
-    let flags = reader.number8()?;
-    let sharing = match reader.number8()? {
-        0 => Sharing::Everyone,
-        1 => Sharing::App,
-        2 => Sharing::Route,
-        3 => Sharing::Identity,
-        _ => return Err(Corrupt::Malformed),
-    };
-    let status = StatusCode::from_u16(reader.number16()?).map_err(|_| Corrupt::Malformed)?;
-    let url = reader.text32()?;
-    let tags = (0..reader.number16()?)
-        .map(|_| reader.text16())
-        .collect::<Result<_, _>>()?;
-    let headers = reader.fields(FIELDS_ADDED)?;
-    let trailers = reader.fields(0)?;
-    let fields = (0..reader.number16()?)
-        .map(|_| {
-            let name = reader.name()?;
-            let present = reader.number8()? == 1;
-            let value = reader.bytes32()?;
-            Ok((name, present.then(|| value.into())))
-        })
-        .collect::<Result<_, Corrupt>>()?;
-    let length = usize::try_from(reader.number64()?).map_err(|_| Corrupt::Truncated)?;
-    let body = reader.slice(length)?;
-    Ok(Entry {
-        stored: Stored {
-            status,
-            validators: Validators::of(&headers, received),
-            headers,
-            body,
-            trailers,
-            lifetime: Lifetime {
-                received,
-                initial_age,
-                fresh,
-                stale_while_revalidate,
-                stale_if_error,
-                must_revalidate: flags & 1 != 0,
-                no_cache: flags & 2 != 0,
-                immutable: flags & 4 != 0,
-            },
-            vary: Vary { fields },
-            sharing,
-        },
-        tags,
-        url,
-        position: Position { log, local: 0 },
-        app_time,
-        prepared: super::Prepared::new(),
-    })
-}
-
-const fn sharing_code(sharing: Sharing) -> u8 {
-    match sharing {
-        Sharing::Everyone => 0,
-        Sharing::App => 1,
-        Sharing::Route => 2,
-        Sharing::Identity => 3,
-    }
-}
-
-/// Takes what is written; one pass counts, the next one keeps.
-trait Out {
-    fn put(&mut self, bytes: &[u8]);
-
-    fn number16(&mut self, number: usize) {
-        // Everything counted so is bounded far below: fields by the head's size, tags by 128. What
-        // is not would be cut here, and then refused on reading by its checksummed length.
-        let number = u16::try_from(number).unwrap_or(u16::MAX);
-        self.put(&number.to_le_bytes());
-    }
-
-    fn number64(&mut self, number: u64) {
-        self.put(&number.to_le_bytes());
-    }
-
-    /// At most 64 KiB.
-    fn short(&mut self, bytes: &[u8]) {
-        let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
-        self.number16(bytes.len());
-        self.put(bytes);
-    }
-
-    /// At most 4 GiB.
-    fn long(&mut self, bytes: &[u8]) {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.put(&length.to_le_bytes());
-        self.put(&bytes[..length as usize]);
-    }
-}
-
-impl Out for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
-struct Count(usize);
-
-impl Out for Count {
-    fn put(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len();
-    }
-}
-
-/// Reads parts one after the other; every length is checked against what is there.
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
-        if length > self.left() {
-            return Err(Corrupt::Truncated);
-        }
-        let from = self.at;
-        self.at += length;
-        Ok(&self.bytes[from..self.at])
-    }
-
-    /// The same as a share of the bytes, which it keeps in memory.
-    fn slice(&mut self, length: usize) -> Result<Bytes, Corrupt> {
-        let from = self.at;
-        self.take(length)?;
-        Ok(self.bytes.slice(from..self.at))
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn number32(&mut self) -> Result<usize, Corrupt> {
-        let number = self.array().map(u32::from_le_bytes)?;
-        usize::try_from(number).map_err(|_| Corrupt::Truncated)
-    }
-
-    fn number8(&mut self) -> Result<u8, Corrupt> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    fn number16(&mut self) -> Result<u16, Corrupt> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn number64(&mut self) -> Result<u64, Corrupt> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn bytes16(&mut self) -> Result<&'a [u8], Corrupt> {
-        let length = self.number16()?;
-        self.take(usize::from(length))
-    }
-
-    fn bytes32(&mut self) -> Result<&'a [u8], Corrupt> {
-        let length = self.number32()?;
-        self.take(length)
-    }
-
-    fn text16(&mut self) -> Result<Box<str>, Corrupt> {
-        text(self.bytes16()?)
-    }
-
-    fn text32(&mut self) -> Result<Box<str>, Corrupt> {
-        text(self.bytes32()?)
-    }
-
-    fn name(&mut self) -> Result<HeaderName, Corrupt> {
-        HeaderName::from_bytes(self.bytes16()?).map_err(|_| Corrupt::Malformed)
-    }
-
-    /// Fields, with room for so many `more`.
-    fn fields(&mut self, more: usize) -> Result<HeaderMap, Corrupt> {
-        let count = usize::from(self.number16()?);
-        let room = count.min(self.left() / FIELD_BYTES_MIN) + more;
-        let mut fields = HeaderMap::try_with_capacity(room).map_err(|_| Corrupt::Malformed)?;
-        for _ in 0..count {
-            let name = self.name()?;
-            let length = self.number32()?;
-            // Checked again on reading: nothing that splits a response comes out of a store.
-            let value = HeaderValue::from_maybe_shared(self.slice(length)?)
-                .map_err(|_| Corrupt::Malformed)?;
-            fields
-                .try_append(name, value)
-                .map_err(|_| Corrupt::Malformed)?;
-        }
-        Ok(fields)
-    }
-}
-
-fn text(bytes: &[u8]) -> Result<Box<str>, Corrupt> {
-    std::str::from_utf8(bytes)
-        .map(Into::into)
-        .map_err(|_| Corrupt::Malformed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::{Label, Position, testing};
+    use crate::semantics::stored::Lifetime;
+    use crate::semantics::{Sharing, Stored, Vary};
+    use http::{HeaderMap, HeaderValue, StatusCode};
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn key() -> Key {
         Key::from_bytes([7; 16])
@@ -429,43 +196,41 @@ mod tests {
             flags in prop::array::uniform3(any::<bool>()),
             sharing in prop::sample::select(vec![Sharing::Everyone, Sharing::App, Sharing::Route, Sharing::Identity]),
             log in any::<(u64, u64)>(),
-        ) -> Entry {
+        ) -> (Stored, Label) {
             let map = |pairs: &[(String, String)]| {
                 pairs.iter().map(|(name, value)| (
                     HeaderName::from_bytes(name.as_bytes()).unwrap(),
                     HeaderValue::from_str(value).unwrap(),
                 )).fold(HeaderMap::new(), |mut map, (name, value)| { map.append(name, value); map })
             };
-            let headers = map(&fields);
-            Entry {
-                stored: Stored {
-                    status: StatusCode::from_u16(status).unwrap(),
-                    validators: Validators::of(&headers, Timestamp::from_millis(spans[0])),
-                    headers,
-                    body: body.into(),
-                    trailers: map(&trailers),
-                    lifetime: Lifetime {
-                        received: Timestamp::from_millis(spans[0]),
-                        initial_age: Duration::from_millis(spans[1]),
-                        fresh: Duration::from_millis(spans[2]),
-                        stale_while_revalidate: Duration::from_millis(spans[3]),
-                        stale_if_error: Duration::from_millis(spans[4]),
-                        must_revalidate: flags[0],
-                        no_cache: flags[1],
-                        immutable: flags[2],
-                    },
-                    vary: Vary { fields: vary.into_iter().map(|(name, value)| (
-                        HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                        value.map(Into::into),
-                    )).collect() },
-                    sharing,
+            let stored = Stored {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: map(&fields),
+                body: body.into(),
+                trailers: map(&trailers),
+                lifetime: Lifetime {
+                    received: Timestamp::from_millis(spans[0]),
+                    initial_age: Duration::from_millis(spans[1]),
+                    fresh: Duration::from_millis(spans[2]),
+                    stale_while_revalidate: Duration::from_millis(spans[3]),
+                    stale_if_error: Duration::from_millis(spans[4]),
+                    must_revalidate: flags[0],
+                    no_cache: flags[1],
+                    immutable: flags[2],
                 },
+                vary: Vary { fields: vary.into_iter().map(|(name, value)| (
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    value.map(Into::into),
+                )).collect() },
+                sharing,
+            };
+            let label = Label {
                 tags: tags.into_iter().map(Into::into).collect(),
                 url: url.into(),
                 position: Position { log, local: 0 },
                 app_time: Duration::from_millis(spans[5]),
-                prepared: crate::cache::Prepared::new(),
-            }
+            };
+            (stored, label)
         }
     }
 
@@ -473,24 +238,30 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_is_written_is_read_again(entry in entries(), offset in -1_000_000i64..1_000_000) {
+        fn what_is_written_is_read_again((stored, label) in entries(), offset in -1_000_000i64..1_000_000) {
+            let entry = Entry::new(&stored, &label);
+            prop_assert_eq!(entry.stored(), stored.clone());
+            prop_assert_eq!(entry.label(), label.clone());
             let bytes = encode(&entry, &key(), 0);
             prop_assert_eq!(bytes.len(), bytes.capacity());
             let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
-            prop_assert_eq!(&read.stored, &entry.stored);
-            prop_assert_eq!((read.tags, read.url, read.position, read.app_time),
-                (entry.tags.clone(), entry.url.clone(), entry.position, entry.app_time));
+            prop_assert_eq!((read.stored(), read.label()), (stored.clone(), label.clone()));
+            prop_assert_eq!((read.fields(), read.is_plain()), (entry.fields(), entry.is_plain()));
             // Another sidecar, whose clock differs, sees the same moment.
-            let mut later = entry;
-            later.stored.lifetime.received = Timestamp::from_millis(10_000_000);
-            let bytes = Bytes::from(encode(&later, &key(), offset));
+            let mut later = stored;
+            later.lifetime.received = Timestamp::from_millis(10_000_000);
+            let bytes = Bytes::from(encode(&Entry::new(&later, &label), &key(), offset));
             let Ok(Frame::Entry(read)) = decode(&bytes, &key(), offset + 5) else { panic!("not read") };
-            prop_assert_eq!(read.stored.lifetime.received.as_millis(), 10_000_000 - 5);
+            prop_assert_eq!(read.received().as_millis(), 10_000_000 - 5);
+            // And one whose lifetime is another is the same beside.
+            later.lifetime.fresh += Duration::from_secs(1);
+            let lasting = entry.lasting(&later.lifetime);
+            prop_assert_eq!((lasting.stored(), lasting.label()), (later, label));
         }
 
         #[test]
-        fn no_flipped_bit_and_no_missing_byte_is_overlooked(entry in entries()) {
-            let bytes = encode(&entry, &key(), 0);
+        fn no_flipped_bit_and_no_missing_byte_is_overlooked((stored, label) in entries()) {
+            let bytes = encode(&Entry::new(&stored, &label), &key(), 0);
             for length in 0..bytes.len() {
                 prop_assert!(decoded(&bytes[..length]).is_err());
             }
@@ -502,6 +273,24 @@ mod tests {
             }
         }
 
+        /// A forger makes the checksum right. What comes out then can be used, and be sent as it is.
+        #[test]
+        fn no_flipped_bit_behind_a_right_checksum_splits_a_response((stored, label) in entries()) {
+            let whole = encode(&Entry::new(&stored, &label), &key(), 0);
+            for bit in (HEAD_AT * 8..whole.len() * 8).step_by(5) {
+                let mut forged = whole.clone();
+                forged[bit / 8] ^= 1 << (bit % 8);
+                let sum = checksum(&forged).unwrap();
+                forged[CHECKSUM_AT..KEY_AT].copy_from_slice(&sum);
+                if let Ok(Frame::Entry(read)) = decoded(&forged) {
+                    let (stored, label) = (read.stored(), read.label());
+                    let again = Entry::new(&stored, &label);
+                    prop_assert_eq!(again.stored(), stored);
+                    prop_assert_eq!(sorted(again.fields()), sorted(read.fields()));
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decoded(&bytes).is_err());
@@ -510,8 +299,7 @@ mod tests {
         /// The checks behind the checksum stand on their own feet.
         #[test]
         fn any_head_with_a_right_checksum_is_answered(rest in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..2) {
-            let bytes = frame(kind, &key(), |out| out.put(&rest));
-            let _ = decoded(&bytes);
+            let _ = decoded(&frame(kind, &key(), &[&rest]));
         }
     }
 
@@ -533,19 +321,17 @@ mod tests {
         let other = Key::from_bytes([8; 16]);
         let bytes = Bytes::from(whole.clone());
         assert_eq!(decode(&bytes, &other, 0).unwrap_err(), Corrupt::OtherKey);
-        let longer = frame(KIND_VARY, &key(), |out| out.put(&[0, 0, 0]));
+        let longer = frame(KIND_VARY, &key(), &[&[0, 0, 0]]);
         assert_eq!(decoded(&longer).unwrap_err(), Corrupt::Malformed);
-        let split = frame(KIND_VARY, &key(), |out| {
-            out.number16(1);
-            out.short(b"a\r\nb");
-        });
+        let split = frame(KIND_VARY, &key(), &[b"\x01\0\x04\0a\r\nb"]);
         assert_eq!(decoded(&split).unwrap_err(), Corrupt::Malformed);
     }
 
     #[test]
     fn every_single_flipped_bit_is_seen() {
-        let mut entry = crate::cache::testing::entry("host/a", b"body");
-        entry.stored.vary.fields = Box::new([(http::header::ACCEPT, Some((*b"x").into()))]);
+        let mut stored = testing::stored(b"body");
+        stored.vary.fields = Box::new([(http::header::ACCEPT, Some((*b"x").into()))]);
+        let entry = Entry::new(&stored, &testing::label("host/a"));
         let whole = encode(&entry, &key(), 0);
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
@@ -556,33 +342,96 @@ mod tests {
 
     #[test]
     fn more_fields_than_a_table_has_room_for_are_no_entry() {
-        // The room for the fields that we add is asked for, not taken.
-        for count in [24_000, 24_575, 24_576, 32_767, 32_768] {
-            let mut fields = HeaderMap::new();
+        for count in [
+            crate::cache::entry::FIELDS_MAX,
+            crate::cache::entry::FIELDS_MAX + 1,
+        ] {
+            let mut stored = testing::stored(b"body");
             for number in 0..count {
                 let name = HeaderName::from_bytes(format!("f{number}").as_bytes()).unwrap();
-                if fields
-                    .try_append(name, HeaderValue::from_static(""))
-                    .is_err()
-                {
-                    break;
-                }
+                let value = HeaderValue::from_static("");
+                stored.headers.try_append(name, value).unwrap();
             }
-            let mut entry = crate::cache::testing::entry("host/a", b"body");
-            entry.stored.headers = fields;
-            let _ = decoded(&encode(&entry, &key(), 0));
+            let entry = Entry::new(&stored, &testing::label("host/a"));
+            let read = decoded(&encode(&entry, &key(), 0));
+            match read {
+                Ok(Frame::Entry(read)) => assert_eq!(read.stored(), stored),
+                read => assert_eq!(
+                    (read.unwrap_err(), count > 16_384),
+                    (Corrupt::Malformed, true)
+                ),
+            }
+        }
+    }
+
+    /// The lines of a head, in no order: fields of one name that lie apart come together in a table.
+    fn sorted(lines: &[u8]) -> Vec<&[u8]> {
+        let mut lines: Vec<_> = lines.split(|byte| *byte == b'\n').collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    /// A frame whose fields are these bytes, with a right checksum.
+    fn forged(fields: &[u8]) -> Result<Frame, Corrupt> {
+        let entry = testing::entry("host/a", b"body");
+        let [block, _] = entry.parts();
+        let at = block.len() - b"body".len();
+        let mut block = [&block[..at], fields, b"body"].concat();
+        // Behind the lengths of the URL, the tags, and Vary.
+        block[72..76].copy_from_slice(&(fields.len() as u32).to_le_bytes());
+        decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]))
+    }
+
+    #[test]
+    fn no_field_of_a_forged_frame_splits_a_response() {
+        for fine in ["", "a: b\r\n", "a: \r\n", "a: b: c\td\r\na: \u{fc}\r\n"] {
+            let read = forged(fine.as_bytes());
+            let Ok(Frame::Entry(read)) = read else {
+                panic!("{fine:?}: {read:?}")
+            };
+            assert_eq!(
+                (read.fields(), &*read.body()),
+                (fine.as_bytes(), &b"body"[..])
+            );
+        }
+        for split in [
+            "a",
+            "a: b",
+            "a: b\r",
+            "a: b\n",
+            "a:b\r\n",
+            "a b: c\r\n",
+            "A: b\r\n",
+            ": b\r\n",
+            "\r\n",
+            "a: b\r\n\r\n",
+            "a: b\rc: d\r\n",
+            "a: b\nc: d\r\n",
+            "a: b\r\n c\r\n",
+            "a: \0\r\n",
+            "a: \x7f\r\n",
+            "content-length: 5\r\n",
+            "a: b\r\ntransfer-encoding: chunked\r\n",
+            "connection: close\r\n",
+        ] {
+            assert_eq!(
+                forged(split.as_bytes()).unwrap_err(),
+                Corrupt::Malformed,
+                "{split:?}"
+            );
         }
     }
 
     #[test]
-    fn the_body_is_not_copied() {
-        let names = [http::header::ACCEPT];
-        let mut entry = crate::cache::testing::entry("host/a", b"body");
-        entry.stored.vary.fields = Box::new([(names[0].clone(), None)]);
-        let bytes = Bytes::from(encode(&entry, &key(), 0));
-        let Ok(Frame::Entry(read)) = decode(&bytes, &key(), 0) else {
-            panic!("not read")
-        };
-        assert_eq!(read.stored.body.as_ptr(), bytes[bytes.len() - 4..].as_ptr());
+    fn nothing_of_an_entry_is_copied() {
+        for length in [4, crate::cache::entry::CONTENT_WITHIN_MAX + 1] {
+            let body = vec![b'x'; length];
+            let bytes = Bytes::from(encode(&testing::entry("host/a", &body), &key(), 0));
+            let Ok(Frame::Entry(read)) = decode(&bytes, &key(), 0) else {
+                panic!("not read")
+            };
+            assert_eq!(read.body().as_ptr(), bytes[bytes.len() - length..].as_ptr());
+            assert_eq!(read.parts()[0].as_ptr(), bytes[BLOCK_AT..].as_ptr());
+        }
     }
 }

@@ -4,19 +4,18 @@
 //! question.
 
 use super::Entry;
-use crate::semantics::{Key, Timestamp};
+use crate::semantics::Key;
 use http::{HeaderMap, HeaderName};
 use quick_cache::sync::Cache as Map;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes an entry takes beside its content: the structs, a place in the map (some of which are
-/// empty), the heads of a dozen allocations, and the lines of the head as it is sent that are not stored.
-pub const ENTRY_OVERHEAD: u64 = (size_of::<Entry>() + size_of::<Slot>() + 512) as u64;
-/// Bytes a stored field takes beside its name and value: its place in the table and in the index,
-/// and what a name that is none of the registered ones takes by itself.
-pub const FIELD_OVERHEAD: u64 = 136;
+/// Bytes an entry takes beside its block: the struct, a place in the map (some of which are empty),
+/// the heads of its allocations, and the count of those who share the block.
+pub const ENTRY_OVERHEAD: u64 = (size_of::<Entry>() + 160) as u64;
+/// Bytes a field of a Vary rule takes: its place in a table and in an index, and twice its name.
+pub const RULE_FIELD_BYTES: u64 = 200;
 /// Most variants of one key that are kept here; the oldest goes.
 pub const VARIANTS_MAX: usize = 64;
 
@@ -31,22 +30,11 @@ pub struct VaryRule {
     pub variants: std::sync::Mutex<Vec<Key>>,
 }
 
-/// An entry with what this process knows of it.
-#[derive(Debug)]
-pub struct Slot {
-    /// The entry.
-    pub entry: Arc<Entry>,
-    /// From then on it is of no use to anybody.
-    pub dead_at: Timestamp,
-    /// The number of purges up to which it was found not to be purged.
-    pub checked: AtomicU64,
-}
-
 /// What lies under a key.
 #[derive(Clone, Debug)]
 pub enum Held {
     /// A response.
-    Entry(Arc<Slot>),
+    Entry(Arc<Entry>),
     /// Responses under keys of their own, by these fields.
     Vary(Arc<VaryRule>),
 }
@@ -127,11 +115,11 @@ impl Memory {
     }
 
     /// Takes away the entry under `key` if it is still this one.
-    pub fn remove_this(&self, key: &Key, slot: &Arc<Slot>) {
+    pub fn remove_this(&self, key: &Key, entry: &Arc<Entry>) {
         if let Some(map) = &self.map {
             map.remove_if(
                 key,
-                |held| matches!(held, Held::Entry(held) if Arc::ptr_eq(held, slot)),
+                |held| matches!(held, Held::Entry(held) if Arc::ptr_eq(held, entry)),
             );
         }
     }
@@ -167,40 +155,21 @@ struct Weight;
 impl Weighter<Key, Held> for Weight {
     fn weight(&self, _: &Key, held: &Held) -> u64 {
         match held {
-            Held::Entry(slot) => bytes_of(&slot.entry),
+            Held::Entry(entry) => bytes_of(entry),
             // Weighed as if full, since its list of variants grows unseen.
             Held::Vary(rule) => {
                 ENTRY_OVERHEAD
-                    + rule.names.len() as u64 * FIELD_OVERHEAD
+                    + rule.names.len() as u64 * RULE_FIELD_BYTES
                     + (VARIANTS_MAX * size_of::<Key>()) as u64
             }
         }
     }
 }
 
-/// The bytes that `entry` takes up, more rather than less: its head counts twice, since it may be
-/// kept in the form in which it is sent, too.
+/// The bytes that `entry` takes up.
 #[must_use]
 pub fn bytes_of(entry: &Entry) -> u64 {
-    let fields = |fields: &HeaderMap| -> u64 {
-        fields
-            .iter()
-            .map(|(name, value)| 2 * (name.as_str().len() + value.len()) as u64 + FIELD_OVERHEAD)
-            .sum()
-    };
-    let vary: usize = entry
-        .stored
-        .vary
-        .fields
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |value| value.len()))
-        .sum();
-    let tags: usize = entry.tags.iter().map(|tag| tag.len() + 16).sum();
-    ENTRY_OVERHEAD
-        + entry.stored.body.len() as u64
-        + fields(&entry.stored.headers)
-        + fields(&entry.stored.trailers)
-        + (vary + tags + entry.url.len()) as u64
+    ENTRY_OVERHEAD + entry.bytes() as u64
 }
 
 #[derive(Clone, Debug)]
@@ -217,14 +186,11 @@ impl Lifecycle<Key, Held> for Evictions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::testing::entry;
+    use crate::cache::testing::{entry, stored};
+    use crate::semantics::Timestamp;
 
     fn held(body: usize) -> Held {
-        Held::Entry(Arc::new(Slot {
-            entry: Arc::new(entry("h/a", &vec![b'x'; body])),
-            dead_at: Timestamp::from_millis(u64::MAX),
-            checked: AtomicU64::new(0),
-        }))
+        Held::Entry(Arc::new(entry("h/a", &vec![b'x'; body])))
     }
 
     fn key(n: u64) -> Key {
@@ -298,17 +264,17 @@ mod tests {
         let cache = crate::cache::Cache::new(1 << 30, "test", 1 << 20);
         let before = resident();
         for n in 0..ENTRIES {
-            let plain = entry("h/a", &[b'x'; 128]);
             let stored = crate::semantics::Stored {
                 headers: read_in(n),
-                ..plain.stored
+                ..stored(&[b'x'; 128])
             };
-            let url = format!("example.org/articles/{n}").into();
-            let entry = Entry::new(stored, Box::default(), url, plain.position);
+            let label = crate::cache::Label {
+                url: format!("example.org/articles/{n}").into(),
+                ..Default::default()
+            };
+            let entry = Entry::new(&stored, &label);
             // Somebody has asked for each of them.
-            let head = vec![b'x'; 350].into_boxed_slice();
-            entry.prepared.get_or_init(|| Some(head));
-            drop(entry.stored.body.clone());
+            drop(entry.body());
             assert!(cache.store(&key(n), Arc::new(entry), Timestamp::default()));
         }
         let status = cache.status();

@@ -4,6 +4,7 @@
 //! the way in and nothing at all on the way out.
 
 pub mod codec;
+pub mod entry;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
@@ -12,44 +13,24 @@ pub mod redis_tier;
 pub(crate) mod testing;
 
 pub use codec::Corrupt;
+pub use entry::{Entry, Label};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::redis_client::Redis;
-use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary};
+use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use memory::{Held, Memory, Slot, VARIANTS_MAX, VaryRule};
+use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How far in the future a response may seem to have been received: what reading two clocks over a
 /// network may be wrong by.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(1);
-
-/// A stored response with what the store itself knows of it.
-#[derive(Debug)]
-pub struct Entry {
-    /// The response.
-    pub stored: Stored,
-    /// Tags, sorted, each once.
-    pub tags: Box<[Box<str>]>,
-    /// Path and query it was stored for; purges by URL and prefix look at it. Host first: `host/path?query`.
-    pub url: Box<str>,
-    /// The purge log as seen when the fetch that made it began.
-    pub position: Position,
-    /// How long the app took to give it: what a hit spares.
-    pub app_time: Duration,
-    /// Its head as it is sent, for whoever sends it often.
-    pub prepared: Prepared,
-}
-
-/// A form of an entry's head that is ready to be sent, made when it is first wanted; `None` where
-/// the head has no such form.
-pub type Prepared = OnceLock<Option<Box<[u8]>>>;
 
 /// Which tier an entry came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +161,7 @@ impl Cache {
             softly_purged: false,
             ..
         } = &here
-            && entry.stored.lifetime.is_fresh(now)
+            && entry.is_fresh(now)
         {
             return here;
         }
@@ -213,7 +194,7 @@ impl Cache {
         };
         let known = rule.variants().clone();
         let valid = |at: &Key| match self.shared.memory.get(at)? {
-            Held::Entry(slot) => match self.judge(at, &slot, now) {
+            Held::Entry(entry) => match self.judge(at, entry, now) {
                 Lookup::Found {
                     entry,
                     softly_purged: false,
@@ -238,13 +219,14 @@ impl Cache {
     /// Returns whether any tier keeps it, as far as is known without waiting: a Redis that is away
     /// or full does not.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) -> bool {
-        let since = Since::Local(entry.position.local);
+        let since = Since::Local(entry.checked());
         if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
             return false;
         }
-        let variant = (!entry.stored.vary.is_empty()).then(|| {
-            let variant = key.variant(&digestible(&entry.stored.vary));
-            self.remember_variant(key, &entry.stored.vary, variant);
+        let variant = (!entry.is_for_all()).then(|| {
+            let vary = entry.vary();
+            let variant = key.variant(&digestible(&vary));
+            self.remember_variant(key, &vary, variant);
             variant
         });
         let here = self.keep(variant.unwrap_or(*key), &entry);
@@ -332,9 +314,7 @@ impl Cache {
             held = self.shared.memory.get(&at);
         }
         let here = match held {
-            Some(Held::Entry(slot)) if slot.entry.stored.vary.matches(request) => {
-                self.judge(&at, &slot, now)
-            }
+            Some(Held::Entry(entry)) if entry.matches(request) => self.judge(&at, entry, now),
             Some(Held::Entry(_)) => Lookup::Absent(Reason::Vary),
             Some(Held::Vary(_)) | None => Lookup::Absent(match rule {
                 Some(_) => Reason::Vary,
@@ -345,13 +325,12 @@ impl Cache {
     }
 
     /// Whether an entry in memory may be shown.
-    fn judge(&self, at: &Key, slot: &Arc<Slot>, now: Timestamp) -> Lookup {
-        let entry = &slot.entry;
-        if now >= slot.dead_at {
-            self.shared.memory.remove_this(at, slot);
+    fn judge(&self, at: &Key, entry: Arc<Entry>, now: Timestamp) -> Lookup {
+        if entry.keep(now).is_zero() {
+            self.shared.memory.remove_this(at, &entry);
             return Lookup::Absent(Reason::Expired);
         }
-        let checked = slot.checked.load(Ordering::Relaxed);
+        let checked = entry.checked();
         let purges = self.shared.purges.local();
         let mut softly_purged = false;
         if checked != purges {
@@ -360,17 +339,16 @@ impl Cache {
                 .purges
                 .verdict(entry.subject(), Since::Local(checked))
             {
-                // Only ever raised: another worker may have checked it against more.
-                Verdict::Valid => drop(slot.checked.fetch_max(purges, Ordering::Relaxed)),
+                Verdict::Valid => entry.check(purges),
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
-                    self.shared.memory.remove_this(at, slot);
+                    self.shared.memory.remove_this(at, &entry);
                     return Lookup::Absent(Reason::Purged);
                 }
             }
         }
         Lookup::Found {
-            entry: Arc::clone(entry),
+            entry,
             tier: Tier::Memory,
             softly_purged,
         }
@@ -390,30 +368,24 @@ impl Cache {
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
             match tier.get(key, variant.as_ref(), now).await {
-                Ok(Found::Entry(mut entry)) => {
-                    let vary = &entry.stored.vary;
-                    if vary.is_empty() == variant.is_some()
-                        || !(vary.is_empty() || vary.matches(request))
-                    {
+                Ok(Found::Entry(entry)) => {
+                    if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
                     }
-                    let since = Since::Log(entry.position.log);
+                    let since = Since::Log(entry.position().log);
                     let verdict = self.shared.purges.verdict(entry.subject(), since);
                     if verdict == Verdict::Hard {
                         return Lookup::Absent(Reason::Purged);
                     }
-                    if now >= dead_at(&entry.stored) {
+                    if entry.keep(now).is_zero() {
                         return Lookup::Absent(Reason::Expired);
                     }
-                    if entry.stored.lifetime.received > now + CLOCKS_APART_MAX {
+                    if entry.received() > now + CLOCKS_APART_MAX {
                         // Redis's clock has been set back: nobody can tell how old it is.
                         return Lookup::Absent(Reason::Expired);
                     }
                     let softly_purged = verdict == Verdict::Soft;
-                    entry.position.local = local;
-                    if self.shared.memory.keeps_entries() {
-                        entry.stored = entry.stored.compact();
-                    }
+                    entry.check(local);
                     let entry = Arc::new(entry);
                     if !softly_purged {
                         self.promote(variant.unwrap_or(*key), &entry);
@@ -437,19 +409,13 @@ impl Cache {
     }
 
     fn keep(&self, at: Key, entry: &Arc<Entry>) -> bool {
-        let slot = Slot {
-            entry: Arc::clone(entry),
-            dead_at: dead_at(&entry.stored),
-            checked: AtomicU64::new(entry.position.local),
-        };
-        self.shared.memory.put(at, Held::Entry(Arc::new(slot)))
+        self.shared.memory.put(at, Held::Entry(Arc::clone(entry)))
     }
 
     /// Keeps in memory what came from Redis, unless a fetch has brought something newer meanwhile.
     fn promote(&self, at: Key, entry: &Arc<Entry>) {
-        let received = entry.stored.lifetime.received;
         match self.shared.memory.get(&at) {
-            Some(Held::Entry(slot)) if slot.entry.stored.lifetime.received > received => {}
+            Some(Held::Entry(held)) if held.received() > entry.received() => {}
             _ => {
                 self.keep(at, entry);
             }
@@ -481,32 +447,11 @@ impl Cache {
 }
 
 impl Entry {
-    /// An entry that holds on to nothing larger than itself; the body has to be of its own already.
-    #[must_use]
-    pub fn new(stored: Stored, tags: Box<[Box<str>]>, url: Box<str>, position: Position) -> Self {
-        Self {
-            stored: stored.compact(),
-            tags,
-            url,
-            position,
-            app_time: Duration::ZERO,
-            prepared: Prepared::new(),
-        }
-    }
-
-    /// The same entry with another response: one that was validated, or whose lifetime was renewed.
-    #[must_use]
-    pub fn with(&self, stored: Stored) -> Self {
-        Self {
-            app_time: self.app_time,
-            ..Self::new(stored, self.tags.clone(), self.url.clone(), self.position)
-        }
-    }
-
-    fn subject(&self) -> Subject<'_> {
+    /// What it is purged by.
+    fn subject(&self) -> Subject<'_, entry::Tags<'_>> {
         Subject {
-            tags: &self.tags,
-            url: &self.url,
+            tags: self.tags(),
+            url: self.url(),
         }
     }
 }
@@ -565,7 +510,7 @@ fn better(here: Lookup, there: Lookup) -> Lookup {
             entry,
             softly_purged,
             ..
-        } => Some((!softly_purged, entry.stored.lifetime.received)),
+        } => Some((!softly_purged, entry.received())),
     };
     match (&here, &there) {
         // A purge or an expiry here says more than "nothing" there.
@@ -574,12 +519,6 @@ fn better(here: Lookup, there: Lookup) -> Lookup {
         _ if rank(&there) > rank(&here) => there,
         _ => here,
     }
-}
-
-/// When a response can be of no use any more, not even to ask whether it still holds.
-fn dead_at(stored: &Stored) -> Timestamp {
-    let received = stored.lifetime.received;
-    received + stored.keep(received)
 }
 
 #[cfg(test)]
@@ -627,11 +566,14 @@ mod tests {
 
         /// Fetches: reads the position, then stores.
         fn fill(&self, n: u8, tags: &[&str], body: &[u8]) {
-            let mut entry = testing::entry(&format!("host/{n}"), body);
-            entry.stored.lifetime.received = self.clock.now();
-            entry.tags = tags.iter().map(|tag| (*tag).into()).collect();
-            entry.position = self.cache.position();
-            self.cache.store(&key(n), Arc::new(entry), self.clock.now());
+            let label = Label {
+                tags: tags.iter().map(|tag| (*tag).into()).collect(),
+                position: self.cache.position(),
+                ..testing::label(&format!("host/{n}"))
+            };
+            let stored = testing::stored_at(self.clock.now(), body);
+            let entry = Arc::new(Entry::new(&stored, &label));
+            self.cache.store(&key(n), entry, self.clock.now());
         }
 
         async fn get(&self, n: u8) -> Lookup {
@@ -641,7 +583,7 @@ mod tests {
 
         async fn body(&self, n: u8) -> Option<(Vec<u8>, Tier)> {
             match self.get(n).await {
-                Lookup::Found { entry, tier, .. } => Some((entry.stored.body.to_vec(), tier)),
+                Lookup::Found { entry, tier, .. } => Some((entry.body().to_vec(), tier)),
                 Lookup::Absent(_) => None,
             }
         }
@@ -689,8 +631,11 @@ mod tests {
     async fn without_redis_memory_serves_and_purges_alone() {
         let cache = Cache::new(1 << 20, "test", 1 << 16);
         let request = HeaderMap::new();
-        let mut entry = testing::entry("host/a", b"body");
-        entry.tags = Box::new(["a".into()]);
+        let label = Label {
+            tags: Box::new(["a".into()]),
+            ..testing::label("host/a")
+        };
+        let entry = Entry::new(&testing::stored(b"body"), &label);
         cache.store(&key(1), Arc::new(entry), NOW);
         let found = cache.lookup(&key(1), &request, NOW).await;
         assert!(matches!(
@@ -732,15 +677,20 @@ mod tests {
     #[tokio::test]
     async fn a_fetch_that_began_before_a_purge_fills_nothing() {
         let cache = Cache::new(1 << 20, "test", 1 << 16);
-        let mut entry = testing::entry("host/a", b"old");
-        entry.position = cache.position();
+        let fetched = |body| {
+            let label = Label {
+                position: cache.position(),
+                ..testing::label("host/a")
+            };
+            Entry::new(&testing::stored(body), &label)
+        };
+        let entry = fetched(b"old");
         let purge = Purge {
             scope: Scope::Url("host/a".to_owned()),
             soft: false,
         };
         cache.purge(vec![purge]).await;
-        let mut newer = testing::entry("host/a", b"new");
-        newer.position = cache.position();
+        let newer = fetched(b"new");
         for entry in [newer, entry] {
             cache.store(&key(1), Arc::new(entry), NOW);
         }
@@ -748,16 +698,15 @@ mod tests {
         let Lookup::Found { entry, .. } = found else {
             panic!("{found:?}")
         };
-        assert_eq!(entry.stored.body, "new");
+        assert_eq!(entry.body(), "new");
     }
 
     #[tokio::test]
     async fn what_comes_from_redis_does_not_displace_what_is_newer() {
         let cache = Cache::new(1 << 20, "test", 1 << 16);
         let at = |received, body| {
-            let mut entry = testing::entry("host/a", body);
-            entry.stored.lifetime.received = Timestamp::from_millis(received);
-            Arc::new(entry)
+            let stored = testing::stored_at(Timestamp::from_millis(received), body);
+            Arc::new(Entry::new(&stored, &testing::label("host/a")))
         };
         cache.store(&key(1), at(2_000, b"newer"), NOW);
         cache.promote(key(1), &at(1_000, b"older"));
@@ -765,7 +714,7 @@ mod tests {
         let Lookup::Found { entry, .. } = found else {
             panic!("{found:?}")
         };
-        assert_eq!(entry.stored.body, "newer");
+        assert_eq!(entry.body(), "newer");
     }
 
     #[tokio::test]
@@ -792,10 +741,12 @@ mod tests {
         let follower = tokio::spawn(async move { follower.follow_purges(&followed).await });
         until("the log is followed", || cache.status().log_followed).await;
         let now = Clock::system().now();
-        let mut entry = testing::entry("host/1", b"1");
-        entry.stored.lifetime.received = now;
-        entry.position = cache.position();
-        let entry = Arc::new(entry);
+        let label = Label {
+            position: cache.position(),
+            ..testing::label("host/1")
+        };
+        let stored = testing::stored_at(now, b"1");
+        let entry = Arc::new(Entry::new(&stored, &label));
         cache.store(&key(1), Arc::clone(&entry), now);
         cache.flush(Duration::from_secs(1)).await;
         server.cli(&["CLIENT", "PAUSE", "600", "WRITE"]);
@@ -812,7 +763,7 @@ mod tests {
     async fn what_is_of_no_use_any_more_is_absent() {
         let cache = Cache::new(1 << 20, "test", 1 << 16);
         let entry = testing::entry("host/a", b"body");
-        let dead = dead_at(&entry.stored);
+        let dead = entry.received() + entry.keep(entry.received());
         cache.store(&key(1), Arc::new(entry), NOW);
         let found = cache.lookup(&key(1), &HeaderMap::new(), dead).await;
         assert!(matches!(found, Lookup::Absent(Reason::Expired)));
@@ -1042,11 +993,13 @@ mod tests {
     fn fill_language(cache: &Cache, language: &'static str, now: Timestamp) {
         let mut response = HeaderMap::new();
         response.insert(VARY, HeaderValue::from_static("Accept-Language"));
-        let mut entry = testing::entry("host/1", language.as_bytes());
-        entry.stored.lifetime.received = now;
-        entry.stored.vary = Vary::select(&response, &speaking(language)).unwrap();
-        entry.position = cache.position();
-        cache.store(&key(1), Arc::new(entry), now);
+        let mut stored = testing::stored_at(now, language.as_bytes());
+        stored.vary = Vary::select(&response, &speaking(language)).unwrap();
+        let label = Label {
+            position: cache.position(),
+            ..testing::label("host/1")
+        };
+        cache.store(&key(1), Arc::new(Entry::new(&stored, &label)), now);
     }
 
     #[tokio::test]
@@ -1065,7 +1018,7 @@ mod tests {
                 let Lookup::Found { entry, .. } = found else {
                     panic!("{language}: {found:?}")
                 };
-                assert_eq!(entry.stored.body, language.as_bytes());
+                assert_eq!(entry.body(), language.as_bytes());
             }
             let found = cache.lookup(&key(1), &speaking("fr"), now).await;
             assert!(matches!(found, Lookup::Absent(Reason::Vary)), "{found:?}");

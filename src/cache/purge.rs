@@ -144,9 +144,9 @@ pub enum Since {
 
 /// What an entry is purged by.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// Its tags.
-    pub tags: &'a [Box<str>],
+pub struct Subject<'a, T> {
+    /// Its tags: anything that gives them one by one.
+    pub tags: T,
     /// `host/path?query`
     pub url: &'a str,
 }
@@ -298,7 +298,11 @@ impl Table {
 
     /// Whether an entry has been purged since.
     #[must_use]
-    pub fn verdict(&self, subject: Subject<'_>, since: Since) -> Verdict {
+    pub fn verdict<'a>(
+        &self,
+        subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
+        since: Since,
+    ) -> Verdict {
         if self.floor.hits(since) {
             return Verdict::Hard;
         }
@@ -458,7 +462,11 @@ impl PurgeLog {
 
     /// See [`Table::verdict`].
     #[must_use]
-    pub fn verdict(&self, subject: Subject<'_>, since: Since) -> Verdict {
+    pub fn verdict<'a>(
+        &self,
+        subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
+        since: Since,
+    ) -> Verdict {
         self.read().verdict(subject, since)
     }
 
@@ -896,8 +904,8 @@ mod tests {
     }
 
     fn verdict(table: &Table, tags: &[&str], url: &str, since: Since) -> Verdict {
-        let tags: Vec<Box<str>> = tags.iter().map(|tag| (*tag).into()).collect();
-        table.verdict(Subject { tags: &tags, url }, since)
+        let tags = tags.iter().copied();
+        table.verdict(Subject { tags, url }, since)
     }
 
     /// Any answer of a server, purges and what is only like them first of all.
@@ -932,7 +940,7 @@ mod tests {
             let readable = value.as_ref().is_some_and(|value| std::str::from_utf8(value).is_ok());
             fields.extend(value.map(|value| (b"v".to_vec(), value)));
             log.replay((5, 1), &fields, true);
-            let verdict = log.verdict(Subject { tags: &[], url: "h/a" }, Since::Log((5, 0)));
+            let verdict = log.verdict(Subject { tags: [], url: "h/a" }, Since::Log((5, 0)));
             if !readable || !matches!(kind.as_str(), "tag" | "url" | "prefix") {
                 prop_assert_eq!(verdict, Verdict::Hard);
             }

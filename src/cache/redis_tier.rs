@@ -7,7 +7,7 @@
 //! dropped and counted. It never decides whether an entry may be used.
 
 use super::codec::{self, Corrupt, Frame};
-use super::purge::{PurgeLog, Since, Subject, Verdict};
+use super::purge::{PurgeLog, Since, Verdict};
 use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 /// Writes that may wait on one worker.
 pub const QUEUE_MAX: usize = 1_024;
-/// Bytes of bodies that may wait on one worker.
+/// Bytes of entries that may wait on one worker.
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest life of a key in Redis, whatever the response says.
 pub const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -41,10 +41,6 @@ const NAME_BYTES_MAX: usize = 2 * 32 + 6;
 
 /// What was found under a name in Redis.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once; a box would be one more allocation a hit"
-)]
 pub enum Found {
     /// A response.
     Entry(Entry),
@@ -174,7 +170,7 @@ impl RedisTier {
     /// Hands an entry to the writer, or drops it and counts that. Never waits. Returns whether there
     /// is hope: a full Redis is tried now and then, and seldom takes it.
     pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) -> bool {
-        let bytes = entry.stored.body.len();
+        let bytes = entry.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let write = Write::Put {
             key,
@@ -296,21 +292,17 @@ impl Writing {
                 now,
                 offset,
             } => {
-                let body = entry.stored.body.len();
-                self.queued_bytes.fetch_sub(body, Ordering::Relaxed);
-                let subject = Subject {
-                    tags: &entry.tags,
-                    url: &entry.url,
-                };
-                let since = Since::Local(entry.position.local);
-                let life = entry.stored.keep(now).min(TTL_MAX).as_millis() as u64;
+                let bytes = entry.bytes();
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                let since = Since::Local(entry.checked());
+                let life = entry.keep(now).min(TTL_MAX).as_millis() as u64;
                 // Redis takes no life of nothing; and what is purged already needs no place.
-                if life == 0 || self.purges.verdict(subject, since) == Verdict::Hard {
+                if life == 0 || self.purges.verdict(entry.subject(), since) == Verdict::Hard {
                     return 0;
                 }
                 *sets += 1;
                 if let Some(variant) = &variant {
-                    let names: Vec<_> = entry.stored.vary.names().cloned().collect();
+                    let names: Vec<_> = entry.vary().names().cloned().collect();
                     batch
                         .cmd("SET")
                         .arg(self.names.of(&key, None))
@@ -328,7 +320,7 @@ impl Writing {
                 }
                 .arg("PX")
                 .arg(life);
-                body
+                bytes
             }
             Write::Remove {
                 key,

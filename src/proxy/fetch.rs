@@ -5,12 +5,12 @@ use super::reply::Reply;
 use super::respond::Problem;
 use super::search::Places;
 use super::{Ask, Proxy, Snapshot, forward, purge};
-use crate::cache::{Entry, Lookup};
+use crate::cache::{Entry, Label, Lookup};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
 use crate::semantics::groups;
-use crate::semantics::reuse::{ClientRefresh, is_failure};
+use crate::semantics::reuse::{ClientRefresh, Terms, is_failure};
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
@@ -229,11 +229,11 @@ impl Proxy {
     ) -> Option<Result<Reply, Problem>> {
         let outcome = self.outcome_of(&fill).await;
         let visit = ask.visit;
-        let fits = |stored: &Stored| {
-            stored.vary.matches(&visit.headers)
+        let fits = |matches: bool, terms: Terms| {
+            matches
                 && semantics::reuse(
                     &visit.headers,
-                    Some(stored),
+                    Some(terms),
                     false,
                     ask.policy(),
                     visit.client_refresh(),
@@ -242,11 +242,16 @@ impl Proxy {
         };
         match outcome {
             Filled::Streaming(stored, reader)
-                if fits(&stored) && !visit.headers.contains_key(RANGE) =>
+                if fits(
+                    stored.vary.matches(&visit.headers),
+                    stored.terms(&visit.headers),
+                ) && !visit.headers.contains_key(RANGE) =>
             {
                 Some(Ok(Reply::following(ask, &stored, reader, why)))
             }
-            Filled::Ready(entry) if fits(&entry.stored) => {
+            Filled::Ready(entry)
+                if fits(entry.matches(&visit.headers), entry.terms(&visit.headers)) =>
+            {
                 Some(Ok(Reply::confirmed(ask, &entry, why, true).collapsed()))
             }
             Filled::Failed(error) => {
@@ -277,7 +282,7 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         match stale {
             Some(stale) if self.may_stand_in(ask, &stale) => Ok(Reply::stand_in(ask, &stale, None)),
-            Some(stale) if stale.stored.suffices(&ask.visit.headers) => Err(problem.unconfirmed()),
+            Some(stale) if stale.terms(&ask.visit.headers).suffices => Err(problem.unconfirmed()),
             _ => Err(problem),
         }
     }
@@ -286,7 +291,7 @@ impl Proxy {
         let visit = ask.visit;
         semantics::usable_on_error(
             &visit.headers,
-            &stale.stored,
+            stale.terms(&visit.headers),
             ask.policy(),
             visit.client_refresh(),
             visit.now,
@@ -317,14 +322,14 @@ impl Proxy {
             let places = ask.places(&self.0.shared);
             places.is_none_or(|places| places.under(ask.found.rule, &stored.headers) == key)
         };
-        match validation::judge_head(&entry.stored, &exchange, ask.policy()) {
+        match validation::judge_head(&entry.stored(), &exchange, ask.policy()) {
             HeadVerdict::Unrelated => {}
             // What is said of queries now is not said of what this was stored for.
             HeadVerdict::Freshened(stored) if !belongs(&stored) => self.0.cache.remove(&key).await,
             HeadVerdict::Freshened(stored) => {
                 self.0
                     .cache
-                    .store(&key, Arc::new(entry.with(*stored)), ask.visit.now);
+                    .store(&key, Arc::new(entry.with(&stored)), ask.visit.now);
             }
             HeadVerdict::Spoiled => self.0.cache.remove(&key).await,
         }
@@ -340,7 +345,7 @@ impl Proxy {
         let visit = ask.visit;
         let rule = ask.found.rule;
         let held = stale;
-        let suffices = |held: &&Arc<Entry>| held.stored.suffices(&visit.headers);
+        let suffices = |held: &&Arc<Entry>| held.terms(&visit.headers).suffices;
         // A condition on a POST would mean another thing to the app (RFC 9110 §13.1.2).
         let may_ask = |_: &&Arc<Entry>| visit.method != Method::POST;
         let stale = held.as_ref().filter(suffices).filter(may_ask).cloned();
@@ -349,7 +354,7 @@ impl Proxy {
         if manner == Manner::Behind && rule.key.per.is_empty() {
             // What selects the answer goes along: without it the app would answer another question.
             let selects = |name: &HeaderName| {
-                let vary = held.as_ref().map(|held| &held.stored.vary);
+                let vary = held.as_ref().map(|held| held.vary());
                 rule.key.headers.contains(name)
                     || vary.is_some_and(|vary| vary.names().any(|varied| varied == name))
             };
@@ -382,14 +387,12 @@ impl Proxy {
         let unconditional = held.as_ref().map(|_| fields.clone());
         let conditional = stale
             .as_ref()
-            .is_some_and(|stale| validation::make_conditional(&mut fields, &stale.stored));
+            .is_some_and(|stale| validation::make_conditional(&mut fields, &stale.stored()));
         let part = held.as_ref().filter(|_| stale.is_none() && !judged);
         let rest = part.and_then(|part| {
-            let missing = validation::ask_for_rest(&mut fields, &part.stored)?;
-            Some(Rest {
-                missing,
-                part: part.clone(),
-            })
+            let part = part.stored();
+            let missing = validation::ask_for_rest(&mut fields, &part)?;
+            Some(Rest { missing, part })
         });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
@@ -521,13 +524,13 @@ pub(super) struct Job {
 /// What is asked for of a whole of which a part is stored.
 struct Rest {
     missing: Range<u64>,
-    part: Arc<Entry>,
+    part: Stored,
 }
 
 impl Rest {
     /// What is stored of it, in front of or behind what is asked for.
     fn around(&self) -> (Bytes, Bytes) {
-        let body = self.part.stored.body.clone();
+        let body = self.part.body.clone();
         match self.missing.start {
             0 => (Bytes::new(), body),
             _ => (body, Bytes::new()),
@@ -621,7 +624,7 @@ impl Job {
         response: &Response<ResponseBody>,
         requested: Timestamp,
     ) -> Option<HeaderMap> {
-        let part = &self.rest.as_ref()?.part.stored;
+        let part = &self.rest.as_ref()?.part;
         let headers = validation::completed(part, response.headers())?;
         let exchange = Exchange {
             status: StatusCode::OK,
@@ -693,10 +696,10 @@ impl Job {
                     trailers: trailers.clone(),
                     ..(*stored).clone()
                 };
-                let entry = self.entry(stored, app_time);
+                let entry = Arc::new(self.entry(&stored, app_time));
                 let cache = &self.proxy.0.cache;
-                if !self.is_outdated(&key, &entry.stored, requested)
-                    && cache.store(&key, Arc::new(entry), self.now())
+                if !self.is_outdated(&key, &stored, requested)
+                    && cache.store(&key, entry, self.now())
                 {
                     recorder.store(&handle, None);
                 }
@@ -723,8 +726,8 @@ impl Job {
         let cache = &self.proxy.0.cache;
         match cache.peek(key, &self.client, self.now()) {
             Lookup::Found { entry, .. } => {
-                entry.stored.lifetime.received >= requested
-                    && entry.stored.validators.date > stored.validators.date
+                entry.received() >= requested
+                    && entry.stored().validators().date > stored.validators().date
             }
             Lookup::Absent(_) => false,
         }
@@ -836,14 +839,15 @@ impl Job {
     ) -> Result<Stored, Reason> {
         let policy = self.policy().ok_or(Reason::NoStore)?;
         let stands_in = |held: &Arc<Entry>| {
-            semantics::usable_on_error(&self.client, &held.stored, policy, self.refresh, self.now())
+            let terms = held.terms(&self.client);
+            semantics::usable_on_error(&self.client, terms, policy, self.refresh, self.now())
         };
         // What may stand in for a failure is not to be replaced by it (RFC 5861 §4).
         if is_failure(response.status()) && self.held.as_ref().is_some_and(stands_in) {
             return Err(Reason::Status);
         }
         // Nor is a whole to be replaced by a part of it.
-        let is_whole = |held: &Arc<Entry>| held.stored.status != StatusCode::PARTIAL_CONTENT;
+        let is_whole = |held: &Arc<Entry>| held.status() != StatusCode::PARTIAL_CONTENT;
         if response.status() == StatusCode::PARTIAL_CONTENT
             && self.held.as_ref().is_some_and(is_whole)
         {
@@ -855,11 +859,9 @@ impl Job {
         if stored.vary.is_empty() {
             let now = self.now();
             let beside = self.proxy.0.cache.variants(&self.lead.key(), now);
-            let mut fresh = beside
-                .iter()
-                .filter(|one| one.stored.lifetime.is_fresh(now));
+            let mut fresh = beside.iter().filter(|one| one.is_fresh(now));
             if let Some(other) = fresh.next() {
-                stored.vary = other.stored.vary.taken_from(&self.client);
+                stored.vary = other.vary().taken_from(&self.client);
             }
         }
         let length = HttpBody::size_hint(response.body()).lower();
@@ -880,38 +882,40 @@ impl Job {
         requested: Timestamp,
     ) -> Option<(Arc<Entry>, bool)> {
         let stale = self.stale.clone()?;
-        if !validation::confirms(response.headers(), &stale.stored) {
+        let held = stale.stored();
+        if !validation::confirms(response.headers(), &held) {
             return None;
         }
         let stated = match response.headers().contains_key(NO_VARY_SEARCH) {
             true => response.headers(),
-            false => &stale.stored.headers,
+            false => &held.headers,
         };
         let sought = self.lead.key();
         // Validators are of one URL. What was stored for another one is this one's only as long as the
         // app says that the two are one.
-        if stale.url != self.url && self.key_of(stated) != sought {
+        if *stale.url() != *self.url && self.key_of(stated) != sought {
             return None;
         }
         let key = self.settle(stated);
         let exchange = self.exchange(response, requested);
-        let Some(stored) = validation::freshen(&stale.stored, &exchange, self.policy()?) else {
+        let Some(stored) = validation::freshen(&held, &exchange, self.policy()?) else {
             self.proxy.0.cache.remove(&sought).await;
-            let merged = validation::merge(&stale.stored, &exchange);
-            return Some((Arc::new(stale.with(merged)), false));
+            let merged = validation::merge(&held, &exchange);
+            return Some((Arc::new(stale.with(&merged)), false));
         };
-        let mut entry = stale.with(stored);
+        let mut label = stale.label();
         if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
-            entry.tags = self.tags.of(&entry.stored);
+            label.tags = self.tags.of(&stored);
         }
-        entry.position = self.lead.fill().position();
-        let entry = Arc::new(entry);
+        label.position = self.lead.fill().position();
+        let entry = Arc::new(Entry::new(&stored, &label));
         let cache = &self.proxy.0.cache;
         for other in cache.variants(&key, self.now()) {
-            let is_other = other.stored.vary != entry.stored.vary;
-            let freshened = validation::freshen_beside(&other.stored, &exchange, self.policy()?);
-            if let Some(stored) = freshened.filter(|_| is_other) {
-                cache.store(&key, Arc::new(other.with(stored)), self.now());
+            let beside = other.stored();
+            let is_other = beside.vary != stored.vary;
+            let freshened = validation::freshen_beside(&beside, &exchange, self.policy()?);
+            if let Some(freshened) = freshened.filter(|_| is_other) {
+                cache.store(&key, Arc::new(other.with(&freshened)), self.now());
             }
         }
         cache.store(&key, entry.clone(), self.now());
@@ -941,12 +945,14 @@ impl Job {
         }
     }
 
-    fn entry(&self, stored: Stored, app_time: Duration) -> Entry {
-        let (tags, position) = (self.tags.of(&stored), self.lead.fill().position());
-        Entry {
+    fn entry(&self, stored: &Stored, app_time: Duration) -> Entry {
+        let label = Label {
+            tags: self.tags.of(stored),
+            url: self.url.clone(),
+            position: self.lead.fill().position(),
             app_time,
-            ..Entry::new(stored, tags, self.url.clone(), position)
-        }
+        };
+        Entry::new(stored, &label)
     }
 
     fn policy(&self) -> Option<&Policy> {

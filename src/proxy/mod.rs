@@ -348,7 +348,7 @@ impl Proxy {
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let rule = ask.found.rule;
         let now = ask.visit.now;
-        let lifetime = &entry.stored.lifetime;
+        let lifetime = entry.lifetime();
         if let Some(share) = rule.refresh_ahead
             && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)
         {
@@ -359,9 +359,8 @@ impl Proxy {
             rule.policy.as_ref().and_then(|policy| policy.ttl.as_ref()),
         ) && let Some(slid) = lifetime.slide(ttl.default, cap, now)
         {
-            let mut stored = entry.stored.clone();
-            stored.lifetime = slid;
-            self.0.cache.store(&key, Arc::new(entry.with(stored)), now);
+            let entry = Arc::new(entry.lasting(&slid));
+            self.0.cache.store(&key, entry, now);
         }
     }
 
@@ -547,7 +546,7 @@ impl<'a> Ask<'a> {
             Lookup::Absent(_) => (None, false),
             // A HEAD is about the whole, and so is not answered by a part.
             Lookup::Found { entry, .. }
-                if visit.method == Method::HEAD && entry.stored.part().is_some() =>
+                if visit.method == Method::HEAD && entry.part().is_some() =>
             {
                 return Reuse::Fetch(Reason::Range);
             }
@@ -555,7 +554,7 @@ impl<'a> Ask<'a> {
                 entry,
                 softly_purged,
                 ..
-            } => (Some(&entry.stored), *softly_purged),
+            } => (Some(entry.terms(&visit.headers)), *softly_purged),
         };
         let reuse = semantics::reuse(
             &visit.headers,

@@ -9,6 +9,7 @@ use super::wire::{self, Head, Over};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Entry, Tier};
 use crate::limit::{self, Decision};
+use crate::semantics::answer::REPLACED;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::fields;
 use crate::semantics::line::{self, Line, number};
@@ -34,21 +35,11 @@ const X_CACHE_ROUTE: HeaderName = HeaderName::from_static("x-cache-route");
 const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// What [`Told::dress`] puts in place of what the app may have sent.
-pub(super) const REPLACED: [HeaderName; 6] = [
-    AGE,
-    X_CACHE,
-    X_CACHE_TTL,
-    X_RESPONSE_TIME,
-    X_TRACE_ID,
-    forward::X_REQUEST_ID,
-];
-
 /// Lets an answer's fields of ours into HPACK's table. To be done once a connection: later ones, which
 /// keep out of it, are written with a reference to the name that they find there.
 pub fn name_in_table(fields: &mut HeaderMap) {
-    for name in REPLACED.iter().chain([&CACHE_STATUS]) {
-        if let Some(value) = fields.get_mut(name) {
+    for name in REPLACED.iter().chain(&[CACHE_STATUS.as_str()]) {
+        if let Some(value) = fields.get_mut(*name) {
             value.set_sensitive(false);
         }
     }
@@ -125,7 +116,7 @@ impl Reply {
     pub fn stand_in(ask: &Ask<'_>, entry: &Arc<Entry>, status: Option<StatusCode>) -> Self {
         let mut reply = Self::stored(ask, entry, Outcome::Stale, Reason::AppError);
         // What is still fresh was only not new enough for this client.
-        reply.told.forwarded = Some(match entry.stored.lifetime.is_fresh(ask.visit.now) {
+        reply.told.forwarded = Some(match entry.is_fresh(ask.visit.now) {
             true => Reason::Request,
             false => Reason::Expired,
         });
@@ -184,7 +175,7 @@ impl Reply {
         let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
         // A client that already has this very representation is told so; the fetch goes on behind.
         if !judged && is_conditional(&ask.visit.headers) {
-            let own = from_stored(ask.visit, stored);
+            let own = from_stored(ask.visit, stored.clone());
             if own.status() == StatusCode::NOT_MODIFIED {
                 reply.answer = Answer::Made(own);
             }
@@ -194,7 +185,7 @@ impl Reply {
 
     /// From another request's fetch.
     pub fn following(ask: &Ask<'_>, stored: &Stored, reader: Reader, reason: Reason) -> Self {
-        let mut response = from_stored(ask.visit, stored);
+        let mut response = from_stored(ask.visit, stored.clone());
         if response.status() != StatusCode::NOT_MODIFIED {
             response.headers_mut().remove(CONTENT_LENGTH);
             *response.body_mut() = Body::shared(reader);
@@ -206,7 +197,7 @@ impl Reply {
 
     /// From a response that has just come in whole.
     pub fn whole(ask: &Ask<'_>, stored: &Stored, reason: Reason) -> Self {
-        let response = from_stored(ask.visit, stored);
+        let response = from_stored(ask.visit, stored.clone());
         let mut reply =
             Self::new(response, Outcome::Miss, reason, Source::Upstream).keeps(stored, ask);
         reply.told.fwd_status = Some(stored.status);
@@ -279,7 +270,7 @@ impl Reply {
     ) -> Response<Body> {
         let visit = ask.visit;
         let mut response = match self.answer {
-            Answer::Stored(entry) => from_stored(visit, &entry.stored),
+            Answer::Stored(entry) => from_stored(visit, entry.stored()),
             Answer::Made(response) => response,
         };
         let took = visit.began.elapsed();
@@ -298,26 +289,20 @@ impl Reply {
         active: ActiveGuard,
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
-        let prepare = |entry: &Entry| wire::prepare(&entry.stored, &forward::via(), &REPLACED);
         let entry = match &self.answer {
-            Answer::Stored(entry) => entry,
-            Answer::Made(_) => return self.write_made(rooms, ask, limits, active, out),
-        };
-        let stored = &entry.stored;
-        let prepared = entry.prepared.get_or_init(|| prepare(entry)).as_deref();
-        let Some(prepared) = prepared else {
-            return self.write_made(rooms, ask, limits, active, out);
+            Answer::Stored(entry) if entry.is_plain() => entry,
+            _ => return self.write_made(rooms, ask, limits, active, out),
         };
         let took = ask.visit.began.elapsed();
-        let mut head = Head::begin(out, prepared);
-        let age = line::digits(stored.lifetime.age(ask.visit.now).as_secs());
+        let mut head = Head::stored(out, entry, &forward::via());
+        let age = line::digits(entry.lifetime().age(ask.visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
         self.told.dress(ask, limits, took, &mut head);
         head.end();
-        self.told.tell(rooms, ask, stored.status, limits, took);
+        let (status, body) = (entry.status(), entry.body());
+        self.told.tell(rooms, ask, status, limits, took);
         let meter = Meter::new(ask.handle().clone(), self.told.source, active);
-        let body = stored.body.clone();
-        (stored.status, Rest::Whole { body, meter })
+        (status, Rest::Whole { body, meter })
     }
 
     fn write_made(
@@ -330,7 +315,7 @@ impl Reply {
     ) -> (StatusCode, Rest) {
         let visit = ask.visit;
         let (head, body) = match self.answer {
-            Answer::Stored(entry) => from_stored(visit, &entry.stored).into_parts(),
+            Answer::Stored(entry) => from_stored(visit, entry.stored()).into_parts(),
             Answer::Made(response) => response.into_parts(),
         };
         let took = visit.began.elapsed();
@@ -381,11 +366,11 @@ impl Told {
     /// Of an answer from the store.
     pub fn stored(ask: &Ask<'_>, entry: &Entry, outcome: Outcome, reason: Reason) -> Self {
         let mut told = Self::new(outcome, reason, Source::Memory);
-        let ttl = entry.stored.lifetime.ttl_secs(ask.visit.now);
+        let ttl = entry.lifetime().ttl_secs(ask.visit.now);
         // A purge has ended the lifetime, however much of it was left.
         let purged = reason == Reason::SoftPurged;
         told.ttl = Some(if purged { ttl.min(0) } else { ttl });
-        told.app_time = entry.app_time;
+        told.app_time = entry.app_time();
         told
     }
 
@@ -508,40 +493,40 @@ impl Told {
 }
 
 /// What `stored` answers this request with.
-fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
+fn from_stored(visit: &Visit, mut stored: Stored) -> Response<Body> {
+    let (status, stored_trailers) = (stored.status, std::mem::take(&mut stored.trailers));
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
-    let whole = answer.status == stored.status && visit.method != Method::HEAD;
-    let has_trailers = whole && !stored.trailers.is_empty() && takes_trailers(visit, stored);
-    let trailers = has_trailers.then(|| stored.trailers.clone());
+    let whole = answer.status == status && visit.method != Method::HEAD;
+    let has_trailers = whole && !stored_trailers.is_empty() && takes_trailers(visit, status);
     // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
     // trailers come behind chunks only.
     let length = answer
         .content_length
         .filter(|_| answer.body.is_empty() && !has_trailers);
+    let mut headers = answer.headers;
+    if !stored_trailers.is_empty() {
+        announce_trailers(&mut headers, &stored_trailers, has_trailers);
+    }
+    headers.append(VIA, forward::via());
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, number(length));
+    }
+    let trailers = has_trailers.then_some(stored_trailers);
     let mut response = Response::new(Body::stored(answer.body, trailers));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    if !stored.trailers.is_empty() {
-        announce_trailers(response.headers_mut(), &stored.trailers, has_trailers);
-    }
-    response.headers_mut().append(VIA, forward::via());
-    if let Some(length) = length {
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, number(length));
-    }
+    *response.headers_mut() = headers;
     response
 }
 
 /// Whether trailers would reach the client (RFC 9110 §6.5.1), and are about what it gets: those that
 /// came with a part may be about that part alone.
-fn takes_trailers(visit: &Visit, stored: &Stored) -> bool {
+fn takes_trailers(visit: &Visit, status: StatusCode) -> bool {
     let reach = match visit.version {
         Version::HTTP_2 => true,
         Version::HTTP_11 => fields::has_token(&visit.headers, &TE, "trailers"),
         _ => false,
     };
-    reach && stored.status != StatusCode::PARTIAL_CONTENT
+    reach && status != StatusCode::PARTIAL_CONTENT
 }
 
 /// `Trailer` names what comes and nothing else; what it does not name, hyper does not send.

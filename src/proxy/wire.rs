@@ -2,14 +2,14 @@
 //!
 //! Never decides what is written.
 
+use crate::cache::Entry;
+use crate::semantics::Timestamp;
 use crate::semantics::line::digits;
 use crate::semantics::writing::{Fields, Value};
-use crate::semantics::{Stored, Timestamp};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING, VIA,
 };
-use http::{HeaderMap, StatusCode, Version};
-use std::io::Write;
+use http::{HeaderMap, StatusCode};
 
 /// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
 /// that it holds may be put in again.
@@ -17,13 +17,18 @@ use std::io::Write;
 pub(super) struct Head<'a>(&'a mut Vec<u8>);
 
 impl<'a> Head<'a> {
-    /// Begins one at the end of `out` with what was prepared by [`prepare`].
-    pub fn begin(out: &'a mut Vec<u8>, prepared: &[u8]) -> Self {
-        out.extend_from_slice(prepared);
-        Self(out)
+    /// Begins the head of a whole answer from `entry`, which has to be plain, at the end of `out`:
+    /// status line, stored fields, `Via` and `Content-Length`.
+    pub fn stored(out: &'a mut Vec<u8>, entry: &Entry, via: &HeaderValue) -> Self {
+        let mut head = Self::new(out, entry.status());
+        head.0.extend_from_slice(entry.fields());
+        head.line(&VIA, via.as_bytes());
+        let length = digits(entry.body_bytes() as u64);
+        head.line(&CONTENT_LENGTH, length.as_bytes());
+        head
     }
 
-    /// Begins the head of an answer that nobody stored.
+    /// Begins the head of an answer with this status.
     pub fn new(out: &'a mut Vec<u8>, status: StatusCode) -> Self {
         let reason = status.canonical_reason().unwrap_or("<none>");
         for piece in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
@@ -184,42 +189,6 @@ fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What every whole answer from `stored` begins with: status line, stored fields, `Via` and
-/// `Content-Length`. `None` where an answer is no plain one: a part, one without content or with
-/// trailers, or one whose stored fields include some that are to be
-/// `replaced`.
-pub(super) fn prepare(
-    stored: &Stored,
-    via: &HeaderValue,
-    replaced: &[HeaderName],
-) -> Option<Box<[u8]>> {
-    let plain = stored.trailers.is_empty()
-        && !stored.status.is_informational()
-        && !matches!(
-            stored.status,
-            StatusCode::PARTIAL_CONTENT
-                | StatusCode::NO_CONTENT
-                | StatusCode::RESET_CONTENT
-                | StatusCode::NOT_MODIFIED
-        );
-    if !plain
-        || replaced
-            .iter()
-            .any(|name| stored.headers.contains_key(name))
-    {
-        return None;
-    }
-    let mut head = Vec::with_capacity(512);
-    // Writing into a Vec cannot fail.
-    let _ = write!(head, "{:?} {}\r\n", Version::HTTP_11, stored.status);
-    for (name, value) in &stored.headers {
-        line(&mut head, name, value.as_bytes());
-    }
-    line(&mut head, &VIA, via.as_bytes());
-    let _ = write!(head, "{CONTENT_LENGTH}: {}\r\n", stored.body.len());
-    Some(head.into_boxed_slice())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,7 +197,7 @@ mod tests {
     #[test]
     fn no_value_ends_its_line() {
         let mut out = Vec::new();
-        let mut head = Head::begin(&mut out, b"HTTP/1.1 200 OK\r\n");
+        let mut head = Head::new(&mut out, StatusCode::OK);
         head.add(SERVER, Value::Text(b"a\r\nset-cookie: b"));
         head.add(SERVER, Value::Text(b"a\tb"));
         head.end();

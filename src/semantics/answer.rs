@@ -26,6 +26,17 @@ pub(super) const OF_THE_CONTENT: [HeaderName; 3] = [
 /// what is stored leaves room for so many, so that adding them rebuilds no table.
 pub const FIELDS_ADDED: usize = 8;
 
+/// What stands in an answer in place of what may be stored under these names, put there by [`answer`]
+/// or by the proxy.
+pub const REPLACED: [&str; 6] = [
+    "age",
+    "x-cache",
+    "x-cache-ttl",
+    "x-response-time",
+    "x-trace-id",
+    "x-request-id",
+];
+
 /// A response made from the store. The content is slices of the stored body, never copied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -41,36 +52,36 @@ pub struct Answer {
 
 /// Answers `request` (GET or HEAD) from `stored`, judging its preconditions and ranges.
 #[must_use]
-pub fn answer(method: &Method, request: &HeaderMap, stored: &Stored, now: Timestamp) -> Answer {
-    let mut headers = stored.headers.clone();
+pub fn answer(method: &Method, request: &HeaderMap, mut stored: Stored, now: Timestamp) -> Answer {
     // RFC 9111 §4: on every reuse, in place of any that was received.
-    headers.insert(AGE, number(stored.lifetime.age(now).as_secs()));
+    let age = number(stored.lifetime.age(now).as_secs());
+    stored.headers.insert(AGE, age);
     // RFC 9110 §13.2.1: preconditions are about what would otherwise succeed.
-    if stored.status.is_success() && is_not_modified(request, stored) {
-        return not_modified(headers);
+    if stored.status.is_success() && is_not_modified(request, &stored) {
+        return not_modified(stored.headers);
     }
     if let Some(part) = stored.part() {
         return match request.get(RANGE).and_then(|asked| part.serves(asked)) {
-            Some(asked) => part_of(headers, stored, &part, &asked),
+            Some(asked) => part_of(stored, &part, &asked),
             // Nobody reuses a part for more than it has; should it be done, it stays a part.
-            None => whole(method, headers, stored),
+            None => whole(method, stored),
         };
     }
     if *method == Method::GET
         && stored.status == StatusCode::OK
         && let Some(range) = request.get(RANGE)
-        && range_applies(request, stored)
+        && range_applies(request, &stored)
     {
         match ranges(range, stored.body.len() as u64) {
             Ranges::Whole => {}
-            Ranges::Parts(parts) => return partial(headers, stored, &parts, now),
-            Ranges::Unsatisfiable => return unsatisfiable(headers, stored),
+            Ranges::Parts(parts) => return partial(stored, &parts, now),
+            Ranges::Unsatisfiable => return unsatisfiable(stored),
         }
     }
-    whole(method, headers, stored)
+    whole(method, stored)
 }
 
-fn whole(method: &Method, headers: HeaderMap, stored: &Stored) -> Answer {
+fn whole(method: &Method, stored: Stored) -> Answer {
     let bodiless = matches!(
         stored.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -78,12 +89,12 @@ fn whole(method: &Method, headers: HeaderMap, stored: &Stored) -> Answer {
     let empty = *method == Method::HEAD || bodiless;
     Answer {
         status: stored.status,
-        headers,
+        headers: stored.headers,
+        content_length: (!bodiless).then_some(stored.body.len() as u64),
         body: match empty {
             true => Slices::default(),
-            false => stored.body.clone().into(),
+            false => stored.body.into(),
         },
-        content_length: (!bodiless).then_some(stored.body.len() as u64),
     }
 }
 
@@ -104,7 +115,7 @@ fn is_not_modified(request: &HeaderMap, stored: &Stored) -> bool {
         Some(_) => Timestamp::from_http_date(since, stored.lifetime.received),
         None => None,
     };
-    let validators = &stored.validators;
+    let validators = stored.validators();
     let modified = validators
         .last_modified
         .or(validators.date)
@@ -142,9 +153,9 @@ pub(super) fn range_applies(request: &HeaderMap, stored: &Stored) -> bool {
             .is_some_and(|value| trim(value.as_bytes()) == condition)
     };
     if condition.first() == Some(&b'"') {
-        return stored.validators.etag == EtagKind::Strong && names(&ETAG);
+        return stored.validators().etag == EtagKind::Strong && names(&ETAG);
     }
-    stored.validators.strong_last_modified() && names(&LAST_MODIFIED)
+    stored.validators().strong_last_modified() && names(&LAST_MODIFIED)
 }
 
 /// RFC 9110 §15.4.5: what guides a cache stays; what describes a content that is not sent goes.
@@ -161,7 +172,8 @@ fn not_modified(mut headers: HeaderMap) -> Answer {
     }
 }
 
-fn unsatisfiable(mut headers: HeaderMap, stored: &Stored) -> Answer {
+fn unsatisfiable(stored: Stored) -> Answer {
+    let mut headers = stored.headers;
     remove_representation(&mut headers);
     // The error is about this request, so nobody behind us is to keep it.
     for name in [CACHE_CONTROL, EXPIRES, ETAG, LAST_MODIFIED, AGE] {
@@ -181,12 +193,8 @@ fn unsatisfiable(mut headers: HeaderMap, stored: &Stored) -> Answer {
 }
 
 /// A part of a stored part.
-fn part_of(
-    mut headers: HeaderMap,
-    stored: &Stored,
-    part: &Part,
-    asked: &std::ops::Range<u64>,
-) -> Answer {
+fn part_of(stored: Stored, part: &Part, asked: &std::ops::Range<u64>) -> Answer {
+    let mut headers = stored.headers;
     if *asked != part.range {
         for name in OF_THE_CONTENT {
             headers.remove(name);
@@ -206,12 +214,8 @@ fn part_of(
     }
 }
 
-fn partial(
-    mut headers: HeaderMap,
-    stored: &Stored,
-    parts: &[std::ops::Range<u64>],
-    now: Timestamp,
-) -> Answer {
+fn partial(stored: Stored, parts: &[std::ops::Range<u64>], now: Timestamp) -> Answer {
+    let mut headers = stored.headers;
     let length = stored.body.len() as u64;
     for name in OF_THE_CONTENT {
         headers.remove(name);
@@ -222,7 +226,7 @@ fn partial(
             slice(&stored.body, part).into()
         }
         _ => {
-            let kind = stored.headers.get(CONTENT_TYPE);
+            let kind = headers.get(CONTENT_TYPE);
             let (boundary, body) = multipart(&stored.body, parts, kind, now.as_millis());
             insert(
                 &mut headers,
@@ -271,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn get(request: &str, response: &str) -> Answer {
-        answer(&Method::GET, &headers(request), &body(response), at(5))
+        answer(&Method::GET, &headers(request), body(response), at(5))
     }
 
     fn body(response: &str) -> Stored {
@@ -388,17 +392,12 @@ mod tests {
         let mut stored = body("etag: \"a\"");
         stored.status = StatusCode::NOT_FOUND;
         let request = headers("if-none-match: \"a\"\nrange: bytes=0-1");
-        assert_eq!(answer(&Method::GET, &request, &stored, at(0)).status, 404);
+        assert_eq!(answer(&Method::GET, &request, stored, at(0)).status, 404);
     }
 
     #[test]
     fn head_is_answered_without_content_but_with_its_length_rfc9110_9_3_2() {
-        let answer = answer(
-            &Method::HEAD,
-            &headers("range: bytes=0-1"),
-            &body(""),
-            at(0),
-        );
+        let answer = answer(&Method::HEAD, &headers("range: bytes=0-1"), body(""), at(0));
         assert_eq!(
             (
                 answer.status.as_u16(),
@@ -415,7 +414,7 @@ mod tests {
         stored.status = StatusCode::NO_CONTENT;
         stored.body = Bytes::new();
         assert_eq!(
-            answer(&Method::GET, &HeaderMap::new(), &stored, at(0)).content_length,
+            answer(&Method::GET, &HeaderMap::new(), stored, at(0)).content_length,
             None
         );
     }
@@ -495,7 +494,7 @@ mod tests {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             prop_assume!(name != IF_NONE_MATCH && name != IF_MODIFIED_SINCE);
             let request = HeaderMap::from_iter([(name, value)]);
-            let answer = answer(&Method::GET, &request, &body("etag: \"a\""), at(0));
+            let answer = answer(&Method::GET, &request, body("etag: \"a\""), at(0));
             prop_assert_ne!(answer.status, StatusCode::NOT_MODIFIED);
         }
 
@@ -503,7 +502,7 @@ mod tests {
         fn nothing_in_a_request_makes_the_answer_panic(values in proptest::collection::vec(any_value(), 5)) {
             let names = [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE, CACHE_CONTROL];
             let request = HeaderMap::from_iter(names.into_iter().zip(values));
-            let answer = answer(&Method::GET, &request, &body("etag: W/\"a\""), at(0));
+            let answer = answer(&Method::GET, &request, body("etag: W/\"a\""), at(0));
             prop_assert!(answer.headers.contains_key(AGE) || answer.status == 416);
         }
     }

@@ -12,6 +12,12 @@ use std::time::Duration;
 const HEURISTIC_DIVISOR: u32 = 10;
 /// The longest guessed lifetime.
 pub const HEURISTIC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that a stale response is kept for validation alone.
+pub const VALIDATION_KEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest that a response with a validator is kept once stale.
+pub const VALIDATION_KEEP_MIN: Duration = Duration::from_secs(10 * 60);
+/// How long a stale response without validator is kept for clients that take it (max-stale).
+pub const STALE_KEEP: Duration = Duration::from_secs(60);
 
 impl Lifetime {
     /// `current_age` (RFC 9111 §4.2.3).
@@ -51,6 +57,22 @@ impl Lifetime {
         self.fresh
             .saturating_add(self.stale_while_revalidate.max(self.stale_if_error))
             .saturating_sub(self.age(now))
+    }
+
+    /// How long from `now` a store has to keep a response: as long as it is useful as it is, and a
+    /// while longer where it `can_be_validated` (as long again as it was fresh, within bounds). Zero
+    /// when it can be of no use any more; never at once for what [`super::storable`] allowed.
+    #[must_use]
+    pub fn keep(&self, can_be_validated: bool, now: Timestamp) -> Duration {
+        let longer = match can_be_validated {
+            true => self.fresh.clamp(VALIDATION_KEEP_MIN, VALIDATION_KEEP_MAX),
+            false => STALE_KEEP,
+        };
+        let held = now.since(self.received);
+        // What the response was old when it came in is no reason to keep it any shorter afterwards.
+        let fresh = self.fresh.saturating_sub(self.initial_age);
+        let validated = fresh.saturating_add(longer).saturating_sub(held);
+        self.useful(now).max(validated)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::directives::RequestDirectives;
 use super::fields::{has_credentials, has_telling_cookie};
-use super::{Policy, Reason, Sharing, Stored, Timestamp};
+use super::stored::Lifetime;
+use super::{Policy, Reason, Sharing, Timestamp};
 use http::header::{CACHE_CONTROL, PRAGMA};
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
@@ -24,6 +25,17 @@ pub enum Reuse {
     Forbidden,
 }
 
+/// What of a stored response its reuse is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// When and for how long it may be used.
+    pub lifetime: Lifetime,
+    /// Who allowed it to be shared.
+    pub sharing: Sharing,
+    /// There is enough of it for this request: always, but for parts.
+    pub suffices: bool,
+}
+
 /// How far a request's own cache directives reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientRefresh {
@@ -34,13 +46,13 @@ pub enum ClientRefresh {
     Honor,
 }
 
-/// Decides on `stored`, which is known to match the request's key and Vary.
+/// Decides on what is stored on these terms, which is known to match the request's key and Vary.
 ///
 /// `softly_purged` makes it stale at once, servable while it is refreshed. `policy` is the route's.
 #[must_use]
 pub fn reuse(
     request: &HeaderMap,
-    stored: Option<&Stored>,
+    stored: Option<Terms>,
     softly_purged: bool,
     policy: &Policy,
     client: ClientRefresh,
@@ -49,7 +61,7 @@ pub fn reuse(
     let asked = asked(request, client);
     let verdict = match stored {
         None => Reuse::Fetch(Reason::Cold),
-        Some(stored) => judge(request, &asked, stored, softly_purged, policy, now),
+        Some(stored) => judge(request, &asked, &stored, softly_purged, policy, now),
     };
     match verdict {
         // RFC 9111 §5.2.1.7
@@ -58,12 +70,12 @@ pub fn reuse(
     }
 }
 
-/// Whether `stored` may stand in for an app that failed (RFC 9111 §4.2.4, RFC 5861 §4). `policy` is
+/// Whether what is stored on these terms may stand in for an app that failed (RFC 9111 §4.2.4, RFC 5861 §4). `policy` is
 /// the route's. Which answers count as failure says [`is_failure`].
 #[must_use]
 pub fn usable_on_error(
     request: &HeaderMap,
-    stored: &Stored,
+    stored: Terms,
     policy: &Policy,
     client: ClientRefresh,
     now: Timestamp,
@@ -71,7 +83,7 @@ pub fn usable_on_error(
     let lifetime = &stored.lifetime;
     let asked = asked(request, client);
     // Neither side's no-cache allows anything that the app did not confirm (RFC 9111 §5.2.1.4, §5.2.2.4).
-    if lifetime.no_cache || asked.no_cache || withheld(request, stored, policy).is_some() {
+    if lifetime.no_cache || asked.no_cache || withheld(request, &stored, policy).is_some() {
         return false;
     }
     let window = lifetime.stale_if_error.max(lifetime.stale_while_revalidate);
@@ -107,8 +119,8 @@ fn asked(request: &HeaderMap, client: ClientRefresh) -> RequestDirectives {
 }
 
 /// Why `stored` is not for the client that sent `request`, if so.
-fn withheld(request: &HeaderMap, stored: &Stored, policy: &Policy) -> Option<Reason> {
-    if !stored.suffices(request) {
+fn withheld(request: &HeaderMap, stored: &Terms, policy: &Policy) -> Option<Reason> {
+    if !stored.suffices {
         return Some(Reason::Range);
     }
     if stored.sharing != Sharing::Route {
@@ -123,7 +135,7 @@ fn withheld(request: &HeaderMap, stored: &Stored, policy: &Policy) -> Option<Rea
 fn judge(
     request: &HeaderMap,
     asked: &RequestDirectives,
-    stored: &Stored,
+    stored: &Terms,
     softly_purged: bool,
     policy: &Policy,
     now: Timestamp,
@@ -185,9 +197,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn asked_at(request: &str, response: &str, seconds: u64) -> Reuse {
+        let request = headers(request);
         reuse(
-            &headers(request),
-            Some(&stored(response)),
+            &request,
+            Some(stored(response).terms(&request)),
             false,
             &Policy::default(),
             ClientRefresh::Honor,
@@ -252,7 +265,7 @@ mod tests {
             "cache-control: no-cache, only-if-cached",
             "pragma: no-cache",
         ] {
-            let ask = |stored: Option<&Stored>| {
+            let ask = |stored: Option<Terms>| {
                 reuse(
                     &headers(request),
                     stored,
@@ -262,7 +275,10 @@ mod tests {
                     at(0),
                 )
             };
-            assert_eq!(ask(Some(&stored(FRESH))), Reuse::Fresh);
+            assert_eq!(
+                ask(Some(stored(FRESH).terms(&HeaderMap::new()))),
+                Reuse::Fresh
+            );
             assert_eq!(ask(None), Reuse::Fetch(Reason::Cold));
         }
     }
@@ -342,7 +358,7 @@ mod tests {
         let ask = |response: &str, seconds: u64| {
             reuse(
                 &HeaderMap::new(),
-                Some(&stored(response)),
+                Some(stored(response).terms(&HeaderMap::new())),
                 true,
                 &Policy::default(),
                 ClientRefresh::Ignore,
@@ -372,14 +388,20 @@ mod tests {
             let request = headers(request);
             let verdict = reuse(
                 &request,
-                Some(&entry),
+                Some(entry.terms(&request)),
                 false,
                 &policy,
                 ClientRefresh::Ignore,
                 at(1),
             );
             assert_eq!(
-                usable_on_error(&request, &entry, &policy, ClientRefresh::Ignore, at(1)),
+                usable_on_error(
+                    &request,
+                    entry.terms(&request),
+                    &policy,
+                    ClientRefresh::Ignore,
+                    at(1)
+                ),
                 verdict == Reuse::Fresh
             );
             verdict
@@ -399,9 +421,10 @@ mod tests {
     fn a_failed_app_is_stood_in_for_only_with_permission_rfc9111_4_2_4() {
         let usable = |request: &str, says: &str, seconds| {
             let entry = stored(&format!("cache-control: {says}\netag: \"a\""));
+            let request = headers(request);
             usable_on_error(
-                &headers(request),
-                &entry,
+                &request,
+                entry.terms(&request),
                 &Policy::default(),
                 ClientRefresh::Honor,
                 at(seconds),
@@ -444,9 +467,9 @@ mod tests {
             let request = HeaderMap::from_iter([(CACHE_CONTROL, value)]);
             let entry = stored("cache-control: max-age=60, must-revalidate");
             let policy = Policy::default();
-            let verdict = reuse(&request, Some(&entry), false, &policy, ClientRefresh::Honor, at(seconds));
+            let verdict = reuse(&request, Some(entry.terms(&request)), false, &policy, ClientRefresh::Honor, at(seconds));
             prop_assert!(matches!(verdict, Reuse::Validate(_) | Reuse::Forbidden));
-            prop_assert!(!usable_on_error(&request, &entry, &policy, ClientRefresh::Honor, at(seconds)));
+            prop_assert!(!usable_on_error(&request, entry.terms(&request), &policy, ClientRefresh::Honor, at(seconds)));
         }
     }
 }

@@ -1,16 +1,18 @@
-//! A stored response: everything a later reuse needs, parsed once when it was stored.
+//! A stored response, taken apart: what goes into a store, and what comes out for whoever has to look into it.
 
 use super::answer::range_applies;
 use super::range::Part;
+use super::reuse::Terms;
 use super::{Timestamp, Vary};
 use bytes::Bytes;
 use http::header::{DATE, ETAG, LAST_MODIFIED, RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 
-/// A response as it is kept (RFC 9111 §3).
+/// A response that may be kept (RFC 9111 §3).
 ///
-/// Made by [`super::storable`] without its body; the body is put in when it has arrived whole.
+/// Made by [`super::storable`] without its body; the body is put in when it has arrived whole. A store
+/// keeps its bytes, and answers most requests from those.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     /// The app's status.
@@ -28,16 +30,7 @@ pub struct Stored {
     pub vary: Vary,
     /// Who allowed it to be shared.
     pub sharing: Sharing,
-    /// What `headers` say that preconditions are judged by: [`Validators::of`] them, when they came.
-    pub validators: Validators,
 }
-
-/// The longest that a stale response is kept for validation alone.
-pub const VALIDATION_KEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// The shortest that a response with a validator is kept once stale.
-pub const VALIDATION_KEEP_MIN: Duration = Duration::from_secs(10 * 60);
-/// How long a stale response without validator is kept for clients that take it (max-stale).
-pub const STALE_KEEP: Duration = Duration::from_secs(60);
 
 impl Stored {
     /// What of the whole this is, where it is only a part of it (206).
@@ -58,55 +51,30 @@ impl Stored {
             })
     }
 
-    /// The same without the buffers that its fields were read into: a field is a slice of one, and
-    /// keeps all of it. The body is left as it is.
+    /// What its reuse for `request` is judged by.
     #[must_use]
-    pub fn compact(mut self) -> Self {
-        compact(&mut self.headers);
-        compact(&mut self.trailers);
-        self
-    }
-
-    /// How long from `now` a store has to keep it: as long as it is useful as it is, and a while
-    /// longer where it can be validated (as long again as it was fresh, within bounds). Never zero
-    /// for what [`super::storable`] allowed.
-    #[must_use]
-    pub fn keep(&self, now: Timestamp) -> Duration {
-        let lifetime = &self.lifetime;
-        let longer = if self.validators.any() {
-            lifetime
-                .fresh
-                .clamp(VALIDATION_KEEP_MIN, VALIDATION_KEEP_MAX)
-        } else {
-            STALE_KEEP
-        };
-        let held = now.since(lifetime.received);
-        // What the response was old when it came in is no reason to keep it any shorter afterwards.
-        let fresh = lifetime.fresh.saturating_sub(lifetime.initial_age);
-        let validated = fresh.saturating_add(longer).saturating_sub(held);
-        lifetime.useful(now).max(validated)
-    }
-}
-
-/// Puts all values into one allocation of just their size, and the table into one of its own.
-fn compact(fields: &mut HeaderMap) {
-    let bytes = fields.values().map(HeaderValue::len).sum();
-    let mut values = Vec::with_capacity(bytes);
-    fields
-        .values()
-        .for_each(|value| values.extend_from_slice(value.as_bytes()));
-    let mut values = Bytes::from(values);
-    // A clone has no room to spare.
-    *fields = fields.clone();
-    for value in fields.values_mut() {
-        // What was a value is one.
-        if let Ok(copy) = HeaderValue::from_maybe_shared(values.split_to(value.len())) {
-            *value = copy;
+    pub fn terms(&self, request: &HeaderMap) -> Terms {
+        Terms {
+            lifetime: self.lifetime,
+            sharing: self.sharing,
+            suffices: self.suffices(request),
         }
     }
+
+    /// What preconditions are judged by.
+    #[must_use]
+    pub fn validators(&self) -> Validators {
+        Validators::of(&self.headers, self.lifetime.received)
+    }
+
+    /// How long from `now` a store has to keep it; see [`Lifetime::keep`].
+    #[must_use]
+    pub fn keep(&self, now: Timestamp) -> Duration {
+        self.lifetime.keep(self.validators().any(), now)
+    }
 }
 
-/// A stored response's validators and dates, parsed once (RFC 9110 §8.8).
+/// A stored response's validators and dates (RFC 9110 §8.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// What kind of ETag it has.

@@ -204,11 +204,9 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
             Word::App | Word::Guess => Reason::NoLifetime,
         });
     }
-    let headers = stored_fields(exchange, policy, &heeded);
     Ok(Stored {
         status,
-        validators: Validators::of(&headers, exchange.received),
-        headers,
+        headers: stored_fields(exchange, policy, &heeded),
         body: Bytes::new(),
         trailers: HeaderMap::new(),
         lifetime,

@@ -32,14 +32,14 @@ pub enum HeadVerdict {
 pub fn make_conditional(request: &mut HeaderMap, stored: &Stored) -> bool {
     make_unconditional(request);
     let mut conditional = false;
-    if stored.validators.etag != EtagKind::None
+    if stored.validators().etag != EtagKind::None
         && let Some(etag) = stored.headers.get(ETAG)
     {
         request.insert(IF_NONE_MATCH, etag.clone());
         conditional = true;
     }
     // Sent back as received: apps compare it byte for byte.
-    if stored.validators.last_modified.is_some()
+    if stored.validators().last_modified.is_some()
         && let Some(modified) = stored.headers.get(LAST_MODIFIED)
     {
         request.insert(IF_MODIFIED_SINCE, modified.clone());
@@ -77,7 +77,7 @@ pub fn make_unconditional(request: &mut HeaderMap) {
 #[must_use]
 pub fn ask_for_rest(request: &mut HeaderMap, stored: &Stored) -> Option<Range<u64>> {
     let missing = stored.part()?.missing()?;
-    let etag = (stored.validators.etag == EtagKind::Strong)
+    let etag = (stored.validators().etag == EtagKind::Strong)
         .then(|| stored.headers.get(ETAG))
         .flatten()?;
     let asked = format!("bytes={}-{}", missing.start, missing.end - 1);
@@ -94,7 +94,7 @@ pub fn ask_for_rest(request: &mut HeaderMap, stored: &Stored) -> Option<Range<u6
 pub fn completed(stored: &Stored, response: &HeaderMap) -> Option<HeaderMap> {
     let (have, got) = (stored.part()?, Part::of(response)?);
     let fits = have.missing() == Some(got.range) && have.length == got.length;
-    let same = stored.validators.etag == EtagKind::Strong
+    let same = stored.validators().etag == EtagKind::Strong
         && response.get(ETAG).map(|etag| trim(etag.as_bytes()))
             == stored.headers.get(ETAG).map(|etag| trim(etag.as_bytes()));
     if !fits || !same {
@@ -123,7 +123,7 @@ pub fn completed(stored: &Stored, response: &HeaderMap) -> Option<HeaderMap> {
 /// names another is not, and the request has to be made again without conditions.
 #[must_use]
 pub fn confirms(response: &HeaderMap, stored: &Stored) -> bool {
-    if !stored.validators.any() {
+    if !stored.validators().any() {
         return false;
     }
     let same = |name, cut: fn(&[u8]) -> &[u8]| {
@@ -137,7 +137,7 @@ pub fn confirms(response: &HeaderMap, stored: &Stored) -> bool {
     let etag_is_weak = response
         .get(ETAG)
         .is_some_and(|etag| etag.as_bytes().starts_with(b"W/"));
-    let etag = match (response.get(ETAG), stored.validators.etag) {
+    let etag = match (response.get(ETAG), stored.validators().etag) {
         (None, _) => None,
         // Only a weak tag may stand for another form of itself.
         (Some(_), EtagKind::Strong) if !etag_is_weak => same(ETAG, trim),
@@ -180,7 +180,7 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
 /// validator too (RFC 9111 §4.3.4). `None` where it does not, or changes what is varied on.
 #[must_use]
 pub fn freshen_beside(other: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Option<Stored> {
-    let is_named = other.validators.etag == EtagKind::Strong
+    let is_named = other.validators().etag == EtagKind::Strong
         && exchange
             .response
             .get(ETAG)
@@ -206,7 +206,6 @@ pub fn merge(stored: &Stored, exchange: &Exchange<'_>) -> Stored {
     let mut headers = merged(stored, exchange);
     remove_unstorable(&mut headers);
     Stored {
-        validators: super::Validators::of(&headers, exchange.received),
         headers,
         lifetime: super::stored::Lifetime {
             received: exchange.received,

@@ -87,7 +87,7 @@ impl Vary {
     pub fn matches(&self, request: &HeaderMap) -> bool {
         self.fields
             .iter()
-            .all(|(name, stored)| normal(name, request).as_deref() == stored.as_deref())
+            .all(|(name, stored)| selects(name, stored.as_deref(), request))
     }
 
     /// Whether the response varies on nothing.
@@ -100,6 +100,12 @@ impl Vary {
     pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
         self.fields.iter().map(|(name, _)| name)
     }
+}
+
+/// Whether `request` has for `name` the normalised value that a response was stored for.
+#[must_use]
+pub fn selects(name: &HeaderName, stored: Option<&[u8]>, request: &HeaderMap) -> bool {
+    normal(name, request).as_deref() == stored
 }
 
 /// One digestible form of the values that `request` has for `names`: equal exactly when the same variant is selected.

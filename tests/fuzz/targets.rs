@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, header};
 use larder::cache::codec::{self, Frame};
-use larder::cache::{Entry, Position};
+use larder::cache::{Entry, Label};
 use larder::config::{self, Environment, Format, Source};
 use larder::identity::{Identity, IdentitySettings, JwtSource};
 use larder::route::{
@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "framing", run: framing, inputs: 1000, seeds: &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /c HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\nGET / HTTP/1.1\nHost: a\n\nPOST /b HTTP/1.1\nHost: a\nContent-Length: 005\n\nabcdeGET /c HTTP/1.0\nHost: a\n\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0 \t\r\n\r\nHEAD /b HTTP/1.1\r\nHost: a\r\n\r\n"] },
     Target { name: "response_head", run: response_head, inputs: 2000, seeds: &[b"200\nContent-Length: 3, 3\nConnection: keep-alive", b"304\nTransfer-Encoding: chunked\nKeep-Alive: timeout=5, max=2", b"101\nUpgrade: x", b"999\nContent-Length: 005\nContent-Length: 5"] },
     Target { name: "resp", run: resp, inputs: 3000, seeds: &[b"\x03$5\r\nhello\r\n+OK\r\n:-1\r\n$-1\r\n", b"\x01*3\r\n:1\r\n*1\r\n$-1\r\n-ERR no\r\n", b"\x02%1\r\n+a\r\n~1\r\n#t\r\n|1\r\n+b\r\n_\r\n,1.5\r\n", b"\x05>2\r\n+invalidate\r\n*0\r\n(12345678901234567890\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n", b"\x07$999999999\r\n", b"\x04HTTP/1.1 400 Bad Request\r\n\r\n"] },
-    Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n"] },
+    Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\xc8\0\x18\x01\x03\0\0\0\x03\0\0\0\x09\0\0\0\x14\0\0\0\0\0\0\0h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\xc8\0\x09\x01\x03\0\0\0\x03\0\0\0\0\0\0\0\x0c\0\0\0\x06\0\0\0h/a\x01\0tx-cache: a\r\na: b\r\nbody"] },
     Target { name: "config", run: configuration, inputs: 250, seeds: &[b"upstream: http://localhost:3000\nroutes:\n  - path: /api/{id}\n    ttl: 30s\n    tags: ['car:{id}']\n", b"upstream: http://a\nlimits:\n  tiers:\n    - { name: a, rate: 10/1m, per: ip }\ncache: { memory: 64MiB, max_body: 1e9 }\n", b"upstream: ${X:-http://a}\ndefaults: { ttl: 1h, stale_while_revalidate: 5m, heuristic: yes }\n", b"a: &a [x]\nb: *a\n? [1]\n: {<<: *a}", b"server: { listen: '[::1]:0' }\nkey: { query: [a, 'b*'], headers: [X], per: user }\n"] },
     Target { name: "values", run: values, inputs: 250, seeds: &[b"1h30m", b"64MiB", b"100/10s", b"18446744073709551616s", b"-1s", b"0.5ms", b"90%", b"2xx", b"10.0.0.0/8"] },
 ];
@@ -326,24 +326,24 @@ fn storing(bytes: &[u8]) {
     assert!(stored.vary.matches(&request));
     validated(&stored, &exchange, &policy);
     let key = Key::from_bytes([7; 16]);
-    let entry = Entry {
-        stored: stored.clone(),
+    let label = Label {
         tags: Box::new(["a".into()]),
         url: "host/".into(),
-        position: Position::default(),
         app_time: Duration::from_millis(3),
-        prepared: larder::cache::Prepared::new(),
+        ..Label::default()
     };
+    let entry = Entry::new(&stored, &label);
+    assert_eq!(entry.stored(), stored);
     let written = Bytes::from(codec::encode(&entry, &key, 5));
     let Ok(Frame::Entry(read)) = codec::decode(&written, &key, 5) else {
         panic!("what was written is not read");
     };
-    assert_eq!(read.stored, stored);
+    assert_eq!((read.stored(), read.label()), (stored, label));
 }
 
 fn used(request: &HeaderMap, stored: &Stored, now: Timestamp) {
     for method in [Method::GET, Method::HEAD] {
-        let answer = answer(&method, request, stored, now);
+        let answer = answer(&method, request, stored.clone(), now);
         let sent = answer.body.bytes();
         match answer.status.as_u16() {
             304 => assert!(sent == 0 && answer.content_length.is_none()),
@@ -366,11 +366,11 @@ fn validated(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) {
     let mut asked = exchange.request.clone();
     assert_eq!(
         make_conditional(&mut asked, stored),
-        stored.validators.any()
+        stored.validators().any()
     );
     assert!(!asked.contains_key(header::RANGE) && !asked.contains_key(header::IF_RANGE));
     // What sends our own validators back is about what we hold.
-    assert_eq!(confirms(&stored.headers, stored), stored.validators.any());
+    assert_eq!(confirms(&stored.headers, stored), stored.validators().any());
     let update = Exchange {
         received: at(10),
         requested: at(10),
@@ -544,7 +544,7 @@ fn etags(bytes: &[u8]) {
     };
     let stored = stored_with(&etag);
     let named = |request: &HeaderMap| {
-        answer(&Method::GET, request, &stored, at(1)).status == StatusCode::NOT_MODIFIED
+        answer(&Method::GET, request, stored.clone(), at(1)).status == StatusCode::NOT_MODIFIED
     };
     let asked = lines_of(&header::IF_NONE_MATCH, list);
     let is_named = named(&asked);
@@ -570,7 +570,7 @@ fn etags(bytes: &[u8]) {
                 ..stored.clone()
             };
             let partial =
-                answer(&Method::GET, &ranged, &stored, at(1)).status == StatusCode::PARTIAL_CONTENT;
+                answer(&Method::GET, &ranged, stored, at(1)).status == StatusCode::PARTIAL_CONTENT;
             assert_eq!(
                 partial,
                 form == etag && etag == strong,
@@ -1316,14 +1316,34 @@ fn entry(bytes: &[u8]) {
         }
         Ok(Frame::Entry(read)) => {
             // Whatever came out of the store can be used and written down.
-            used(&HeaderMap::new(), &read.stored, at(0));
+            used(&HeaderMap::new(), &read.stored(), at(0));
+            sent(read.fields());
             let again = Bytes::from(codec::encode(&read, &key, 0));
             let Ok(Frame::Entry(second)) = codec::decode(&again, &key, 0) else {
                 panic!("what was read is not read again");
             };
-            assert_eq!(second.stored, read.stored);
+            assert_eq!(second.stored(), read.stored());
+            // As what is validated is written: from its fields one by one.
+            let anew = read.with(&read.stored());
+            assert_eq!(anew.stored(), read.stored());
+            assert_eq!(anew.label(), read.label());
         }
     }
+}
+
+/// Fields as they leave are read by another parser as just so many fields, and end where they end.
+fn sent(fields: &[u8]) {
+    let count = fields.iter().filter(|byte| **byte == b'\n').count();
+    let mut head = fields.to_vec();
+    head.extend_from_slice(b"\r\n");
+    let mut room = vec![httparse::EMPTY_HEADER; count];
+    let read = httparse::parse_headers(&head, &mut room).expect("fields");
+    let httparse::Status::Complete((end, read)) = read else {
+        panic!("they do not end");
+    };
+    assert_eq!((end, read.len()), (head.len(), count));
+    let framing = ["content-length", "transfer-encoding", "connection"];
+    assert!(!read.iter().any(|field| framing.contains(&field.name)));
 }
 
 // Configuration ---------------------------------------------------------------------------------

@@ -39,8 +39,7 @@ impl Ask<'_> {
                 tier,
                 softly_purged,
             }) => {
-                let stored = &entry.stored;
-                let lifetime = &stored.lifetime;
+                let lifetime = entry.lifetime();
                 let age = lifetime.age(now);
                 let left = lifetime.fresh.saturating_sub(age);
                 let freshness = match lifetime.is_fresh(now) {
@@ -53,8 +52,8 @@ impl Ask<'_> {
                 let verdict = format!("found in {}", tier.reason().word());
                 let mut step = Step::new("lookup", verdict).detail(format!(
                     "status {}, {} bytes, {} old, {freshness}",
-                    stored.status.as_u16(),
-                    stored.body.len(),
+                    entry.status().as_u16(),
+                    entry.body_bytes(),
                     seconds(age),
                 ));
                 for (window, what) in [
@@ -65,12 +64,14 @@ impl Ask<'_> {
                         step = step.detail(format!("then {} stale {what}", seconds(window)));
                     }
                 }
-                let vary: Vec<_> = stored.vary.names().map(|name| name.as_str()).collect();
+                let vary = entry.vary();
+                let vary: Vec<_> = vary.names().map(|name| name.as_str()).collect();
                 if !vary.is_empty() {
                     step = step.detail(format!("varies by {}", vary.join(", ")));
                 }
-                if !entry.tags.is_empty() {
-                    step = step.detail(format!("tags {}", entry.tags.join(", ")));
+                let tags: Vec<_> = entry.tags().collect();
+                if !tags.is_empty() {
+                    step = step.detail(format!("tags {}", tags.join(", ")));
                 }
                 if *softly_purged {
                     step = step.detail("a soft purge made it stale");

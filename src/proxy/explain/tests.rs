@@ -1,7 +1,7 @@
 //! The steps that are told of some requests, without a socket.
 
 use super::*;
-use crate::cache::testing::entry;
+use crate::cache::{Entry, testing};
 use crate::clock::Clock;
 use crate::config::{Environment, Source};
 use crate::identity::Identity;
@@ -162,11 +162,9 @@ async fn what_is_stored_is_a_hit_until_it_is_stale_and_no_value_of_a_field_is_to
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&cold.steps[2].verdict[at * 2..][..2], 16).unwrap();
     }
-    let mut held = entry("shop.test/api/cars/42", b"body");
-    held.stored.lifetime.received = shared.clock.now();
-    held.stored.lifetime.initial_age = Duration::ZERO;
-    held.stored.lifetime.fresh = Duration::from_secs(60);
-    held.stored.sharing = crate::semantics::Sharing::Route;
+    let mut held = testing::stored_at(shared.clock.now(), b"body");
+    held.sharing = crate::semantics::Sharing::Route;
+    let held = Entry::new(&held, &testing::label("shop.test/api/cars/42"));
     cache.store(&Key::from_bytes(bytes), Arc::new(held), shared.clock.now());
     let hit = explained(&shared, &cache, ask(&[])).await;
     assert_eq!((&*hit.outcome, &*hit.reason), ("hit", "memory"), "{hit}");

@@ -1,0 +1,681 @@
+//! A stored response as it is kept: one block of bytes, the same in memory and in Redis, in which
+//! the fields stand as HTTP/1.1 sends them.
+//!
+//! ```text
+//! 0   purge log: milliseconds, sequence     16  initial_age, fresh, stale_while_revalidate,
+//! 56  status, 2 bytes                           stale_if_error, app_time, in milliseconds
+//! 58  flags     59 sharing                  60  lengths of the five sections, 4 bytes each
+//! 80  url · tags · Vary · fields · trailers · content, which is the rest
+//! ```
+//!
+//! Fields and trailers are `name: value` lines (RFC 9112 §5), a tag stands behind its length (2
+//! bytes), a field of Vary is name (behind 2 bytes of length), a byte that says whether the request
+//! had it, and value (behind 4). Numbers are little-endian.
+//!
+//! What is read is hostile until [`Entry::read`] has looked at all of it. It never decides whether
+//! an entry may be used.
+
+use super::{Corrupt, Position};
+use crate::semantics::answer::{FIELDS_ADDED, REPLACED};
+use crate::semantics::range::Part;
+use crate::semantics::reuse::Terms;
+use crate::semantics::stored::Lifetime;
+use crate::semantics::{Sharing, Stored, Timestamp, Vary, vary};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use memchr::{memchr, memchr_iter};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Up to so many bytes of content lie in the block; more stay where they are and are never copied.
+pub const CONTENT_WITHIN_MAX: usize = 4 * 1024;
+/// The most fields that an entry from Redis may have: a table of fields has room for so many.
+pub const FIELDS_MAX: usize = 16 * 1024;
+
+const SPANS_AT: usize = 16;
+const STATUS_AT: usize = 56;
+const FLAGS_AT: usize = 58;
+const SHARING_AT: usize = 59;
+const LENGTHS_AT: usize = 60;
+const SECTIONS_AT: usize = 80;
+
+const MUST_REVALIDATE: u8 = 1;
+const NO_CACHE: u8 = 1 << 1;
+const IMMUTABLE: u8 = 1 << 2;
+/// It has something to be validated with.
+const VALIDATED: u8 = 1 << 3;
+/// A whole answer from it is a status line, its fields as they stand, what every answer gets, and its content.
+const PLAIN: u8 = 1 << 4;
+const FLAGS: u8 = MUST_REVALIDATE | NO_CACHE | IMMUTABLE | VALIDATED | PLAIN;
+
+/// Fields about the connection and the length of a message: what is stored has none, and one in a
+/// frame would split the answer.
+const OF_THE_MESSAGE: [&str; 4] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "transfer-encoding",
+];
+
+/// A stored response with what the store itself knows of it.
+#[derive(Debug)]
+pub struct Entry {
+    block: Bytes,
+    /// The content, where it is too large to lie in the block.
+    apart: Option<Box<Bytes>>,
+    /// When the head of the response arrived, on this process's clock.
+    received: Timestamp,
+    /// The number of purges here up to which it was found not to be purged.
+    checked: AtomicU64,
+}
+
+/// What the store is told of a response beside the response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// Tags, sorted, each once.
+    pub tags: Box<[Box<str>]>,
+    /// Path and query it was stored for; purges by URL and prefix look at it. Host first: `host/path?query`.
+    pub url: Box<str>,
+    /// The purge log as seen when the fetch that made it began.
+    pub position: Position,
+    /// How long the app took to give it: what a hit spares.
+    pub app_time: Duration,
+}
+
+/// The tags of an entry, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Tags<'a>(&'a [u8]);
+
+/// A part of the block behind its numbers.
+#[derive(Clone, Copy)]
+enum Section {
+    Url,
+    Tags,
+    Vary,
+    Fields,
+    Trailers,
+    Content,
+}
+
+impl Entry {
+    /// An entry that holds on to nothing larger than itself; a large body has to be of its own already.
+    #[must_use]
+    pub fn new(stored: &Stored, label: &Label) -> Self {
+        let within = stored.body.len() <= CONTENT_WITHIN_MAX;
+        Self {
+            block: write(stored, label, within).into(),
+            apart: (!within).then(|| Box::new(stored.body.clone())),
+            received: stored.lifetime.received,
+            checked: AtomicU64::new(label.position.local),
+        }
+    }
+
+    /// The same entry with another response: one that was validated.
+    #[must_use]
+    pub fn with(&self, stored: &Stored) -> Self {
+        Self::new(stored, &self.label())
+    }
+
+    /// The same entry with another lifetime.
+    #[must_use]
+    pub fn lasting(&self, lifetime: &Lifetime) -> Self {
+        let mut block = self.block.to_vec();
+        block[SPANS_AT..STATUS_AT - 8].copy_from_slice(&spans_of(lifetime));
+        block[FLAGS_AT] &= !(MUST_REVALIDATE | NO_CACHE | IMMUTABLE);
+        block[FLAGS_AT] |= flags_of(lifetime);
+        Self {
+            block: block.into(),
+            apart: self.apart.clone(),
+            received: lifetime.received,
+            checked: AtomicU64::new(self.checked()),
+        }
+    }
+
+    /// Reads what [`Entry::parts`] gave, with the content as its end: it stays where it is. It knows
+    /// nothing of this process's purges yet.
+    pub fn read(block: Bytes, received: Timestamp) -> Result<Self, Corrupt> {
+        check(&block)?;
+        Ok(Self {
+            block,
+            apart: None,
+            received,
+            checked: AtomicU64::new(0),
+        })
+    }
+
+    /// All of it, in order, but for the moment it was received.
+    #[must_use]
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [&self.block, self.apart.as_deref().map_or(&[], |body| body)]
+    }
+
+    /// The response taken apart, for whoever needs more than its bytes.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        Stored {
+            status: self.status(),
+            headers: self.map(Section::Fields, FIELDS_ADDED),
+            body: self.body(),
+            trailers: self.map(Section::Trailers, 0),
+            lifetime: self.lifetime(),
+            vary: self.vary(),
+            sharing: self.sharing(),
+        }
+    }
+
+    /// What was told of it.
+    #[must_use]
+    pub fn label(&self) -> Label {
+        Label {
+            tags: self.tags().map(Into::into).collect(),
+            url: self.url().into(),
+            position: self.position(),
+            app_time: self.app_time(),
+        }
+    }
+
+    /// The app's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        status(&self.block).unwrap_or_default()
+    }
+
+    /// Its fields as HTTP/1.1 sends them: `name: value` lines, each with its end.
+    #[must_use]
+    pub fn fields(&self) -> &[u8] {
+        self.section(Section::Fields)
+    }
+
+    /// Whether a whole answer from it is these fields, what every answer gets, and its content: it is
+    /// no part, has content and no trailers, and none of the fields that are replaced.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.flag(PLAIN)
+    }
+
+    /// Its content; never copied.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        match &self.apart {
+            Some(body) => Bytes::clone(body),
+            None => self.block.slice(range(&self.block, Section::Content)),
+        }
+    }
+
+    /// Bytes of its content.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        match &self.apart {
+            Some(body) => body.len(),
+            None => self.section(Section::Content).len(),
+        }
+    }
+
+    /// Bytes of all of it, its content included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+
+    /// When and for how long it may be used.
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
+        let span = |nth: usize| Duration::from_millis(number64(&self.block, SPANS_AT + 8 * nth));
+        Lifetime {
+            received: self.received,
+            initial_age: span(0),
+            fresh: span(1),
+            stale_while_revalidate: span(2),
+            stale_if_error: span(3),
+            must_revalidate: self.flag(MUST_REVALIDATE),
+            no_cache: self.flag(NO_CACHE),
+            immutable: self.flag(IMMUTABLE),
+        }
+    }
+
+    /// When its head arrived.
+    #[must_use]
+    pub fn received(&self) -> Timestamp {
+        self.received
+    }
+
+    /// Whether it is within its lifetime.
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.lifetime().is_fresh(now)
+    }
+
+    /// How long from `now` a store has to keep it; see [`Lifetime::keep`].
+    #[must_use]
+    pub fn keep(&self, now: Timestamp) -> Duration {
+        self.lifetime().keep(self.flag(VALIDATED), now)
+    }
+
+    /// Who allowed it to be shared.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        sharing(self.block[SHARING_AT]).unwrap_or(Sharing::Route)
+    }
+
+    /// What its reuse for `request` is judged by.
+    #[must_use]
+    pub fn terms(&self, request: &HeaderMap) -> Terms {
+        Terms {
+            lifetime: self.lifetime(),
+            sharing: self.sharing(),
+            // Only a part may be too little.
+            suffices: self.status() != StatusCode::PARTIAL_CONTENT
+                || self.stored().suffices(request),
+        }
+    }
+
+    /// What of the whole this is, where it is only a part of it (206).
+    #[must_use]
+    pub fn part(&self) -> Option<Part> {
+        (self.status() == StatusCode::PARTIAL_CONTENT)
+            .then(|| self.stored().part())
+            .flatten()
+    }
+
+    /// Whether it varies on nothing.
+    #[must_use]
+    pub fn is_for_all(&self) -> bool {
+        self.section(Section::Vary).is_empty()
+    }
+
+    /// The request fields it was selected by.
+    #[must_use]
+    pub fn vary(&self) -> Vary {
+        let fields = selecting(self.section(Section::Vary));
+        let fields = fields.filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name).ok()?;
+            Some((name, value.map(Into::into)))
+        });
+        Vary {
+            fields: fields.collect(),
+        }
+    }
+
+    /// Whether `request` selects it (RFC 9111 §4.1).
+    #[must_use]
+    pub fn matches(&self, request: &HeaderMap) -> bool {
+        selecting(self.section(Section::Vary)).all(|(name, value)| {
+            HeaderName::from_bytes(name).is_ok_and(|name| vary::selects(&name, value, request))
+        })
+    }
+
+    /// Its tags, sorted.
+    #[must_use]
+    pub fn tags(&self) -> Tags<'_> {
+        Tags(self.section(Section::Tags))
+    }
+
+    /// See [`Label::url`].
+    #[must_use]
+    pub fn url(&self) -> &str {
+        text(self.section(Section::Url))
+    }
+
+    /// The purge log up to which it is known not to be purged.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            log: (number64(&self.block, 0), number64(&self.block, 8)),
+            local: self.checked(),
+        }
+    }
+
+    /// How long the app took to give it.
+    #[must_use]
+    pub fn app_time(&self) -> Duration {
+        Duration::from_millis(number64(&self.block, STATUS_AT - 8))
+    }
+
+    /// The number of purges here up to which it was found not to be purged.
+    #[must_use]
+    pub fn checked(&self) -> u64 {
+        self.checked.load(Ordering::Relaxed)
+    }
+
+    /// It was found not to be purged by the first `purges` here. Only ever raised: another worker
+    /// may have checked it against more.
+    pub fn check(&self, purges: u64) {
+        self.checked.fetch_max(purges, Ordering::Relaxed);
+    }
+
+    fn flag(&self, flag: u8) -> bool {
+        self.block[FLAGS_AT] & flag != 0
+    }
+
+    fn section(&self, section: Section) -> &[u8] {
+        &self.block[range(&self.block, section)]
+    }
+
+    /// The lines of a section as a table, with room for so many `more`. Values share the block.
+    fn map(&self, section: Section, more: usize) -> HeaderMap {
+        let range = range(&self.block, section);
+        if range.is_empty() {
+            return HeaderMap::new();
+        }
+        let lines = &self.block[range.clone()];
+        let room = memchr_iter(b'\n', lines).count() + more;
+        let mut map = HeaderMap::try_with_capacity(room).unwrap_or_default();
+        for (name, value) in fields(lines) {
+            let value = range.start + value.start..range.start + value.end;
+            let value = HeaderValue::from_maybe_shared(self.block.slice(value));
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
+                // There were no more than fit when they were written or read.
+                let _ = map.try_append(name, value);
+            }
+        }
+        map
+    }
+}
+
+impl<'a> Iterator for Tags<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        let (tag, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        self.0 = rest;
+        Some(text(tag))
+    }
+}
+
+// Writing ---------------------------------------------------------------------------------------
+
+fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let selecting = |(name, value): &(HeaderName, Option<Box<[u8]>>)| {
+        name.as_str().len() + value.as_ref().map_or(0, |value| value.len()) + 7
+    };
+    let lengths = [
+        label.url.len(),
+        label.tags.iter().map(|tag| short(tag).len() + 2).sum(),
+        stored.vary.fields.iter().map(selecting).sum(),
+        stored.headers.iter().map(line).sum(),
+        stored.trailers.iter().map(line).sum(),
+    ];
+    let body: &[u8] = if with_body { &stored.body } else { &[] };
+    let bytes = SECTIONS_AT + lengths.iter().sum::<usize>() + body.len();
+    let mut out = Vec::with_capacity(bytes);
+    out.extend_from_slice(&label.position.log.0.to_le_bytes());
+    out.extend_from_slice(&label.position.log.1.to_le_bytes());
+    out.extend_from_slice(&spans_of(&stored.lifetime));
+    out.extend_from_slice(&millis(label.app_time).to_le_bytes());
+    out.extend_from_slice(&stored.status.as_u16().to_le_bytes());
+    let mut flags = flags_of(&stored.lifetime);
+    if stored.validators().any() {
+        flags |= VALIDATED;
+    }
+    let fields_are_plain = !stored.headers.keys().any(|name| is_replaced(name.as_ref()));
+    if fields_are_plain && stored.trailers.is_empty() && has_content(stored.status) {
+        flags |= PLAIN;
+    }
+    out.extend_from_slice(&[flags, sharing_code(stored.sharing)]);
+    for length in lengths {
+        // Each is a part of a head, and heads have bounds far below.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        out.extend_from_slice(&length.to_le_bytes());
+    }
+    out.extend_from_slice(label.url.as_bytes());
+    for tag in &label.tags {
+        put_short(&mut out, short(tag).as_bytes());
+    }
+    for (name, value) in &stored.vary.fields {
+        put_short(&mut out, name.as_ref());
+        out.push(u8::from(value.is_some()));
+        let value = value.as_deref().unwrap_or_default();
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(value);
+    }
+    for (name, value) in stored.headers.iter().chain(&stored.trailers) {
+        let name = name.as_str().as_bytes();
+        for piece in [name, b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(piece);
+        }
+    }
+    out.extend_from_slice(body);
+    out
+}
+
+/// A tag as far as its length can be told; none is nearly as long.
+fn short(tag: &str) -> &str {
+    &tag[..tag.floor_char_boundary(u16::MAX.into())]
+}
+
+/// What is no longer than a name can be, behind its length.
+fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn spans_of(lifetime: &Lifetime) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let spans = [
+        lifetime.initial_age,
+        lifetime.fresh,
+        lifetime.stale_while_revalidate,
+        lifetime.stale_if_error,
+    ];
+    for (room, span) in bytes.chunks_exact_mut(8).zip(spans) {
+        room.copy_from_slice(&millis(span).to_le_bytes());
+    }
+    bytes
+}
+
+fn flags_of(lifetime: &Lifetime) -> u8 {
+    let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+    flag(lifetime.must_revalidate, MUST_REVALIDATE)
+        | flag(lifetime.no_cache, NO_CACHE)
+        | flag(lifetime.immutable, IMMUTABLE)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+const fn sharing_code(sharing: Sharing) -> u8 {
+    match sharing {
+        Sharing::Everyone => 0,
+        Sharing::App => 1,
+        Sharing::Route => 2,
+        Sharing::Identity => 3,
+    }
+}
+
+// Reading what is known to be whole -------------------------------------------------------------
+
+fn number64(block: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&block[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// How long the section is that has this place among the five.
+fn length(block: &[u8], nth: usize) -> usize {
+    let at = LENGTHS_AT + 4 * nth;
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&block[at..at + 4]);
+    u32::from_le_bytes(bytes) as usize
+}
+
+fn range(block: &[u8], section: Section) -> Range<usize> {
+    let nth = section as usize;
+    let start = (0..nth).fold(SECTIONS_AT, |at, before| at + length(block, before));
+    match section {
+        Section::Content => start..block.len(),
+        _ => start..start + length(block, nth),
+    }
+}
+
+fn status(block: &[u8]) -> Option<StatusCode> {
+    let code = u16::from_le_bytes([block[STATUS_AT], block[STATUS_AT + 1]]);
+    StatusCode::from_u16(code).ok()
+}
+
+const fn sharing(code: u8) -> Option<Sharing> {
+    match code {
+        0 => Some(Sharing::Everyone),
+        1 => Some(Sharing::App),
+        2 => Some(Sharing::Route),
+        3 => Some(Sharing::Identity),
+        _ => None,
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// The name of each line, and where in `lines` its value is.
+fn fields(lines: &[u8]) -> impl Iterator<Item = (&[u8], Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let line = &lines[at..];
+        let colon = memchr(b':', line)?;
+        let length = memchr(b'\r', &line[colon..])?;
+        let value = at + colon + 2..at + colon + length;
+        at = value.end + 2;
+        Some((&line[..colon], value))
+    })
+}
+
+/// Name and value of each field of Vary; ends where they make no sense.
+fn selecting(mut section: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    std::iter::from_fn(move || {
+        let (field, rest) = split_selecting(section)?;
+        section = rest;
+        Some(field)
+    })
+}
+
+type Selecting<'a> = (&'a [u8], Option<&'a [u8]>);
+
+fn split_selecting(section: &[u8]) -> Option<(Selecting<'_>, &[u8])> {
+    let (length, rest) = section.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    let (present, rest) = rest.split_first()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some(((name, (*present == 1).then_some(value)), rest))
+}
+
+/// Whether every answer gets a field of this name in place of a stored one.
+fn is_replaced(name: &[u8]) -> bool {
+    REPLACED.iter().any(|replaced| replaced.as_bytes() == name)
+}
+
+/// Whether an answer with this status has its content in it, all of it.
+const fn has_content(status: StatusCode) -> bool {
+    !matches!(status.as_u16(), ..200 | 204 | 205 | 206 | 304)
+}
+
+// Reading what may be anything ------------------------------------------------------------------
+
+/// Whether every byte of a block makes sense, so that nothing has to be asked afterwards.
+fn check(block: &[u8]) -> Result<(), Corrupt> {
+    if block.len() < SECTIONS_AT {
+        return Err(Corrupt::Truncated);
+    }
+    // Five numbers of 32 bits do not overflow one of 64.
+    let sections: u64 = (0..5).map(|nth| length(block, nth) as u64).sum();
+    if sections > (block.len() - SECTIONS_AT) as u64 {
+        return Err(Corrupt::Truncated);
+    }
+    let section = |section| &block[range(block, section)];
+    let flags = block[FLAGS_AT];
+    let status = status(block).ok_or(Corrupt::Malformed)?;
+    let lines = check_lines(section(Section::Fields)).ok_or(Corrupt::Malformed)?;
+    let trailers = check_lines(section(Section::Trailers)).ok_or(Corrupt::Malformed)?;
+    let is_plain = lines.are_plain && trailers.count == 0 && has_content(status);
+    let makes_sense = flags & !FLAGS == 0
+        && (flags & PLAIN != 0) == is_plain
+        && sharing(block[SHARING_AT]).is_some()
+        && lines.count.max(trailers.count) <= FIELDS_MAX
+        && std::str::from_utf8(section(Section::Url)).is_ok()
+        && check_tags(section(Section::Tags))
+        && check_vary(section(Section::Vary));
+    makes_sense.then_some(()).ok_or(Corrupt::Malformed)
+}
+
+fn check_tags(mut section: &[u8]) -> bool {
+    while let Some((length, rest)) = section.split_first_chunk() {
+        let tag = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)));
+        let Some((tag, rest)) = tag else { return false };
+        if std::str::from_utf8(tag).is_err() {
+            return false;
+        }
+        section = rest;
+    }
+    section.is_empty()
+}
+
+fn check_vary(mut section: &[u8]) -> bool {
+    while let Some(((name, _), rest)) = split_selecting(section) {
+        if !name.iter().all(|byte| is_of_a_name(*byte)) || name.is_empty() {
+            return false;
+        }
+        section = rest;
+    }
+    section.is_empty()
+}
+
+struct Lines {
+    count: usize,
+    are_plain: bool,
+}
+
+/// Checked again on reading: nothing that splits a response comes out of a store. `None` where what
+/// stands there is anything else than whole lines of `name: value`.
+fn check_lines(section: &[u8]) -> Option<Lines> {
+    let mut lines = Lines {
+        count: 0,
+        are_plain: true,
+    };
+    let mut rest = section;
+    while !rest.is_empty() {
+        let colon = rest.iter().position(|byte| !is_of_a_name(*byte))?;
+        let (name, after) = rest.split_at(colon);
+        let after = after.strip_prefix(b": ")?;
+        if name.is_empty() || OF_THE_MESSAGE.iter().any(|never| never.as_bytes() == name) {
+            return None;
+        }
+        lines.are_plain &= !is_replaced(name);
+        lines.count += 1;
+        let end = memchr(b'\r', after)?;
+        rest = after[end..].strip_prefix(b"\r\n")?;
+    }
+    // The two that end each line, and no other.
+    (controls(section) == 2 * lines.count).then_some(lines)
+}
+
+/// How many control characters there are, the tab not counted.
+fn controls(bytes: &[u8]) -> usize {
+    let is_control = |byte: &u8| u8::from((*byte < b' ' && *byte != b'\t') || *byte == 0x7f);
+    // So few at a time that a byte counts them, which several can do at once.
+    let counts = bytes
+        .chunks(128)
+        .map(|chunk| usize::from(chunk.iter().map(is_control).sum::<u8>()));
+    counts.sum()
+}
+
+/// A character of a name as names are written here, in lower case (RFC 9110 §5.6.2).
+const fn is_of_a_name(byte: u8) -> bool {
+    OF_A_NAME[byte as usize]
+}
+
+const OF_A_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = matches!(at as u8, b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&'
+            | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        at += 1;
+    }
+    table
+};
