@@ -164,7 +164,7 @@ impl Proxy {
         out: &mut Vec<u8>,
     ) -> Option<Ready> {
         let (visit, stored) = (ask.visit, &entry.stored);
-        let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
+        let prepare = || wire::prepare(stored, &forward::via(Version::HTTP_11), &REPLACED);
         let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
         let active = self.0.recorder.active();
         self.renew(ask, key, entry);

@@ -445,7 +445,9 @@ fn from_stored(visit: &Visit, stored: &Stored) -> Response<Body> {
     if !stored.trailers.is_empty() {
         announce_trailers(response.headers_mut(), &stored.trailers, has_trailers);
     }
-    response.headers_mut().append(VIA, forward::via());
+    response
+        .headers_mut()
+        .append(VIA, forward::via(Version::HTTP_11));
     if let Some(length) = length {
         response
             .headers_mut()

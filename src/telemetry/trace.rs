@@ -74,13 +74,6 @@ impl TraceContext {
         String::from_utf8_lossy(&self.trace_id_digits()).into_owned()
     }
 
-    /// The same as a field's value: every answer carries it.
-    #[must_use]
-    pub fn trace_id_field(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.trace_id_digits())
-            .unwrap_or_else(|_| HeaderValue::from_static("0"))
-    }
-
     /// The same as it stands on the wire.
     #[must_use]
     pub fn trace_id_digits(&self) -> [u8; 32] {

@@ -9,5 +9,9 @@ pub fn checked(method: &Method, response: Response<()>) -> Option<(HeaderMap, bo
     let (mut parts, ()) = response.into_parts();
     let framing = check::head(method, false, &mut parts).ok()?;
     let _ = check::keep_alive_hint(&parts.headers);
-    Some((parts.headers, framing.delimited, framing.reusable))
+    Some((
+        parts.headers,
+        framing.content.is_delimited(),
+        framing.reusable,
+    ))
 }
