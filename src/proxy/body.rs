@@ -3,7 +3,7 @@
 use super::coalesce::Reader;
 use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
-use crate::upstream::ResponseBody;
+use crate::upstream::{BrokenOff, ResponseBody};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -37,7 +37,7 @@ enum Content {
 pub enum BodyError {
     /// The app's stream broke.
     #[error("the app's answer broke off: {0}")]
-    App(#[from] hyper::Error),
+    App(#[from] BrokenOff),
     /// Nothing came from the app for too long.
     #[error("the app's answer stalled")]
     Stalled,

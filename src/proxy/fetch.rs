@@ -17,10 +17,10 @@ use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
 use crate::telemetry::Recorder;
-use crate::upstream::{Interim, RequestBody, ResponseBody, UpstreamError};
+use crate::upstream::{Interim, RequestBody, RequestHead, ResponseBody, UpstreamError};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use std::ops::Range;
@@ -268,8 +268,7 @@ impl Proxy {
 
     /// A range of what is not stored, straight from the app.
     async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
-        let asked = self.ask_app(ask, RequestBody::empty(), |body| ask.passed(body));
-        let response = asked.await?;
+        let response = self.ask_app(ask, RequestBody::empty()).await?;
         Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
@@ -349,7 +348,11 @@ impl Proxy {
         // A condition on a POST would mean another thing to the app (RFC 9110 §13.1.2).
         let may_ask = |_: &&Arc<Entry>| visit.method != Method::POST;
         let stale = held.as_ref().filter(suffices).filter(may_ask).cloned();
-        let mut fields = forward::request_fields(ask, true);
+        let sent = forward::Sent {
+            ask,
+            storable: true,
+        };
+        let mut fields = sent.map();
         let mut client = visit.headers.clone();
         if manner == Manner::Behind && rule.key.per.is_empty() {
             // What selects the answer goes along: without it the app would answer another question.
@@ -396,11 +399,9 @@ impl Proxy {
         });
         let query = rule.fetch_query(visit.uri.query());
         let target = forward::target(&visit.uri, Some(query));
-        let mut request = ask.fetched(fields, target.clone());
-        if manner == Manner::Behind {
-            // Its client has its answer.
-            request.extensions_mut().remove::<Interim>();
-        }
+        // Behind its back, a client has its answer.
+        let interim = visit.interim.clone();
+        let interim = interim.filter(|_| manner != Manner::Behind);
         Job {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
@@ -408,7 +409,8 @@ impl Proxy {
             url: format!("{}{}", visit.authority(), rule.url(ask.target)).into(),
             tags: purge::Tags::new(ask),
             places: ask.places(&self.0.shared),
-            request,
+            fields,
+            interim,
             target,
             method: ask.fetch_method().clone(),
             content: ask.visit.content.get().cloned().unwrap_or_default(),
@@ -446,14 +448,6 @@ impl Ask<'_> {
         }
     }
 
-    /// The request as the app gets it on a fetch that may be stored.
-    fn fetched(&self, fields: HeaderMap, target: http::Uri) -> Request<RequestBody> {
-        let content = self.visit.content.get().cloned().unwrap_or_default();
-        let mut request = self.request(fields, target, RequestBody::whole(content));
-        *request.method_mut() = self.fetch_method().clone();
-        request
-    }
-
     /// A HEAD is answered from what a GET brings.
     fn fetch_method(&self) -> &Method {
         match self.visit.method {
@@ -473,23 +467,6 @@ impl Ask<'_> {
     }
 }
 
-/// The same request with the content it is given.
-fn copies(request: &Request<RequestBody>) -> impl Fn(RequestBody) -> Request<RequestBody> + use<> {
-    let (method, target) = (request.method().clone(), request.uri().clone());
-    let fields = request.headers().clone();
-    let interim = request.extensions().get::<Interim>().cloned();
-    move |body| {
-        let mut copy = Request::new(body);
-        *copy.method_mut() = method.clone();
-        *copy.uri_mut() = target.clone();
-        *copy.headers_mut() = fields.clone();
-        if let Some(interim) = &interim {
-            copy.extensions_mut().insert(interim.clone());
-        }
-        copy
-    }
-}
-
 /// One fetch, with everything it needs when nobody waits for it any more.
 pub(super) struct Job {
     proxy: Proxy,
@@ -499,11 +476,13 @@ pub(super) struct Job {
     tags: purge::Tags,
     /// Where the answer may belong; none: under the key that is fetched.
     places: Option<Places>,
-    /// What the app is asked for; of `request` nothing is left once it is sent.
+    /// What the app is asked for.
     target: http::Uri,
     method: Method,
+    fields: HeaderMap,
     content: Bytes,
-    request: Request<RequestBody>,
+    /// Where its interim answers go.
+    interim: Option<Interim>,
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
     client: HeaderMap,
@@ -542,10 +521,7 @@ impl Job {
     async fn run(mut self, tell: Option<oneshot::Sender<Led>>) {
         let began = Instant::now();
         let mut requested = self.now();
-        let request = std::mem::replace(&mut self.request, Request::new(RequestBody::empty()));
-        let handle = self.snapshot.handles[self.rule].clone();
-        let again = copies(&request);
-        let mut outcome = self.proxy.timed(&handle, request, again).await;
+        let mut outcome = self.ask().await;
         if let Ok(response) = &outcome
             && response.status() == StatusCode::NOT_MODIFIED
         {
@@ -566,7 +542,7 @@ impl Job {
             }
             // A 304 about something else, or to a plain GET.
             requested = self.now();
-            outcome = self.ask_again(&handle).await;
+            outcome = self.ask_again().await;
         } else if let Ok(response) = &mut outcome
             && self.rest.is_some()
         {
@@ -578,7 +554,7 @@ impl Job {
                     } else {
                         self.rest = None;
                         requested = self.now();
-                        outcome = self.ask_again(&handle).await;
+                        outcome = self.ask_again().await;
                     }
                 }
                 _ => self.rest = None,
@@ -596,19 +572,26 @@ impl Job {
         }
     }
 
+    /// Asks the app.
+    async fn ask(&self) -> Result<Response<ResponseBody>, UpstreamError> {
+        let head = RequestHead {
+            method: &self.method,
+            target: &self.target,
+            fields: &self.fields,
+            interim: self.interim.as_ref(),
+            upgrade: false,
+        };
+        let handle = &self.snapshot.handles[self.rule];
+        let content = RequestBody::whole(self.content.clone());
+        self.proxy.timed(handle, &head, content).await
+    }
+
     /// Asks once more, without conditions and ranges of ours. A 304 to a request that has none is no
     /// answer (RFC 9110 §15.4.5), and is told, since no client can see why it gets a 502.
-    async fn ask_again(
-        &mut self,
-        handle: &crate::telemetry::RouteHandle,
-    ) -> Result<Response<ResponseBody>, UpstreamError> {
+    async fn ask_again(&mut self) -> Result<Response<ResponseBody>, UpstreamError> {
         if let Some(fields) = self.unconditional.take() {
-            let mut again = Request::new(RequestBody::whole(self.content.clone()));
-            *again.method_mut() = self.method.clone();
-            *again.uri_mut() = self.target.clone();
-            *again.headers_mut() = fields;
-            let copies = copies(&again);
-            let response = self.proxy.timed(handle, again, copies).await?;
+            (self.fields, self.interim) = (fields, None);
+            let response = self.ask().await?;
             if response.status() != StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }

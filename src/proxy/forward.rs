@@ -1,10 +1,10 @@
 //! Heads on their way through: what the app sees of a request, what a client sees of an answer.
 
 use super::Ask;
-use super::visit::Visit;
 use crate::semantics::{fields, line};
+use crate::upstream::{RequestFields, Value};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, Version};
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
@@ -29,11 +29,16 @@ pub(super) fn pseudonym() -> &'static str {
     NAME.get_or_init(|| format!("larder-{:08x}", fastrand::u32(..)))
 }
 
-/// Our member of `Via` on what came here by HTTP/1.1.
-pub(super) fn via() -> HeaderValue {
-    static MEMBER: OnceLock<HeaderValue> = OnceLock::new();
-    let made = || HeaderValue::from_str(&format!("1.1 {}", pseudonym()));
-    let member = MEMBER.get_or_init(|| made().unwrap_or(HeaderValue::from_static("1.1 larder")));
+/// Our member of `Via` on what came here by this version (RFC 9110 §7.6.3).
+pub(super) fn via(version: Version) -> HeaderValue {
+    static MEMBERS: [OnceLock<HeaderValue>; 3] = [const { OnceLock::new() }; 3];
+    let (member, protocol) = match version {
+        Version::HTTP_10 => (&MEMBERS[0], "1.0"),
+        Version::HTTP_2 => (&MEMBERS[1], "2"),
+        _ => (&MEMBERS[2], "1.1"),
+    };
+    let made = || HeaderValue::from_str(&format!("{protocol} {}", pseudonym()));
+    let member = member.get_or_init(|| made().unwrap_or(HeaderValue::from_static("larder")));
     member.clone()
 }
 
@@ -62,47 +67,118 @@ fn max_forwards(method: &Method, headers: &HeaderMap) -> Option<u64> {
     number.filter(|_| digits && *method == Method::OPTIONS)
 }
 
-/// The fields that go to the app. `storable`: the answer may be shared with others, so that what the
-/// key does not hold is left out where apps are known to reflect it.
-pub(super) fn request_fields(ask: &Ask<'_>, storable: bool) -> HeaderMap {
-    let visit = ask.visit;
-    let mut headers = visit.headers.clone();
-    headers.reserve(ADDED_FIELDS);
-    fields::remove_hop_by_hop(&mut headers);
-    // These were for the proxy that the client believed it spoke to.
-    headers.remove(header::EXPECT);
-    headers.remove(header::PROXY_AUTHORIZATION);
-    headers.remove(LARDER_DEBUG);
-    headers.remove(X_MIDDLEWARE_SUBREQUEST);
-    let trusted = ask.caller.via_trusted_proxy();
-    if storable {
-        fields::remove_unkeyed(&mut headers, &ask.found.rule.key.headers);
+/// The fields of a request that go to the app.
+pub(super) struct Sent<'a> {
+    pub ask: &'a Ask<'a>,
+    /// The answer may be shared with others, so that what the key does not hold is left out where
+    /// apps are known to reflect it.
+    pub storable: bool,
+}
+
+/// What is never passed on: what is made here, and what was for the proxy that the client believed it
+/// spoke to.
+const KEPT_BACK: [HeaderName; 8] = [
+    header::HOST,
+    X_FORWARDED_FOR,
+    TRACEPARENT,
+    X_REQUEST_ID,
+    header::EXPECT,
+    header::PROXY_AUTHORIZATION,
+    LARDER_DEBUG,
+    X_MIDDLEWARE_SUBREQUEST,
+];
+
+impl RequestFields for Sent<'_> {
+    fn each(&self, mut field: impl FnMut(&HeaderName, Value<'_>)) {
+        let Ask { visit, caller, .. } = *self.ask;
+        let (headers, trusted) = (&visit.headers, caller.via_trusted_proxy());
+        let keyed = &self.ask.found.rule.key.headers;
+        let host = visit.host_field();
+        if let Some(host) = &host {
+            field(&header::HOST, Value::Held(host));
+        }
+        let nominated = fields::nominated(headers);
+        let forwards = max_forwards(&visit.method, headers);
+        let (mut told_host, mut told_scheme) = (false, false);
+        for (name, value) in headers {
+            if KEPT_BACK.contains(name) || fields::is_hop_by_hop(name) || nominated.contains(name) {
+                continue;
+            }
+            // A trusted proxy's word on how the client came is passed on, others' is not.
+            let goes = if self.storable && fields::is_unkeyed(name, keyed) {
+                false
+            } else if *name == header::FORWARDED {
+                self.storable || trusted
+            } else if *name == X_FORWARDED_HOST {
+                told_host |= trusted;
+                trusted
+            } else if *name == X_FORWARDED_PROTO {
+                told_scheme |= trusted && !self.storable;
+                trusted && !self.storable
+            } else {
+                *name != header::MAX_FORWARDS || forwards.is_none()
+            };
+            if goes {
+                field(name, Value::Held(value));
+            }
+        }
+        if let Some(forwards) = forwards {
+            let forwards = line::digits(forwards.saturating_sub(1));
+            field(&header::MAX_FORWARDS, Value::Made(forwards.as_bytes()));
+        }
         // What is stored is for those too who take trailers, whoever leads the fetch.
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    } else if !trusted {
-        headers.remove(header::FORWARDED);
+        if self.storable || fields::has_token(headers, &header::TE, "trailers") {
+            field(&header::TE, Value::Made(b"trailers"));
+            // RFC 9110 §10.1.4: it is said from hop to hop.
+            field(&header::CONNECTION, Value::Made(b"te"));
+        }
+        let peer = line::address(visit.peer.address.ip().to_canonical());
+        // Byte for byte: what a client wrote further left, text or not, must not cost the app the rest.
+        let before = match trusted {
+            true => fields::combined(headers, &X_FORWARDED_FOR),
+            false => None,
+        };
+        match before {
+            Some(before) => {
+                let chain = [&*before, b", ", peer.as_bytes()].concat();
+                field(&X_FORWARDED_FOR, Value::Made(&chain));
+            }
+            None => field(&X_FORWARDED_FOR, Value::Made(peer.as_bytes())),
+        }
+        if let (false, Some(host)) = (told_host, &host) {
+            field(&X_FORWARDED_HOST, Value::Held(host));
+        }
+        if !told_scheme {
+            // What is stored is asked for as the key says.
+            let scheme = match self.storable {
+                true => self.ask.scheme(),
+                false => visit.peer.scheme(),
+            };
+            field(&X_FORWARDED_PROTO, Value::Made(scheme.as_bytes()));
+        }
+        field(&header::VIA, Value::Held(&via(visit.version)));
+        field(
+            &TRACEPARENT,
+            Value::Made(visit.trace.traceparent().as_bytes()),
+        );
+        match visit.own_request_id() {
+            Some(id) => field(&X_REQUEST_ID, Value::Held(id)),
+            None => field(&X_REQUEST_ID, Value::Made(&visit.trace.trace_id_digits())),
+        }
     }
-    if let Some(forwards) = max_forwards(&visit.method, &headers) {
-        headers.insert(header::MAX_FORWARDS, forwards.saturating_sub(1).into());
+}
+
+impl Sent<'_> {
+    /// The same as a map, for who has to change it.
+    pub fn map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.ask.visit.headers.len() + ADDED_FIELDS);
+        self.each(|name, value| {
+            if let Some(value) = value.field() {
+                map.append(name, value);
+            }
+        });
+        map
     }
-    if headers.contains_key(header::TE) {
-        // RFC 9110 §10.1.4: it is said from hop to hop.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-    }
-    set_forwarded(&mut headers, visit, trusted);
-    if storable {
-        // What the key says.
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(ask.scheme()));
-    }
-    append_via(&mut headers, visit.version);
-    if let Some(host) = visit.host_field() {
-        headers.insert(header::HOST, host);
-    }
-    if let Ok(value) = HeaderValue::from_str(&visit.trace.traceparent()) {
-        headers.insert(TRACEPARENT, value);
-    }
-    headers.insert(X_REQUEST_ID, visit.request_id());
-    headers
 }
 
 impl Ask<'_> {
@@ -114,50 +190,6 @@ impl Ask<'_> {
             Some(b"http") if self.caller.via_trusted_proxy() => "http",
             _ => self.visit.peer.scheme(),
         }
-    }
-}
-
-/// `X-Forwarded-*`: continued where a trusted proxy began it, begun anew otherwise.
-fn set_forwarded(headers: &mut HeaderMap, visit: &Visit, trusted: bool) {
-    let peer = line::address(visit.peer.address.ip().to_canonical());
-    // Byte for byte: what a client wrote further left, text or not, must not cost the app the rest.
-    let before = match trusted {
-        true => fields::combined(headers, &X_FORWARDED_FOR),
-        false => None,
-    };
-    let chain = match before {
-        Some(before) => Cow::Owned([&*before, b", ", peer.as_bytes()].concat()),
-        None => Cow::Borrowed(peer.as_bytes()),
-    };
-    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
-    if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        match visit.host_field() {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
-    }
-    if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(
-            X_FORWARDED_PROTO,
-            HeaderValue::from_static(visit.peer.scheme()),
-        );
-    }
-}
-
-/// Says that the message came through here (RFC 9110 §7.6.3).
-pub(super) fn append_via(headers: &mut HeaderMap, version: http::Version) {
-    let protocol = match version {
-        http::Version::HTTP_10 => "1.0",
-        http::Version::HTTP_2 => "2",
-        _ => {
-            headers.append(header::VIA, via());
-            return;
-        }
-    };
-    if let Ok(member) = HeaderValue::from_str(&format!("{protocol} {}", pseudonym())) {
-        headers.append(header::VIA, member);
     }
 }
 
@@ -186,12 +218,12 @@ pub(super) fn target(uri: &Uri, query: Option<Option<Cow<'_, str>>>) -> Uri {
 }
 
 /// What of the app's fields a client may see.
-pub(super) fn response_fields(headers: &mut HeaderMap, version: http::Version) {
+pub(super) fn response_fields(headers: &mut HeaderMap, version: Version) {
     headers.reserve(ADDED_FIELDS);
     fields::remove_hop_by_hop(headers);
     // An app's challenge to a proxy is not for clients, who do not know that there is one.
     headers.remove(header::PROXY_AUTHENTICATE);
-    append_via(headers, version);
+    headers.append(header::VIA, via(version));
 }
 
 #[cfg(test)]
@@ -209,7 +241,7 @@ mod tests {
     #[test]
     fn a_request_that_comes_back_is_known() {
         let mut headers = HeaderMap::new();
-        append_via(&mut headers, http::Version::HTTP_11);
+        headers.append(header::VIA, via(Version::HTTP_11));
         assert!(is_loop(&headers));
         headers.insert(
             header::VIA,

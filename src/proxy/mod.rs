@@ -43,7 +43,9 @@ use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
-use crate::upstream::{RequestBody, Upstream};
+use crate::upstream::{
+    RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
+};
 use arc_swap::ArcSwap;
 use content::Reading;
 use http::request::Parts;
@@ -375,7 +377,7 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
-        let response = self.ask_app(ask, body, |body| ask.passed(body)).await?;
+        let response = self.ask_app(ask, body).await?;
         if !changes {
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
         }
@@ -397,8 +399,7 @@ impl Proxy {
         reason: Reason,
     ) -> Result<Reply, Problem> {
         let requested = self.0.shared.clock.now();
-        let asked = self.ask_app(ask, RequestBody::empty(), |body| ask.passed(body));
-        let response = match asked.await {
+        let response = match self.ask_app(ask, RequestBody::empty()).await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
@@ -423,13 +424,22 @@ impl Proxy {
 
     async fn tunnel(&self, ask: &Ask<'_>, upgrade: Option<OnUpgrade>) -> Result<Reply, Problem> {
         let place = self.0.shared.tunnels.enter()?;
-        let request = |body| {
-            let mut request = ask.passed(body);
-            tunnel::ask(request.headers_mut(), &ask.visit.headers);
-            request
+        let mut fields = forward::Sent {
+            ask,
+            storable: false,
+        }
+        .map();
+        tunnel::ask(&mut fields, &ask.visit.headers);
+        let target = forward::target(&ask.visit.uri, None);
+        let head = RequestHead {
+            upgrade: true,
+            ..ask.head(&fields, &target)
         };
-        let asked = self.ask_app(ask, RequestBody::empty(), request);
-        let mut response = asked.await?;
+        let asked = {
+            let _span = ask.span.child("fetch");
+            self.timed(ask.handle(), &head, RequestBody::empty()).await
+        };
+        let mut response = asked.map_err(Problem::App)?;
         let agreed = tunnel::agreed(&ask.visit.headers, &response).map_err(Problem::App)?;
         match upgrade {
             Some(client) if agreed => {
@@ -440,28 +450,32 @@ impl Proxy {
         }
     }
 
-    /// One question to the app, made of its content by `request`, timed and traced.
+    /// The client's own request, as it goes through; timed and traced.
     async fn ask_app(
         &self,
         ask: &Ask<'_>,
         body: RequestBody,
-        request: impl Fn(RequestBody) -> Request<RequestBody>,
-    ) -> Result<Response<crate::upstream::ResponseBody>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let _span = ask.span.child("fetch");
-        self.timed(ask.handle(), request(body), request)
-            .await
-            .map_err(Problem::App)
+        let fields = forward::Sent {
+            ask,
+            storable: false,
+        };
+        let target = forward::target(&ask.visit.uri, None);
+        let head = ask.head(&fields, &target);
+        let asked = self.timed(ask.handle(), &head, body);
+        asked.await.map_err(Problem::App)
     }
 
-    async fn timed(
+    async fn timed<F: RequestFields>(
         &self,
         route: &RouteHandle,
-        request: Request<RequestBody>,
-        again: impl Fn(RequestBody) -> Request<RequestBody>,
-    ) -> Result<Response<crate::upstream::ResponseBody>, crate::upstream::UpstreamError> {
+        head: &RequestHead<'_, F>,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         use crate::telemetry::metrics::UpstreamResult;
         let began = Instant::now();
-        let outcome = self.0.upstream.send(request, again).await;
+        let outcome = self.0.upstream.send(head, body).await;
         let result = match &outcome {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(error) => UpstreamResult::Error(error.word()),
@@ -580,26 +594,15 @@ impl<'a> Ask<'a> {
         }
     }
 
-    /// The client's own request, as it goes through.
-    fn passed(&self, body: RequestBody) -> Request<RequestBody> {
-        let fields = forward::request_fields(self, false);
-        self.request(fields, forward::target(&self.visit.uri, None), body)
-    }
-
-    fn request(
-        &self,
-        fields: http::HeaderMap,
-        target: http::Uri,
-        body: RequestBody,
-    ) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.visit.method.clone();
-        *request.uri_mut() = target;
-        *request.headers_mut() = fields;
-        if let Some(interim) = &self.visit.interim {
-            request.extensions_mut().insert(interim.clone());
+    /// The head of a request with the client's method, for the app.
+    fn head<'b, F>(&'b self, fields: &'b F, target: &'b http::Uri) -> RequestHead<'b, F> {
+        RequestHead {
+            method: &self.visit.method,
+            target,
+            fields,
+            interim: self.visit.interim.as_ref(),
+            upgrade: false,
         }
-        request
     }
 }
 

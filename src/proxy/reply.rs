@@ -294,7 +294,7 @@ impl Reply {
             _ => return self.write_made(rooms, ask, limits, active, out),
         };
         let took = ask.visit.began.elapsed();
-        let mut head = Head::stored(out, entry, &forward::via());
+        let mut head = Head::stored(out, entry, &forward::via(Version::HTTP_11));
         let age = line::digits(entry.lifetime().age(ask.visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
         self.told.dress(ask, limits, took, &mut head);
@@ -507,7 +507,7 @@ fn from_stored(visit: &Visit, mut stored: Stored) -> Response<Body> {
     if !stored_trailers.is_empty() {
         announce_trailers(&mut headers, &stored_trailers, has_trailers);
     }
-    headers.append(VIA, forward::via());
+    headers.append(VIA, forward::via(Version::HTTP_11));
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, number(length));
     }

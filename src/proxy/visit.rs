@@ -146,13 +146,6 @@ impl Visit {
         normal_authority(self.authority_as_sent(), self.peer.scheme()).unwrap_or_default()
     }
 
-    /// The request's id: the client's where nothing in it can hurt a log, else the trace's.
-    pub(super) fn request_id(&self) -> HeaderValue {
-        self.own_request_id()
-            .cloned()
-            .unwrap_or_else(|| self.trace.trace_id_field())
-    }
-
     /// The id that the client brought, where nothing in it can hurt a log.
     pub(super) fn own_request_id(&self) -> Option<&HeaderValue> {
         let harmless = |value: &&HeaderValue| {

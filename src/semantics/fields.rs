@@ -121,6 +121,12 @@ const NO_TRAILERS: [&str; 27] = [
     "www-authenticate",
 ];
 
+/// Whether a field belongs to one connection by its name (RFC 9110 §7.6.1).
+#[must_use]
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
 /// Removes hop-by-hop fields and those that `Connection` names; keeps `TE: trailers`.
 ///
 /// `Trailer` stays: it announces what comes with the message, not with the connection. A nomination
@@ -163,22 +169,21 @@ pub fn remove_unstorable(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes request fields that apps reflect but no key holds (`X-Forwarded-Host` and friends), for
-/// a fetch that may be stored; those in `keyed` stay. The proxy sets its own ones afterwards.
+/// Removes request fields that [`is_unkeyed`] names.
 pub fn remove_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
-    for name in UNKEYED {
-        if !keyed.iter().any(|known| known == name) {
-            headers.remove(name);
-        }
-    }
-    let middleware: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-middleware-") && !keyed.contains(name))
-        .cloned()
-        .collect();
-    for name in middleware {
+    let unkeyed = headers.keys().filter(|name| is_unkeyed(name, keyed));
+    for name in unkeyed.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
+}
+
+/// Whether a request field is one that apps reflect (`X-Forwarded-Host` and friends) and that no key
+/// holds: it does not go along with a fetch that may be stored, unless it is `keyed`. The proxy sets
+/// its own ones.
+#[must_use]
+pub fn is_unkeyed(name: &HeaderName, keyed: &[HeaderName]) -> bool {
+    let text = name.as_str();
+    (UNKEYED.contains(&text) || text.starts_with("x-middleware-")) && !keyed.contains(name)
 }
 
 /// Takes all cookies out of a request but those with one of these names.
@@ -208,17 +213,19 @@ pub fn remove_forbidden_trailers(trailers: &mut HeaderMap) -> bool {
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
+    for name in nominated(headers) {
+        headers.remove(name);
     }
-    let nominated: Vec<HeaderName> = list(headers, &CONNECTION)
+}
+
+/// The fields that `Connection` names and that are not needed further on.
+#[must_use]
+pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    list(headers, &CONNECTION)
         .take(NOMINATED_MAX)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_end_to_end(name))
-        .collect();
-    for name in nominated {
-        headers.remove(name);
-    }
+        .collect()
 }
 
 fn is_end_to_end(name: &HeaderName) -> bool {

@@ -3,7 +3,7 @@
 //! Without OTLP a [`Span`] is an empty option and nothing here allocates. `tracestate` is the
 //! proxy's to pass on untouched.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
     TraceId, TraceState, Tracer,
@@ -72,13 +72,6 @@ impl TraceContext {
     #[must_use]
     pub fn trace_id_hex(&self) -> String {
         String::from_utf8_lossy(&self.trace_id_digits()).into_owned()
-    }
-
-    /// The same as a field's value: every answer carries it.
-    #[must_use]
-    pub fn trace_id_field(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.trace_id_digits())
-            .unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
     /// The same as it stands on the wire.

@@ -1,16 +1,21 @@
 //! Bodies on their way to and from the app: streamed, counted, and the judge of whether a
 //! connection may be used again.
 
-use super::Home;
+use super::check::Content;
+use super::chunked::{Chunks, Step};
+use super::plain::Wire;
+use super::pool::Home;
+use super::streamed::Sender;
 use crate::semantics::fields;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,13 +27,14 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     /// Trailers that were read already.
     trailers: Option<HeaderMap>,
-    finished: Finished,
+    /// Who wants to know how far it has come; nobody, where it is sent in one piece.
+    finished: Option<Finished>,
     copy: Option<BodyCopy>,
 }
 
 /// How far a request's body has come.
 #[derive(Clone, Debug)]
-pub struct Finished(Arc<Progress>);
+pub(super) struct Finished(Arc<Progress>);
 
 #[derive(Debug)]
 struct Progress {
@@ -55,14 +61,12 @@ impl Finished {
     }
 
     /// The body was sent to its end.
-    #[must_use]
-    pub fn whole(&self) -> bool {
+    pub(super) fn whole(&self) -> bool {
         self.0.state.load(Ordering::Acquire) == WHOLE
     }
 
     /// The client broke it off.
-    #[must_use]
-    pub fn broken(&self) -> bool {
+    pub(super) fn broken(&self) -> bool {
         self.0.state.load(Ordering::Acquire) == BROKEN
     }
 
@@ -130,9 +134,8 @@ impl RequestBody {
     /// Content of which `read` is here already, with the trailers if it was all, and `incoming` still to come.
     #[must_use]
     pub fn begun(read: Bytes, trailers: Option<HeaderMap>, incoming: Option<Incoming>) -> Self {
-        let nothing = read.is_empty() && trailers.is_none() && incoming.is_none();
         Self {
-            finished: Finished::new(if nothing { WHOLE } else { UNDER_WAY }),
+            finished: None,
             read,
             incoming,
             trailers,
@@ -152,6 +155,13 @@ impl RequestBody {
         here.then(|| self.read.clone())
     }
 
+    /// Whoever wants a copy has it, before the content leaves in one piece.
+    pub(super) fn copied(&self) {
+        if let Some(copy) = &self.copy {
+            copy.add(&self.read);
+        }
+    }
+
     /// Keeps a copy of up to `bytes_max` bytes of what is sent.
     pub fn keep_copy(&mut self, bytes_max: usize) -> BodyCopy {
         let copy = BodyCopy {
@@ -163,9 +173,22 @@ impl RequestBody {
     }
 
     /// Tells how far it has come, also after it was handed over.
-    #[must_use]
-    pub fn finished(&self) -> Finished {
-        self.finished.clone()
+    pub(super) fn finished(&mut self) -> Finished {
+        let state = if self.is_end_stream() {
+            WHOLE
+        } else {
+            UNDER_WAY
+        };
+        let finished = self.finished.get_or_insert_with(|| Finished::new(state));
+        finished.clone()
+    }
+
+    fn moves(&self) {
+        self.finished.iter().for_each(Finished::moves);
+    }
+
+    fn set(&self, state: u8) {
+        (self.finished.iter()).for_each(|finished| finished.set(state));
     }
 }
 
@@ -183,14 +206,14 @@ impl Body for RequestBody {
             if let Some(copy) = &this.copy {
                 copy.add(&read);
             }
-            this.finished.moves();
+            this.moves();
             if this.is_end_stream() {
-                this.finished.set(WHOLE);
+                this.set(WHOLE);
             }
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
         if let Some(trailers) = this.trailers.take() {
-            this.finished.set(WHOLE);
+            this.set(WHOLE);
             return Poll::Ready(Some(Ok(allowed_trailers(Frame::trailers(trailers)))));
         }
         let Some(incoming) = this.incoming.as_mut() else {
@@ -198,20 +221,23 @@ impl Body for RequestBody {
         };
         let polled = Pin::new(&mut *incoming).poll_frame(context);
         let starved = polled.is_pending();
-        this.finished.0.starved.store(starved, Ordering::Relaxed);
-        let polled = std::task::ready!(polled);
-        this.finished.moves();
+        if let Some(finished) = &this.finished {
+            finished.0.starved.store(starved, Ordering::Relaxed);
+        }
+        let polled = ready!(polled);
+        let ended = incoming.is_end_stream();
+        this.moves();
         match &polled {
             Some(Ok(frame)) => {
                 if let (Some(copy), Some(chunk)) = (&this.copy, frame.data_ref()) {
                     copy.add(chunk);
                 }
-                if incoming.is_end_stream() {
-                    this.finished.set(WHOLE);
+                if ended {
+                    this.set(WHOLE);
                 }
             }
-            Some(Err(_)) => this.finished.set(BROKEN),
-            None => this.finished.set(WHOLE),
+            Some(Err(_)) => this.set(BROKEN),
+            None => this.set(WHOLE),
         }
         Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
@@ -237,31 +263,98 @@ impl Body for RequestBody {
 /// What the app answers. Gives the connection back when it has ended well.
 #[derive(Debug)]
 pub struct ResponseBody {
-    incoming: Incoming,
+    source: Source,
     delimited: bool,
-    sent: Finished,
-    home: Option<Home>,
-    ended: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Nothing more comes.
+    Ended,
+    /// All of it came with the head.
+    Here(Bytes),
+    /// It is read from the connection as it is taken.
+    Plain(Box<Plain>),
+    /// hyper reads it.
+    Hyper {
+        incoming: Incoming,
+        sent: Finished,
+        home: Home<Sender>,
+    },
+}
+
+#[derive(Debug)]
+struct Plain {
+    home: Home<Box<Wire>>,
+    rest: Rest,
+}
+
+/// What has yet to come of a body that we read ourselves.
+#[derive(Debug)]
+enum Rest {
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+}
+
+/// The answer's content broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokenOff {
+    /// hyper says so.
+    #[error("{0}")]
+    Hyper(#[from] hyper::Error),
+    /// The connection failed.
+    #[error("{0}")]
+    Connection(#[from] io::Error),
+    /// The connection ended before the content did.
+    #[error("the connection was closed before it was whole")]
+    Cut,
+    /// Its chunks break HTTP's framing.
+    #[error("its chunks break HTTP ({0})")]
+    Chunks(&'static str),
 }
 
 impl ResponseBody {
-    pub(super) fn new(
+    /// Read by hyper, on a connection of its own.
+    pub(super) fn hyper(
         incoming: Incoming,
-        delimited: bool,
+        content: Content,
         sent: Finished,
-        home: Option<Home>,
+        home: Home<Sender>,
     ) -> Self {
-        let mut body = Self {
+        let ended = incoming.is_end_stream();
+        let source = Source::Hyper {
             incoming,
-            delimited,
             sent,
             home,
-            ended: false,
         };
-        if body.incoming.is_end_stream() {
+        let delimited = content.is_delimited();
+        let mut body = Self { source, delimited };
+        if ended {
             body.end();
         }
         body
+    }
+
+    /// Read here, from behind its head.
+    pub(super) fn plain(mut home: Home<Box<Wire>>, content: Content) -> Self {
+        let delimited = content.is_delimited();
+        let (here, rest) = match content {
+            Content::None => (Some(Bytes::new()), Rest::Length(0)),
+            Content::Length(length) => (home.line.take_whole(length), Rest::Length(length)),
+            Content::Chunked => (None, Rest::Chunked(Chunks::new())),
+            Content::Rest => (None, Rest::UntilClose),
+        };
+        let Some(here) = here else {
+            let source = Source::Plain(Box::new(Plain { home, rest }));
+            return Self { source, delimited };
+        };
+        end_plain(home);
+        let source = match here.is_empty() {
+            true => Source::Ended,
+            false => Source::Here(here),
+        };
+        Self { source, delimited }
     }
 
     /// Whether its end is marked (length or last chunk), so that a cut cannot pass for an end.
@@ -272,45 +365,109 @@ impl ResponseBody {
 
     /// Invariant (a): the connection goes back only if both directions ended at a message's end.
     fn end(&mut self) {
-        self.ended = true;
-        if let Some(home) = self.home.take()
-            && self.sent.whole()
-        {
-            home.give_back();
+        match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Hyper { sent, home, .. } if sent.whole() => home.give_back(),
+            Source::Plain(plain) => end_plain(plain.home),
+            _ => {}
+        }
+    }
+}
+
+/// The same for a connection of ours: the request has left, and nothing lies behind the answer.
+fn end_plain(home: Home<Box<Wire>>) {
+    if home.line.is_at_an_end() {
+        home.give_back();
+    }
+}
+
+impl Plain {
+    /// The next frame; `None` at the end.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BrokenOff>> {
+        let wire = &mut *self.home.line;
+        loop {
+            let next = match &mut self.rest {
+                Rest::Length(0) => Step::End,
+                Rest::Length(left) => match wire.take(*left) {
+                    Some(piece) => {
+                        *left -= piece.len() as u64;
+                        Step::Data(piece)
+                    }
+                    None => Step::More,
+                },
+                Rest::UntilClose => wire.take(u64::MAX).map_or(Step::More, Step::Data),
+                Rest::Chunked(chunks) => chunks.next(wire.unread()).map_err(BrokenOff::Chunks)?,
+            };
+            match next {
+                Step::Data(piece) => return Poll::Ready(Ok(Some(Frame::data(piece)))),
+                Step::Trailers(trailers) => {
+                    return Poll::Ready(Ok(Some(Frame::trailers(trailers))));
+                }
+                Step::End => return Poll::Ready(Ok(None)),
+                Step::More => {}
+            }
+            let left = match self.rest {
+                Rest::Length(left) => left,
+                _ => u64::MAX,
+            };
+            if ready!(wire.poll_more(context, left))? == 0 {
+                return Poll::Ready(match self.rest {
+                    Rest::UntilClose => Ok(None),
+                    _ => Err(BrokenOff::Cut),
+                });
+            }
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let polled = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(context));
-        match &polled {
-            Some(Ok(_)) if self.incoming.is_end_stream() => self.end(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => {
-                self.ended = true;
-                self.home = None;
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let polled = match &mut self.source {
+            Source::Ended => return Poll::Ready(None),
+            Source::Here(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.source = Source::Ended;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            Source::Plain(plain) => ready!(plain.poll(context)).transpose(),
+            Source::Hyper { incoming, .. } => {
+                let polled = ready!(Pin::new(incoming).poll_frame(context));
+                polled.map(|frame| frame.map_err(BrokenOff::Hyper))
+            }
+        };
+        match &polled {
+            Some(Ok(_)) if self.is_end_stream() => self.end(),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.source = Source::Ended,
             None => self.end(),
         }
         Poll::Ready(polled.map(|frame| frame.map(allowed_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.incoming.is_end_stream()
+        match &self.source {
+            Source::Ended => true,
+            Source::Here(_) => false,
+            Source::Plain(plain) => matches!(plain.rest, Rest::Length(0)),
+            Source::Hyper { incoming, .. } => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Ended => SizeHint::with_exact(0),
+            Source::Here(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Plain(plain) => match plain.rest {
+                Rest::Length(left) => SizeHint::with_exact(left),
+                _ => SizeHint::default(),
+            },
+            Source::Hyper { incoming, .. } => incoming.size_hint(),
+        }
     }
 }
 

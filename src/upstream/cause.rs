@@ -3,6 +3,7 @@
 //! Owns the texts of causes and the pause between lines about them; never what a client sees.
 
 use super::UpstreamError;
+use http::Method;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,8 +21,20 @@ pub(super) struct Failure {
     pub error: UpstreamError,
     /// What went wrong; a few words without a full stop, never a secret.
     pub cause: String,
-    /// Nothing of the request has left.
-    pub unsent: bool,
+    /// Whether the request may be made once more.
+    pub repeat: Repeat,
+}
+
+/// Whether a request that a closed connection left unanswered may be made once more, if its method
+/// allows it at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It was answered in part, or refused for a reason.
+    Never,
+    /// Nothing came back: not on a connection that the app has promised to keep.
+    Unpromised,
+    /// Nothing of it has left.
+    Unsent,
 }
 
 impl Failure {
@@ -31,8 +44,19 @@ impl Failure {
         Self {
             error,
             cause,
-            unsent: false,
+            repeat: Repeat::Never,
         }
+    }
+
+    /// Whether the request, one with this `method`, may be made once more after it failed on a connection
+    /// that had idled, and that the app had `promised` to keep, or not.
+    pub(super) fn may_repeat(&self, method: &Method, promised: bool) -> bool {
+        let repeat = match self.repeat {
+            Repeat::Never => false,
+            Repeat::Unpromised => !promised,
+            Repeat::Unsent => true,
+        };
+        repeat && method.is_idempotent()
     }
 
     /// A TCP or Unix connect that failed.

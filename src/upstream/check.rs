@@ -1,7 +1,8 @@
-//! One strict look at the head of every answer: what hyper lets pass and we do not.
+//! One strict look at the head of every answer, whoever has read it: where its content ends, and whether
+//! that could be read in two ways.
 
 use super::UpstreamError;
-use crate::semantics::fields;
+use crate::semantics::{fields, line};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -10,10 +11,27 @@ use std::time::Duration;
 /// What the head says of the message's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Framing {
-    /// Length or last chunk marks the end.
-    pub delimited: bool,
+    pub content: Content,
     /// The connection may serve again once both directions have ended.
     pub reusable: bool,
+}
+
+/// What of the message comes behind its head (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    None,
+    /// So many bytes.
+    Length(u64),
+    Chunked,
+    /// Whatever comes until the connection ends.
+    Rest,
+}
+
+impl Content {
+    /// Length or last chunk marks the end, so that a cut cannot pass for an end.
+    pub const fn is_delimited(self) -> bool {
+        !matches!(self, Self::Rest)
+    }
 }
 
 /// Checks and repairs the head of an answer to `method`.
@@ -36,10 +54,12 @@ pub(super) fn head(
         // Two ends for one message: whoever wrote this may be smuggling (RFC 9112 §6.1).
         return Err(UpstreamError::Protocol("length-and-chunked"));
     }
+    if chunked && head.version == Version::HTTP_10 {
+        // HTTP/1.0 knows no chunks (RFC 9112 §6.1).
+        return Err(UpstreamError::Protocol("transfer-encoding"));
+    }
     if let Some(length) = length {
-        // `005` and `3, 3` leave here as one plain number.
-        head.headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        plain_length(&mut head.headers, length);
     }
     let bodiless = *method == Method::HEAD
         || head.status.is_informational()
@@ -47,14 +67,29 @@ pub(super) fn head(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-    let delimited = bodiless || chunked || length.is_some();
+    let content = match length {
+        _ if bodiless => Content::None,
+        _ if chunked => Content::Chunked,
+        Some(length) => Content::Length(length),
+        None => Content::Rest,
+    };
     let keep_alive = head.version == Version::HTTP_11
         && !fields::has_token(&head.headers, &CONNECTION, "close")
         && head.status != StatusCode::SWITCHING_PROTOCOLS;
     Ok(Framing {
-        delimited,
-        reusable: delimited && keep_alive,
+        content,
+        reusable: content.is_delimited() && keep_alive,
     })
+}
+
+/// `005` and `3, 3` leave here as one plain number.
+fn plain_length(headers: &mut HeaderMap, length: u64) {
+    let digits = line::digits(length);
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let plain = lines.next().map(HeaderValue::as_bytes) == Some(digits.as_bytes());
+    if !(plain && lines.next().is_none()) {
+        headers.insert(CONTENT_LENGTH, digits.value());
+    }
 }
 
 fn transfer_coding(headers: &HeaderMap) -> Result<bool, UpstreamError> {
@@ -140,7 +175,7 @@ mod tests {
     fn equal_lengths_become_one_and_differing_ones_are_refused() {
         assert!(judge(&[("content-length", "")]).is_err());
         let (framing, headers) = judged(&[("content-length", "3, 3")]).unwrap();
-        assert!(framing.delimited);
+        assert_eq!(framing.content, Content::Length(3));
         assert_eq!(headers[CONTENT_LENGTH], "3");
         assert!(judge(&[("content-length", "3"), ("content-length", "4")]).is_err());
         assert!(judge(&[("content-length", "+3")]).is_err());
@@ -150,7 +185,7 @@ mod tests {
     #[test]
     fn a_body_that_ends_with_the_connection_is_not_delimited() {
         let framing = judge(&[]).unwrap();
-        assert!(!framing.delimited && !framing.reusable);
+        assert!(framing.content == Content::Rest && !framing.reusable);
     }
 
     #[test]

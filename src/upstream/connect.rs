@@ -1,25 +1,89 @@
-//! One new connection to the app: TCP, TLS or a Unix socket.
+//! One new stream to the app: TCP, TLS or a Unix socket. Knows nothing of what is said on it.
 
+use super::UpstreamError;
 use super::cause::Failure;
-use super::{RequestBody, UpstreamError};
 use crate::config::settings::UpstreamTarget;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-/// The largest response head that is read, in bytes.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
+/// The bytes to the app and back.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    /// Boxed: it is twenty times as large as the others.
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
 
-/// A connection and the future that moves its bytes.
-pub(super) struct Connection {
-    pub sender: SendRequest<RequestBody>,
-    pub driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
 }
 
 /// TLS towards an `https:` app: the system's roots, the name from the URL.
@@ -61,22 +125,24 @@ impl TlsConfig {
 pub(super) async fn connect(
     target: &UpstreamTarget,
     tls: Option<&TlsConfig>,
-) -> Result<Connection, Failure> {
+) -> Result<Stream, Failure> {
     match target {
-        UpstreamTarget::Http { host, port } => greet(tcp(host, *port).await?).await,
+        UpstreamTarget::Http { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
         UpstreamTarget::Https { host, port } => {
             let tls = tls.ok_or_else(|| {
                 let cause = format!("`{host}` is not a name that a certificate could have");
                 Failure::new(UpstreamError::Tls, cause)
             })?;
             let stream = tcp(host, *port).await?;
-            let greeting = tls.connector.connect(tls.name.clone(), stream);
-            greet(greeting.await.map_err(|error| Failure::tls(&error, host))?).await
+            let greeting = tls.connector.connect(tls.name.clone(), stream).await;
+            let stream = greeting.map_err(|error| Failure::tls(&error, host))?;
+            Ok(Stream::Tls(Box::new(stream)))
         }
         UpstreamTarget::Unix(path) => {
             let stream = UnixStream::connect(path).await;
             let path = path.display();
-            greet(stream.map_err(|error| Failure::connect(&error, &format!("unix:{path}")))?).await
+            let failure = |error| Failure::connect(&error, &format!("unix:{path}"));
+            Ok(Stream::Unix(stream.map_err(failure)?))
         }
     }
 }
@@ -94,21 +160,4 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
     // Heads and small bodies must not wait for an acknowledgement (Nagle).
     let _ = stream.set_nodelay(true);
     Ok(stream)
-}
-
-async fn greet<S>(stream: S) -> Result<Connection, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Failure::new(UpstreamError::Connect, error.to_string()))?;
-    let driver = Box::pin(async move {
-        // How a connection ends is told to the exchange that was on it.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Connection { sender, driver })
 }

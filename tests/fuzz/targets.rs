@@ -68,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "request_head", run: request_head, inputs: 2000, seeds: &[b"GET /a?b\nHost: a", b"POST http://a/b\nHost: A\nTransfer-Encoding: chunked\nConnection: close", b"OPTIONS *\nHost: a\nContent-Length: 005\nExpect: 100-continue", b"GET /\nHost: a\nCookie: a=1\nCookie: b=2\nX_Forwarded_For: 1\nUpgrade: h2c", b"GET /\nHost: a\nConnection: cookie"] },
     Target { name: "heads", run: heads, inputs: 1500, seeds: &[b"\x03GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /c#d HTTP/1.1\r\n\r\n", b"\x01POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n", b"\x02PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x05\r\nGET / HTTP/1.1\n\rX: y\n\nGET / HTTP/1.1\ncontent-length: 1\nCONTENT-LENGTH:1\n\n"] },
     Target { name: "framing", run: framing, inputs: 1000, seeds: &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /c HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\nGET / HTTP/1.1\nHost: a\n\nPOST /b HTTP/1.1\nHost: a\nContent-Length: 005\n\nabcdeGET /c HTTP/1.0\nHost: a\n\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0 \t\r\n\r\nHEAD /b HTTP/1.1\r\nHost: a\r\n\r\n"] },
+    Target { name: "answers", run: answers, inputs: 1000, seeds: &[b"\x05HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK", b"\x01HTTP/1.1 103 Hm\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0A \r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\nx", b"\xffHTTP/1.1 204 No\r\nConnection: close\r\n\r\n", b"\x07HTTP/1.0 200\nContent-Length: 003, 3\n\nabc"] },
     Target { name: "response_head", run: response_head, inputs: 2000, seeds: &[b"200\nContent-Length: 3, 3\nConnection: keep-alive", b"304\nTransfer-Encoding: chunked\nKeep-Alive: timeout=5, max=2", b"101\nUpgrade: x", b"999\nContent-Length: 005\nContent-Length: 5"] },
     Target { name: "resp", run: resp, inputs: 3000, seeds: &[b"\x03$5\r\nhello\r\n+OK\r\n:-1\r\n$-1\r\n", b"\x01*3\r\n:1\r\n*1\r\n$-1\r\n-ERR no\r\n", b"\x02%1\r\n+a\r\n~1\r\n#t\r\n|1\r\n+b\r\n_\r\n,1.5\r\n", b"\x05>2\r\n+invalidate\r\n*0\r\n(12345678901234567890\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n", b"\x07$999999999\r\n", b"\x04HTTP/1.1 400 Bad Request\r\n\r\n"] },
     Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\xc8\0\x18\x01\x03\0\0\0\x03\0\0\0\x09\0\0\0\x14\0\0\0\0\0\0\0h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\xc8\0\x09\x01\x03\0\0\0\x03\0\0\0\0\0\0\0\x0c\0\0\0\x06\0\0\0h/a\x01\0tx-cache: a\r\na: b\r\nbody"] },
@@ -1289,6 +1290,56 @@ fn response_head(bytes: &[u8]) {
         assert!(lengths <= 1 && !(lengths == 1 && headers.contains_key(header::TRANSFER_ENCODING)));
         assert!(!reusable || !fields::has_token(&headers, &header::CONNECTION, "close"));
     }
+}
+
+/// First byte: the size of the pieces that the rest of the bytes, an app's connection, come in. What we
+/// take for a whole answer hyper takes for the same one.
+fn answers(bytes: &[u8]) {
+    let Some((size, stream)) = bytes.split_first() else {
+        return;
+    };
+    let whole = larder::upstream::fuzz::answered(std::iter::once(stream));
+    let size = usize::from(*size).max(1);
+    let pieces = larder::upstream::fuzz::answered(stream.chunks(size));
+    assert_eq!(whole, pieces, "pieces of {size} are read in another way");
+    let Some((content, behind)) = whole else {
+        return;
+    };
+    let used = stream.len() - behind;
+    for cut in [used / 2, used.saturating_sub(1)] {
+        let cut = larder::upstream::fuzz::answered(std::iter::once(&stream[..cut]));
+        assert_eq!(cut, None, "a part is taken for the whole");
+    }
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    }
+    let read = RUNTIME.with(|runtime| runtime.block_on(answered(&stream[..used])));
+    assert_eq!(read, Some(content), "hyper reads something else");
+}
+
+/// The content that hyper reads of an answer to a GET.
+async fn answered(stream: &[u8]) -> Option<Vec<u8>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (client, mut app) = tokio::io::duplex(1 << 20);
+    let talk = async {
+        let _ = app.read(&mut [0; 1024]).await;
+        let _ = app.write_all(stream).await;
+        drop(app);
+    };
+    let ask = async {
+        let io = hyper_util::rt::TokioIo::new(client);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
+        let answer = async {
+            let request = Request::new(http_body_util::Empty::<Bytes>::new());
+            let answer = sender.send_request(request).await.ok()?;
+            drop(sender);
+            let content = http_body_util::BodyExt::collect(answer.into_body()).await;
+            Some(content.ok()?.to_bytes().to_vec())
+        };
+        tokio::join!(answer, connection).0
+    };
+    tokio::join!(ask, talk).0
 }
 
 /// First byte: entry or Vary marker. The rest: what stands behind a right checksum and key.

@@ -876,6 +876,36 @@ async fn an_app_that_closes_idle_connections_is_asked_once_more_if_that_is_safe(
     }
 }
 
+/// The app closes what idles just as the next request comes, thousands of times.
+#[tokio::test]
+async fn an_app_that_closes_idle_connections_costs_no_get() {
+    let app = App::says(|_| {
+        Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+            .then_pause(Duration::from_micros(400))
+            .then_close()
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /*, no_store: true }]")
+        .start()
+        .await;
+    let asked = (0..8).map(|who| {
+        let client = larder.client();
+        tokio::spawn(async move {
+            for n in 0..500_u64 {
+                let pause = (n * 37 + who * 101) % 1_500;
+                tokio::time::sleep(Duration::from_micros(pause)).await;
+                let answer = client.get(&format!("/{who}/{n}")).await;
+                assert_eq!((answer.status, answer.text()), (200, "x".into()), "{n}");
+            }
+        })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        asked.await.unwrap();
+    }
+    assert!(app.total() >= 4_000);
+}
+
 #[tokio::test]
 async fn an_app_that_breaks_off_a_connection_it_promised_to_keep_is_not_asked_again() {
     let app = App::says(|seen| match seen.path() {
