@@ -176,7 +176,7 @@ impl Proxy {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
-        let response = reply.finish(&self.0, &ask, limits.as_ref(), active);
+        let response = reply.finish(&self.0, &ask, limits.as_deref(), active);
         span.route(&visit.method, visit.snapshot.handles[found.rule.id].path());
         span.status(response.status());
         response
@@ -212,7 +212,7 @@ impl Proxy {
         ask: &Ask<'_>,
         body: Incoming,
         upgrade: Option<OnUpgrade>,
-        limits: &mut Option<Decision>,
+        limits: &mut Option<Arc<Decision>>,
     ) -> Result<Reply, Problem> {
         if forward::is_loop(&ask.visit.headers) {
             return Err(Problem::Loop);
@@ -248,7 +248,7 @@ impl Proxy {
     }
 
     /// Asks the limits that this request falls under; a refusal is a [`Problem`].
-    async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Decision>) -> Result<(), Problem> {
+    async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Arc<Decision>>) -> Result<(), Problem> {
         let settings = &ask.visit.snapshot.settings.limits;
         let (method, route_limits) = (&ask.visit.method, &ask.found.rule.limits);
         let checks = limit::checks::checks(settings, route_limits, method, ask.target, ask.caller);
@@ -266,16 +266,16 @@ impl Proxy {
         &self,
         decision: Decision,
         mode: LimitMode,
-        limits: &mut Option<Decision>,
+        limits: &mut Option<Arc<Decision>>,
     ) -> Result<(), Problem> {
         for state in &decision.states {
             self.0.recorder.limit(&state.name, state.word(mode));
         }
-        let decision = limits.insert(decision.in_mode(mode));
+        let decision = limits.insert(Arc::new(decision.in_mode(mode)));
         match (decision.admitted, decision.unavailable) {
             (true, _) => Ok(()),
             (false, true) => Err(Problem::LimitsUnavailable),
-            (false, false) => Err(Problem::Limited(Box::new(decision.clone()))),
+            (false, false) => Err(Problem::Limited(Arc::clone(decision))),
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     Target, Tier, forward,
 };
 use crate::config::settings::LimitMode;
-use crate::limit::{self, Check};
+use crate::limit::{self, Check, Decision};
 use crate::semantics::line;
 use crate::semantics::validation::is_conditional;
 use crate::semantics::writing::{Fields, Value};
@@ -37,10 +37,10 @@ pub struct Ready {
 
 /// What is known of a request without waiting.
 enum Known<'a> {
-    /// Memory holds a fresh answer.
-    Fresh(Key, Arc<Entry>),
-    /// These counters have to be asked first.
-    Limited(Vec<Check<'a>>),
+    /// Memory holds a fresh answer, which these counters have to admit.
+    Fresh(Key, Arc<Entry>, Vec<Check<'a>>),
+    /// A counter is known to be full.
+    Refused(Decision),
 }
 
 impl Ready {
@@ -68,8 +68,8 @@ impl Proxy {
         let snapshot = shared.snapshot.load_full();
         let visit = Visit::new(snapshot, trace, request, peer, shared.clock.now());
         let ready = self.known(&visit, |ask, known| match known {
-            Known::Fresh(key, entry) => self.write(ask, key, &entry, out),
-            Known::Limited(checks) => self.refusal(ask, &checks, out),
+            Known::Fresh(key, entry, checks) => self.write(ask, key, &entry, &checks, out),
+            Known::Refused(decision) => self.refuse_at_once(ask, decision, out),
         });
         (ready, visit.headers)
     }
@@ -102,9 +102,12 @@ impl Proxy {
             return None;
         }
         self.known(visit, |ask, known| {
-            let Known::Fresh(key, entry) = known else {
+            let Known::Fresh(key, entry, checks) = known else {
                 return None;
             };
+            if !checks.is_empty() {
+                return None;
+            }
             let active = self.0.recorder.active();
             self.renew(ask, key, &entry);
             let reply = Reply::stored(ask, &entry, Outcome::Hit, Reason::Memory).from(Tier::Memory);
@@ -131,6 +134,10 @@ impl Proxy {
         let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
         let (limits, rule) = (&settings.limits, found.rule);
         let checks = limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
+        let enforced = limits.mode == LimitMode::Enforce;
+        let refusal = (enforced && !checks.is_empty())
+            .then(|| self.0.limiter.refusal(&checks, visit.now))
+            .flatten();
         let mut ask = Ask {
             visit,
             target: &target,
@@ -139,8 +146,8 @@ impl Proxy {
             span: &Span::default(),
             search: None,
         };
-        if !checks.is_empty() {
-            return answer(&ask, Known::Limited(checks));
+        if let Some(refusal) = refusal {
+            return answer(&ask, Known::Refused(refusal));
         }
         ask.search = (self.0.shared.searches).find(|| visit.authority(), target.path);
         let Plan::Lookup(key) = ask.plan(Content::None) else {
@@ -153,7 +160,7 @@ impl Proxy {
         let Lookup::Found { entry, .. } = held else {
             return None;
         };
-        answer(&ask, Known::Fresh(key, entry))
+        answer(&ask, Known::Fresh(key, entry, checks))
     }
 
     fn write(
@@ -161,11 +168,22 @@ impl Proxy {
         ask: &Ask<'_>,
         key: Key,
         entry: &Arc<Entry>,
+        checks: &[Check<'_>],
         out: &mut Vec<u8>,
     ) -> Option<Ready> {
         let (visit, stored) = (ask.visit, &entry.stored);
         let prepare = || wire::prepare(stored, &forward::via(), &REPLACED);
         let prepared = entry.prepared.get_or_init(prepare).as_deref()?;
+        let mut limits = None;
+        if !checks.is_empty() {
+            // Counts: from here on there is an answer.
+            let decision = self.0.limiter.at_once(checks, visit.now)?;
+            let mode = visit.snapshot.settings.limits.mode;
+            if mode == LimitMode::Enforce && !decision.admitted {
+                return self.refuse_at_once(ask, decision, out);
+            }
+            self.carry_out(decision, mode, &mut limits).ok()?;
+        }
         let active = self.0.recorder.active();
         self.renew(ask, key, entry);
         let mut told = Told::stored(ask, entry, Outcome::Hit, Reason::Memory);
@@ -173,34 +191,36 @@ impl Proxy {
         let mut head = Head::begin(out, prepared);
         let age = line::digits(stored.lifetime.age(visit.now).as_secs());
         head.put(AGE, Value::Text(age.as_bytes()));
-        told.dress(ask, None, took, &mut head);
+        told.dress(ask, limits.as_deref(), took, &mut head);
         head.end();
-        told.tell(&self.0, ask, stored.status, None, took);
+        told.tell(&self.0, ask, stored.status, limits.as_deref(), took);
         Some(Ready {
             body: stored.body.clone(),
             meter: Meter::new(ask.handle().clone(), Source::Memory, active),
         })
     }
 
-    /// The refusal by a counter that is known to be full; whoever may be admitted, Redis has to say.
-    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Ready> {
+    /// The refusal by a counter that is known to be full.
+    fn refuse_at_once(
+        &self,
+        ask: &Ask<'_>,
+        decision: Decision,
+        out: &mut Vec<u8>,
+    ) -> Option<Ready> {
         let (visit, mode) = (ask.visit, ask.visit.snapshot.settings.limits.mode);
-        if mode == LimitMode::Shadow {
-            return None;
-        }
-        let decision = self.0.limiter.refusal(checks, visit.now)?;
         let active = self.0.recorder.active();
         let mut limits = None;
         let problem = self.carry_out(decision, mode, &mut limits).err()?;
-        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_hex());
-        let body = problem.content(shape, visit.now, &trace_id);
+        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_digits());
+        let trace_id = std::str::from_utf8(&trace_id).unwrap_or_default();
+        let body = problem.content(shape, visit.now, trace_id);
         let mut told = Told::problem(&problem);
         let took = visit.began.elapsed();
         let mut head = Head::new(out, problem.status());
         problem.fields(shape, &mut head);
-        told.dress(ask, limits.as_ref(), took, &mut head);
+        told.dress(ask, limits.as_deref(), took, &mut head);
         head.end_with(body.len(), visit.now);
-        told.tell(&self.0, ask, problem.status(), limits.as_ref(), took);
+        told.tell(&self.0, ask, problem.status(), limits.as_deref(), took);
         Some(Ready {
             body: body.into(),
             meter: Meter::new(ask.handle().clone(), Source::Larder, active),

@@ -7,7 +7,13 @@ use crate::semantics::writing::{Fields, Value};
 use crate::semantics::{Stored, Timestamp};
 use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, VIA};
 use http::{StatusCode, Version};
+use std::cell::Cell;
 use std::io::Write;
+
+thread_local! {
+    /// The second whose date was written last, and that date.
+    static DATED: Cell<(u64, [u8; 29])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+}
 
 /// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
 /// that it holds may be put in again.
@@ -36,7 +42,18 @@ impl<'a> Head<'a> {
             CONTENT_LENGTH,
             Value::Text(digits(length as u64).as_bytes()),
         );
-        self.add(DATE, Value::Text(now.http_date().as_bytes()));
+        DATED.with(|dated| {
+            let (second, mut date) = dated.get();
+            if second != now.as_secs() {
+                let text = now.http_date();
+                // As long as every HTTP date.
+                if let Ok(text) = text.as_bytes().try_into() {
+                    date = text;
+                    dated.set((now.as_secs(), date));
+                }
+            }
+            self.line(&DATE, &date);
+        });
         self.end();
     }
 
@@ -59,7 +76,7 @@ impl Fields for Head<'_> {
         match value {
             Value::Static(words) => self.line(&name, words.as_bytes()),
             // As in a map: what could end the line ends nothing.
-            Value::Text(bytes) if bytes.iter().any(is_forbidden) => self.line(&name, b""),
+            Value::Text(bytes) if has_forbidden(bytes) => self.line(&name, b""),
             Value::Text(bytes) => self.line(&name, bytes),
         }
     }
@@ -69,9 +86,10 @@ impl Fields for Head<'_> {
     }
 }
 
-/// Control characters but the tab (RFC 9110 §5.5).
-fn is_forbidden(byte: &u8) -> bool {
-    (*byte < b' ' && *byte != b'\t') || *byte == 0x7f
+/// Control characters but the tab (RFC 9110 §5.5). All are looked at: that is quicker than to stop at one.
+fn has_forbidden(bytes: &[u8]) -> bool {
+    let forbidden = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    (bytes.iter()).fold(false, |any, byte| any | forbidden(byte))
 }
 
 fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
