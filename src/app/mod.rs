@@ -212,10 +212,13 @@ impl House {
             tokio::spawn(async move { cache.follow_purges(&redis).await });
         }
         self.watch();
+        let limiter = kit.background_limiter(redis.clone());
+        let (teller, clock) = (limiter.clone(), kit.shared.clock.clone());
+        tokio::spawn(async move { teller.keep_telling(&clock).await });
         let state = AdminState {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
-            limiter: kit.background_limiter(redis.clone()),
+            limiter,
             redis,
             cache: cache.clone(),
             clock: kit.shared.clock.clone(),

@@ -54,6 +54,12 @@ const POOL_MAX: u32 = 1_000;
 const JWT_SECRET_BYTES_MIN: usize = 32;
 /// The secret that the demo signs its tokens with; `proxy.yaml` falls back to it.
 const DEMO_SECRET: &[u8] = b"demo-secret-demo-secret-demo-secret!!";
+/// Redis is told of a limit's counters at most so often.
+const SYNC_MIN: Duration = Duration::from_millis(10);
+/// … and at least so often,
+const SYNC_MAX: Duration = Duration::from_secs(60);
+/// so many times in a window.
+const SYNCS_A_WINDOW: u32 = 10;
 /// Tracking parameters, which never change a page.
 const IGNORED_QUERY: [&str; 5] = ["utm_*", "gclid", "fbclid", "msclkid", "mc_*"];
 
@@ -804,11 +810,10 @@ impl Compiler<'_> {
                 continue;
             };
             let per = tier.per.get().map_or_else(|| vec![fallback], limit_per);
+            let sync = self.sync(&tier.sync, rate.0, &format!("{path}.sync"));
             all.push(Limit {
-                name,
-                audience,
-                rate: rate.0,
-                per,
+                sync,
+                ..Limit::new(name, audience, rate.0, &per)
             });
         }
         Limits {
@@ -828,6 +833,23 @@ impl Compiler<'_> {
             tiers: all.len(),
             all,
         }
+    }
+
+    /// How often a limit of this `rate` is told to Redis: not so often that it would be asked for each
+    /// request instead, and often enough within its window for the count to mean something.
+    fn sync(&mut self, given: &Given<Span>, rate: Rate, path: &str) -> Option<Duration> {
+        let sync = span(given)?;
+        let most = (rate.window / SYNCS_A_WINDOW).min(SYNC_MAX);
+        if (SYNC_MIN..=most).contains(&sync) {
+            return Some(sync);
+        }
+        self.tell(
+            Code::E117,
+            path,
+            format!("`sync` must be from {SYNC_MIN:?} to {most:?} here"),
+            "a tenth of the rate's window is the most, and a minute",
+        );
+        None
     }
 
     fn routes(&mut self, raw: &Raw, limits: &mut Limits) -> Arc<Routes> {
@@ -1095,12 +1117,11 @@ impl Compiler<'_> {
                         "names of limits are unique",
                     );
                 }
+                let sync = self.sync(&limit.sync, rate.0, &at("limit.sync"));
                 own_limits.push(limits.all.len());
                 limits.all.push(Limit {
-                    name: name.to_string(),
-                    audience: Audience::Anyone,
-                    rate: rate.0,
-                    per,
+                    sync,
+                    ..Limit::new(name.to_string(), Audience::Anyone, rate.0, &per)
                 });
             }
         }

@@ -261,7 +261,7 @@ pub(super) struct Limits {
 #[serde(
     default,
     deny_unknown_fields,
-    expecting = "a map with name, for, rate and per"
+    expecting = "a map with name, for, rate, per and sync"
 )]
 pub(super) struct Tier {
     /// In headers, metrics and Redis keys.
@@ -273,6 +273,8 @@ pub(super) struct Tier {
     pub rate: Given<Rate>,
     /// One counter each; `user` by default, `ip` where it is for anyone.
     pub per: Given<OneOrMany<PerWho>>,
+    /// Count here and tell Redis so often, instead of asking it each time; by default it is asked.
+    pub sync: Given<Span>,
 }
 
 /// What holds for every route.
@@ -405,12 +407,18 @@ pub(super) struct EveryRoute {
 
 /// A route's own limit.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with rate and per")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with rate, per and sync"
+)]
 pub(super) struct Limit {
     /// How many, in any window of that length.
     pub rate: Given<Rate>,
     /// One counter each, all of which must allow; ip by default.
     pub per: Given<OneOrMany<PerWho>>,
+    /// Count here and tell Redis so often, instead of asking it each time; by default it is asked.
+    pub sync: Given<Span>,
 }
 
 /// Header dialects.

@@ -219,6 +219,36 @@ pub struct Limit {
     pub rate: Rate,
     /// One counter each: several members are several counters, all of which must allow.
     pub per: Vec<LimitPer>,
+    /// What the headers call each of these: the limit's name, or `payment-user` where there are several.
+    pub names: Vec<Arc<str>>,
+    /// How often what was admitted here is told to Redis, without being waited for; none: Redis is
+    /// asked for each request.
+    pub sync: Option<Duration>,
+}
+
+impl Limit {
+    /// A limit whose counters have their names; a dimension named twice is one.
+    #[must_use]
+    pub fn new(name: String, audience: Audience, rate: Rate, per: &[LimitPer]) -> Self {
+        let mut each = Vec::with_capacity(per.len());
+        for one in per {
+            if !each.contains(one) {
+                each.push(*one);
+            }
+        }
+        let call = |per: &LimitPer| match each.len() {
+            1 => name.as_str().into(),
+            _ => format!("{name}-{}", per.word()).into(),
+        };
+        Self {
+            names: each.iter().map(call).collect(),
+            per: each,
+            name,
+            audience,
+            rate,
+            sync: None,
+        }
+    }
 }
 
 /// `for:`
@@ -241,6 +271,18 @@ pub enum LimitPer {
     User,
     /// Credential; the address without one.
     Token,
+}
+
+impl LimitPer {
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::User => "user",
+            Self::Token => "token",
+        }
+    }
 }
 
 /// So many in any window of that length.

@@ -4,9 +4,9 @@ use super::Check;
 use crate::config::settings::{Audience, Limit, LimitPer, Limits};
 use crate::identity::Caller;
 use crate::route::Target;
-use crate::semantics::line::hex;
+use crate::semantics::line::{address, hex};
 use http::Method;
-use std::borrow::Cow;
+use std::net::IpAddr;
 
 /// Endings of paths that are static files. They are left out of the tiers unless `limits.paths`
 /// says otherwise: one page pulls forty of them.
@@ -28,16 +28,41 @@ pub fn checks<'a>(
     caller: &Caller<'_>,
 ) -> Vec<Check<'a>> {
     let mut checks = Vec::new();
+    each(
+        limits,
+        route_limits,
+        method,
+        target,
+        caller,
+        |limit, kind| {
+            for (per, name) in limit.per.iter().zip(&limit.names) {
+                checks.push(Check::new(limit, name, |subject| {
+                    write_subject(kind, *per, caller, subject);
+                }));
+            }
+        },
+    );
+    checks
+}
+
+/// Shows `take` each limit that applies, and of which kind it is.
+fn each<'a>(
+    limits: &'a Limits,
+    route_limits: &[usize],
+    method: &Method,
+    target: &Target<'_>,
+    caller: &Caller<'_>,
+    mut take: impl FnMut(&'a Limit, &'static str),
+) {
     if tiers_apply(limits, method, target) {
         let tier = limits.all.iter().take(limits.tiers);
         if let Some(tier) = tier.into_iter().find(|tier| fits(&tier.audience, caller)) {
-            add(&mut checks, tier, "tier", caller);
+            take(tier, "tier");
         }
     }
     for limit in route_limits.iter().filter_map(|at| limits.all.get(*at)) {
-        add(&mut checks, limit, "route", caller);
+        take(limit, "route");
     }
-    checks
 }
 
 fn tiers_apply(limits: &Limits, method: &Method, target: &Target<'_>) -> bool {
@@ -69,49 +94,28 @@ fn fits(audience: &Audience, caller: &Caller<'_>) -> bool {
     }
 }
 
-/// One counter for each member of `per`. A tier and a route may have the same name, and a user's id
-/// may look like an address: `kind` and the dimension are part of the subject.
-fn add<'a>(checks: &mut Vec<Check<'a>>, limit: &'a Limit, kind: &str, caller: &Caller<'_>) {
-    for (position, per) in limit.per.iter().enumerate() {
-        if limit
-            .per
-            .iter()
-            .take(position)
-            .any(|earlier| earlier == per)
-        {
-            continue;
+/// Whose counter it is. A tier and a route may have the same name, and a user's id may look like an
+/// address: `kind` and the dimension are part of the subject. Whoever has no user or no credential is
+/// counted by address; the two cannot be confused.
+fn write_subject(kind: &str, per: LimitPer, caller: &Caller<'_>, subject: &mut Vec<u8>) {
+    let mut put = |sort: &str, whose: &[u8]| {
+        for part in [kind, ":", per.word(), ":", sort, ":"] {
+            subject.extend_from_slice(part.as_bytes());
         }
-        let name = match limit.per.len() {
-            1 => Cow::Borrowed(&*limit.name),
-            _ => Cow::Owned(format!("{}-{}", limit.name, word(*per))),
-        };
-        let subject = subject(kind, *per, caller);
-        checks.push(Check {
-            limit,
-            name,
-            subject,
-        });
-    }
-}
-
-const fn word(per: LimitPer) -> &'static str {
-    match per {
-        LimitPer::Ip => "ip",
-        LimitPer::User => "user",
-        LimitPer::Token => "token",
-    }
-}
-
-/// Whoever has no user or no credential is counted by address; the two cannot be confused.
-fn subject(kind: &str, per: LimitPer, caller: &Caller<'_>) -> String {
-    let dimension = word(per);
-    let own = match per {
-        LimitPer::Ip => None,
-        LimitPer::User => caller.user().map(|user| ("u", Cow::Borrowed(&*user.id))),
-        LimitPer::Token => (caller.token()).map(|token| ("t", Cow::Owned(hex(&token)))),
+        subject.extend_from_slice(whose);
     };
-    let (sort, whose) = own.unwrap_or_else(|| ("a", Cow::Owned(caller.network())));
-    [kind, ":", dimension, ":", sort, ":", &whose].concat()
+    match per {
+        LimitPer::User if let Some(user) = caller.user() => return put("u", user.id.as_bytes()),
+        LimitPer::Token if let Some(token) = caller.token() => {
+            return put("t", hex(&token).as_bytes());
+        }
+        _ => {}
+    }
+    match caller.ip() {
+        // Written without the formatting machinery: it is asked for with nearly every request.
+        ip @ IpAddr::V4(_) => put("a", address(ip).as_bytes()),
+        IpAddr::V6(_) => put("a", caller.network().as_bytes()),
+    }
 }
 
 #[cfg(test)]
@@ -131,14 +135,12 @@ pub(super) mod tests {
 
     /// ExoDrive's tiers and route limits.
     pub(in crate::limit) fn exodrive() -> Limits {
-        let limit = |name: &str, audience, quota, seconds, per: &[LimitPer]| Limit {
-            name: name.into(),
-            audience,
-            rate: Rate {
+        let limit = |name: &str, audience, quota, seconds, per: &[LimitPer]| {
+            let rate = Rate {
                 quota: NonZeroU32::new(quota).unwrap(),
                 window: Duration::from_secs(seconds),
-            },
-            per: per.to_vec(),
+            };
+            Limit::new(name.into(), audience, rate, per)
         };
         let user = [LimitPer::User];
         let all = vec![
@@ -212,11 +214,21 @@ pub(super) mod tests {
         let identity = identity();
         let peer = "203.0.113.9:1".parse().unwrap();
         let caller = identity.caller(peer, headers, Timestamp::from_millis(0));
+        let mut asked = Vec::new();
+        each(limits, route, method, target, &caller, |limit, kind| {
+            for (per, name) in limit.per.iter().zip(&limit.names) {
+                let mut subject = Vec::new();
+                write_subject(kind, *per, &caller, &mut subject);
+                asked.push((name.to_string(), String::from_utf8(subject).unwrap()));
+            }
+        });
         let checks = checks(limits, route, method, target, &caller);
-        checks
-            .into_iter()
-            .map(|check| (check.name.into_owned(), check.subject))
-            .collect()
+        assert_eq!(checks.len(), asked.len());
+        asked
+    }
+
+    fn per(limit: &Limit, per: &[LimitPer]) -> Limit {
+        Limit::new(limit.name.clone(), limit.audience.clone(), limit.rate, per)
     }
 
     fn pair(name: &str, subject: &str) -> (String, String) {
@@ -300,7 +312,7 @@ pub(super) mod tests {
     #[test]
     fn a_token_limit_counts_by_digest() {
         let mut limits = exodrive();
-        limits.all[2].per = vec![LimitPer::Token];
+        limits.all[2] = per(&limits.all[2], &[LimitPer::Token]);
         let fleet = target("/api/fleet", false);
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, "Bearer opaque".parse().unwrap());
@@ -315,7 +327,7 @@ pub(super) mod tests {
     #[test]
     fn one_dimension_named_twice_is_one_counter() {
         let mut limits = exodrive();
-        limits.all[2].per = vec![LimitPer::Ip, LimitPer::Ip];
+        limits.all[2] = per(&limits.all[2], &[LimitPer::Ip, LimitPer::Ip]);
         let fleet = target("/api/fleet", false);
         assert_eq!(
             asked(&limits, &Method::GET, &fleet, &HeaderMap::new(), &[]).len(),

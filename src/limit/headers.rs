@@ -109,6 +109,11 @@ fn list(decision: &Decision, parameters: impl Fn(&State) -> [(&'static str, u64)
 /// else becomes `_`; names are the operator's, so that is a matter of looks.
 fn push_string(list: &mut Vec<u8>, text: &str) {
     list.push(b'"');
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\';
+    if text.as_bytes().iter().all(plain) {
+        list.extend_from_slice(text.as_bytes());
+        return list.push(b'"');
+    }
     for character in text.chars() {
         match (character, u8::try_from(character)) {
             ('"' | '\\', Ok(byte)) => list.extend([b'\\', byte]),

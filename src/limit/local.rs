@@ -7,8 +7,9 @@
 //! while Redis is away, stand governor's buckets: a hundredth of the memory a subject, so that they
 //! still hold those whom a flood of others has driven out of the windows.
 
-use super::window::{self, Algorithm, Window};
-use super::{ID_BYTES, Id, Reading, remaining};
+use super::batch::Batches;
+use super::window::{self, Window};
+use super::{Check, ID_BYTES, Id, Reading, remaining};
 use crate::config::settings::Rate;
 use crate::semantics::Timestamp;
 use governor::clock::Clock;
@@ -48,14 +49,6 @@ const SWEEP_CALLS_MIN: usize = 1_024;
 /// Longest window that governor can count without overflow.
 const FALLBACK_WINDOW_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// A counter as this room handles it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Counter {
-    pub(super) id: Id,
-    pub(super) algorithm: Algorithm,
-    pub(super) rate: Rate,
-}
-
 /// What a process knows and counts by itself.
 #[derive(Debug)]
 pub struct LocalLimits {
@@ -68,6 +61,8 @@ pub struct LocalLimits {
     fallback: RwLock<HashMap<(u32, Duration), Arc<Governor>>>,
     replicas: AtomicU32,
     redis_away: AtomicBool,
+    /// What Redis is told later.
+    pub(super) batches: Batches,
 }
 
 /// What this process has admitted.
@@ -125,6 +120,7 @@ impl LocalLimits {
             fallback: RwLock::default(),
             replicas: AtomicU32::new(1),
             redis_away: AtomicBool::new(false),
+            batches: Batches::default(),
         }
     }
 
@@ -153,12 +149,12 @@ impl LocalLimits {
     /// by so much may the true moment be later, and clients are sent away until then.
     pub(super) fn remember(
         &self,
-        counters: &[Counter],
+        checks: &[Check<'_>],
         readings: &[Reading],
         now: Timestamp,
         took: Duration,
     ) {
-        for (counter, reading) in counters.iter().zip(readings) {
+        for (counter, reading) in checks.iter().zip(readings) {
             let seen = Seen {
                 quota: counter.rate.quota.get(),
                 remaining: reading.remaining,
@@ -172,7 +168,7 @@ impl LocalLimits {
             // Redis counted it after `now`. That other workers have come later since makes it no
             // younger, or it would be counted here when it has left the window there.
             let (made, now) = (micros(now), own.at(now));
-            (counters.iter()).for_each(|counter| own.add(counter, made, now));
+            (checks.iter()).for_each(|counter| own.add(counter, made, now));
         }
     }
 
@@ -185,12 +181,12 @@ impl LocalLimits {
     /// since; if not, they are from now on.
     pub(super) fn have_refused(
         &self,
-        counters: &[Counter],
+        checks: &[Check<'_>],
         readings: &[Reading],
         now: Timestamp,
     ) -> bool {
         let mut before = true;
-        for (counter, reading) in counters.iter().zip(readings) {
+        for (counter, reading) in checks.iter().zip(readings) {
             let told = || self.told.get(&counter.id).is_some_and(|until| now < until);
             if reading.refused && !told() {
                 let until = now + reading.reset;
@@ -204,21 +200,21 @@ impl LocalLimits {
 
     /// Refuses without Redis if a counter is known to be full until later than `now`: Redis said so,
     /// or this process alone has filled it. The other counters are shown as last seen.
-    pub(super) fn known_full(&self, counters: &[Counter], now: Timestamp) -> Option<Vec<Reading>> {
-        let readings = self.look(counters, now);
+    pub(super) fn known_full(&self, checks: &[Check<'_>], now: Timestamp) -> Option<Vec<Reading>> {
+        let readings = self.look(checks, now);
         let full = readings.iter().any(|reading| reading.refused);
         full.then_some(readings)
     }
 
     /// What is known here of the counters: counted by this process, or last seen in Redis.
-    pub(super) fn look(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+    pub(super) fn look(&self, checks: &[Check<'_>], now: Timestamp) -> Vec<Reading> {
         let mut readings = {
             let mut own = self.own();
             let now = own.at(now);
-            let readings = counters.iter().map(|counter| own.read(counter, now));
+            let readings = checks.iter().map(|counter| own.read(counter, now));
             readings.collect::<Vec<_>>()
         };
-        for (counter, reading) in counters.iter().zip(&mut readings) {
+        for (counter, reading) in checks.iter().zip(&mut readings) {
             let quota = counter.rate.quota.get();
             if let Some(seen) = self.seen.get(&counter.id)
                 && now < seen.until
@@ -241,24 +237,40 @@ impl LocalLimits {
     }
 
     /// What this process has counted of its share of each limit.
-    pub(super) fn look_at_shares(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+    pub(super) fn look_at_shares(&self, checks: &[Check<'_>], now: Timestamp) -> Vec<Reading> {
         let replicas = self.replicas.load(Ordering::Relaxed).max(1);
         let mut own = self.own();
         let now = own.at(now);
-        (counters.iter())
+        (checks.iter())
             .map(|counter| own.read(&counter.share(replicas), now))
             .collect()
     }
 
-    /// Counts exactly and in this process alone: for a larder without Redis.
-    pub(super) fn count(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+    /// Counts a request of batched counters, if Redis need not be asked; `there` is Redis's clock, in
+    /// microseconds.
+    pub(super) fn count_batched(
+        &self,
+        checks: &[Check<'_>],
+        now: Timestamp,
+        there: u64,
+    ) -> Option<Vec<Reading>> {
+        let replicas = self.replicas.load(Ordering::Relaxed).max(1);
+        let readings = self.batches.count(checks, replicas, now, there)?;
         let mut own = self.own();
         let now = own.at(now);
-        let before: Vec<Reading> = counters.iter().map(|one| own.read(one, now)).collect();
+        checks.iter().for_each(|check| own.add(check, now, now));
+        Some(readings)
+    }
+
+    /// Counts exactly and in this process alone: for a larder without Redis.
+    pub(super) fn count(&self, checks: &[Check<'_>], now: Timestamp) -> Vec<Reading> {
+        let mut own = self.own();
+        let now = own.at(now);
+        let before: Vec<Reading> = checks.iter().map(|one| own.read(one, now)).collect();
         if before.iter().any(|reading| reading.refused) {
             return before;
         }
-        (counters.iter())
+        (checks.iter())
             .map(|counter| {
                 own.add(counter, now, now);
                 Reading {
@@ -274,9 +286,9 @@ impl LocalLimits {
     /// Buckets are taken from one after the other, and given back if a later one or the windows
     /// refuse: another request that comes between may be refused although it would have fitted,
     /// never admitted although it would not.
-    pub(super) fn fall_back(&self, counters: &[Counter], now: Timestamp) -> Vec<Reading> {
+    pub(super) fn fall_back(&self, checks: &[Check<'_>], now: Timestamp) -> Vec<Reading> {
         let replicas = self.replicas.load(Ordering::Relaxed).max(1);
-        let shares: Vec<Counter> = (counters.iter())
+        let shares: Vec<Check<'_>> = (checks.iter())
             .map(|counter| counter.share(replicas))
             .collect();
         let governors: Vec<Arc<Governor>> = shares
@@ -353,7 +365,7 @@ impl Own {
         self.latest
     }
 
-    fn add(&mut self, counter: &Counter, made: u64, now: u64) {
+    fn add(&mut self, counter: &Check<'_>, made: u64, now: u64) {
         let fresh = || Ok::<_, Infallible>(Window::new(counter.algorithm));
         // Nothing comes back where one window alone would be more than all may be together.
         if let Ok(Some(mut window)) = self.windows.get_mut_or_insert_with(&counter.id, fresh) {
@@ -362,7 +374,7 @@ impl Own {
     }
 
     /// What a counter shows, and whether it would refuse.
-    fn read(&mut self, counter: &Counter, now: u64) -> Reading {
+    fn read(&mut self, counter: &Check<'_>, now: u64) -> Reading {
         let reading = match self.windows.get_mut(&counter.id) {
             Some(mut window) => window.read(counter.rate, now),
             None => window::Reading::default(),
@@ -372,17 +384,6 @@ impl Own {
             remaining,
             reset: Duration::from_micros(reading.reset),
             refused: remaining == 0,
-        }
-    }
-}
-
-impl Counter {
-    /// The same counter where `replicas` processes count it, each its share.
-    fn share(&self, replicas: u32) -> Self {
-        let quota = NonZeroU32::new(self.rate.quota.get() / replicas).unwrap_or(NonZeroU32::MIN);
-        Self {
-            rate: Rate { quota, ..self.rate },
-            ..*self
         }
     }
 }
@@ -500,18 +501,20 @@ impl Clock for Hand {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::{Audience, Limit, LimitPer};
 
     const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    fn counter(id: u8, quota: u32, seconds: u64) -> Counter {
+    fn counter(id: u8, quota: u32, seconds: u64) -> Check<'static> {
         let rate = Rate {
             quota: NonZeroU32::new(quota).unwrap(),
             window: Duration::from_secs(seconds),
         };
-        Counter {
+        let limit = Limit::new("l".into(), Audience::Anyone, rate, &[LimitPer::Ip]);
+        let limit = Box::leak(Box::new(limit));
+        Check {
             id: [id; ID_BYTES],
-            algorithm: Algorithm::of(rate),
-            rate,
+            ..Check::new(limit, &limit.names[0], |_| {})
         }
     }
 
@@ -663,7 +666,7 @@ mod tests {
         assert_eq!((known[1].refused, known[1].remaining), (false, 7));
         assert_eq!(limits.known_full(&[full, other], at(2_999)), None);
         assert_eq!(limits.known_full(&[other], at(0)), None);
-        let raised = Counter {
+        let raised = Check {
             rate: counter(1, 11, 60).rate,
             ..full
         };

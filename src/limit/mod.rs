@@ -4,12 +4,15 @@
 //! are [`headers`]'. This room never waits for longer than one Redis command and never fails: with
 //! Redis away it counts here, admits, or says that it cannot tell, as the operator wants it.
 //!
+//! A limit with `sync:` is counted here between two tellings of Redis: see [`batch`].
+//!
 //! Counters live at `NAMESPACE:limit:{NAMESPACE}:ALGORITHM:WINDOW:NAME:DIGEST`. The quota is not in
 //! the name, so a reload that changes it keeps the counts. All counters of a request must lie in one
 //! slot for one script to see them, and a user's counter meets many addresses' counters: so all
 //! counters of a namespace share one slot. On a Redis Cluster that is one primary's CPU for all
 //! limits (about 10 µs a decision, measured); a single Redis does not notice.
 
+mod batch;
 pub mod checks;
 pub mod headers;
 mod local;
@@ -17,13 +20,15 @@ pub mod window;
 
 pub use local::LocalLimits;
 
+use crate::clock::Clock;
 use crate::config::settings::{Limit, LimitMode, Rate, RedisDown};
 use crate::redis_client::{Outage, Redis, Script};
 use crate::semantics::Timestamp;
 use crate::semantics::line::hex;
+use crate::semantics::line::{Line, digits};
 use aws_lc_rs::digest;
-use local::Counter;
-use std::borrow::Cow;
+use batch::{Due, Telling};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use window::Algorithm;
@@ -31,8 +36,13 @@ use window::Algorithm;
 /// Bytes of SHA-256 that name a counter.
 const ID_BYTES: usize = 16;
 
-/// The script's last argument where it is only to look.
+/// The script's first argument: to decide and count, only to look, or only to be told.
+const COUNT: &str = "count";
 const LOOK: &str = "look";
+const TELL: &str = "tell";
+
+/// Room for what is digested of a subject, in bytes.
+const SUBJECT_BYTES: usize = 192;
 
 /// What a counter is known by, here and in Redis: a digest, so that no user id, address or token
 /// can be read there. (Addresses are few enough to be tried out: the digest hides, it does not seal.)
@@ -48,14 +58,17 @@ pub struct Limiter {
 }
 
 /// One counter to check: a limit, one of its `per` dimensions, and whose it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Check<'a> {
     /// The limit.
     pub limit: &'a Limit,
     /// What the headers call it: the limit's name, or `payment-user` where it has several dimensions.
-    pub name: Cow<'a, str>,
-    /// Whose counter; hashed before it goes anywhere.
-    pub subject: String,
+    pub name: &'a Arc<str>,
+    /// Whose counter, and of which limit.
+    id: Id,
+    algorithm: Algorithm,
+    /// The limit's, or this process's share of it.
+    rate: Rate,
 }
 
 /// Where a decision was made.
@@ -63,7 +76,7 @@ pub struct Check<'a> {
 pub enum Counted {
     /// In Redis.
     Shared,
-    /// Here: there is no Redis, it is away, or the key is known to be over its limit.
+    /// Here: there is no Redis, it is away, the key is known to be over its limit, or Redis is told later.
     Local,
     /// Nowhere: `redis_down: allow` or `deny`, or no limit applies.
     Not,
@@ -89,7 +102,7 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// As in [`Check::name`].
-    pub name: String,
+    pub name: Arc<str>,
     /// How many in a window.
     pub quota: u32,
     /// The window.
@@ -178,18 +191,37 @@ impl Limiter {
         if checks.is_empty() {
             return Decision::uncounted();
         }
-        let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-        let Some(redis) = &self.redis else {
-            let readings = self.shared.count(&counters, now);
-            return self.decided(checks, &counters, Counted::Local, readings, now);
-        };
-        if let Some(readings) = self.shared.known_full(&counters, now) {
-            return self.decided(checks, &counters, Counted::Local, readings, now);
+        if let Some(decision) = self.at_once(checks, now) {
+            return decision;
         }
-        let (keys, args) = self.call(checks, &counters);
+        let Some(redis) = &self.redis else {
+            return Decision::uncounted();
+        };
+        let telling = (checks.iter().any(Check::is_batched))
+            .then(|| Telling::begin(&self.shared, checks, true, now, there(redis, now)));
+        let told = telling.as_ref().map_or(&[][..], Telling::told);
         let began = Instant::now();
-        let answer = self.ask(redis, &keys, &args).await;
-        self.settle(checks, &counters, answer, down, now, began.elapsed())
+        let answer = self.ask(redis, COUNT, checks, told).await;
+        let (took, there) = (began.elapsed(), there(redis, now));
+        self.settle(checks, telling, answer, down, (now, there), took)
+    }
+
+    /// The decision that [`admit`](Self::admit) would come to without waiting for Redis, if it would;
+    /// the request is counted where it is admitted. `None` counts nothing.
+    #[must_use]
+    pub fn at_once(&self, checks: &[Check<'_>], now: Timestamp) -> Option<Decision> {
+        let Some(redis) = &self.redis else {
+            let readings = self.shared.count(checks, now);
+            return Some(self.decided(checks, Counted::Local, &readings, now));
+        };
+        if let Some(readings) = self.shared.known_full(checks, now) {
+            return Some(self.decided(checks, Counted::Local, &readings, now));
+        }
+        if !checks.iter().all(Check::is_batched) || !redis.is_up() {
+            return None;
+        }
+        let readings = (self.shared).count_batched(checks, now, there(redis, now))?;
+        Some(decision(checks, Counted::Local, &readings))
     }
 
     /// The refusal that [`admit`](Self::admit) would give without waiting for Redis, if it would and
@@ -199,9 +231,8 @@ impl Limiter {
         if !self.shared.is_refusing(now) {
             return None;
         }
-        let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-        let readings = self.shared.known_full(&counters, now)?;
-        Some(self.decided(checks, &counters, Counted::Local, readings, now))
+        let readings = self.shared.known_full(checks, now)?;
+        Some(self.decided(checks, Counted::Local, &readings, now))
     }
 
     /// What [`admit`](Self::admit) would decide now. Counts nothing, neither here nor in Redis, and
@@ -210,74 +241,81 @@ impl Limiter {
         if checks.is_empty() {
             return Decision::uncounted();
         }
-        let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-        let here = self.shared.look(&counters, now);
+        let here = self.shared.look(checks, now);
         let full = here.iter().any(|reading| reading.refused);
         let Some(redis) = self.redis.as_ref().filter(|_| !full) else {
-            return decision(checks, Counted::Local, here);
+            return decision(checks, Counted::Local, &here);
         };
-        let (keys, mut args) = self.call(checks, &counters);
-        args.push(LOOK.to_owned());
-        let answer = self.ask(redis, &keys, &args).await;
-        let answer = answer.and_then(|answer| parse(&answer, &counters).ok_or(Outage::Protocol));
+        let answer = self.ask(redis, LOOK, checks, &[]).await;
+        let answer = answer.and_then(|answer| parse(&answer, checks).ok_or(Outage::Protocol));
         match (answer, down) {
-            (Ok(readings), _) => decision(checks, Counted::Shared, readings),
+            (Ok(readings), _) => decision(checks, Counted::Shared, &readings),
             (Err(_), RedisDown::Local) => {
-                let readings = self.shared.look_at_shares(&counters, now);
-                decision(checks, Counted::Local, readings)
+                let readings = self.shared.look_at_shares(checks, now);
+                decision(checks, Counted::Local, &readings)
             }
             (Err(_), RedisDown::Allow) => Decision::uncounted(),
             (Err(_), RedisDown::Deny) => Decision::unavailable(),
         }
     }
 
+    /// Tells Redis what was counted here, whenever a limit's `sync` is over; one for all workers. Ends
+    /// where there is no Redis, else never.
+    pub async fn keep_telling(&self, clock: &Clock) {
+        let Some(redis) = &self.redis else { return };
+        loop {
+            self.shared.batches.wait_until_due(clock).await;
+            self.tell(redis, clock.now(), false).await;
+        }
+    }
+
+    /// Tells Redis all that it has not been told yet: before the process ends.
+    pub async fn tell_all(&self, now: Timestamp) {
+        if let Some(redis) = &self.redis {
+            self.tell(redis, now, true).await;
+        }
+    }
+
+    /// One call of the script for so many counters that Redis does not notice it; the next ones after it.
+    async fn tell(&self, redis: &Redis, now: Timestamp, all: bool) {
+        let due = self.shared.batches.due(now, all);
+        for counters in due.chunks(batch::TOLD_AT_ONCE_MAX) {
+            let checks: Vec<Check<'_>> = counters.iter().map(Due::check).collect();
+            let telling = Telling::begin(&self.shared, &checks, false, now, there(redis, now));
+            let answer = self.ask(redis, TELL, &checks, telling.told()).await;
+            let answer = answer.and_then(|answer| parse(&answer, &checks).ok_or(Outage::Protocol));
+            self.shared.set_redis_away(answer.is_err());
+            telling.end(&checks, answer.as_deref(), now);
+        }
+    }
+
+    /// The one place where the script is called. `told` is what Redis is told beside, a counter each;
+    /// empty where it is told nothing.
     async fn ask(
         &self,
         redis: &Redis,
-        keys: &[String],
-        args: &[String],
+        mode: &str,
+        checks: &[Check<'_>],
+        told: &[Vec<u8>],
     ) -> Result<redis::Value, Outage> {
         if !redis.is_up() {
             return Err(Outage::Open);
         }
-        let (keys, args) = (slices(keys), slices(args));
+        let call = Call::new(&self.prefix, checks);
+        let (keys, args) = call.parts(mode, told);
         redis.script("limit", &self.script, &keys, &args).await
-    }
-
-    /// Keys and arguments of the script.
-    fn call(&self, checks: &[Check<'_>], counters: &[Counter]) -> (Vec<String>, Vec<String>) {
-        let keys = checks.iter().zip(counters);
-        let keys = keys.map(|(check, counter)| {
-            format!(
-                "{}:{}:{}ms:{}:{}",
-                self.prefix,
-                counter.algorithm.word(),
-                micros(counter.rate.window) / 1_000,
-                check.limit.name,
-                hex(&counter.id),
-            )
-        });
-        let args = counters.iter().flat_map(|counter| {
-            [
-                counter.algorithm.word().to_owned(),
-                counter.rate.quota.to_string(),
-                micros(counter.rate.window).to_string(),
-            ]
-        });
-        (keys.collect(), args.collect())
     }
 
     /// The decision that these readings make; remembers whom it refuses.
     fn decided(
         &self,
         checks: &[Check<'_>],
-        counters: &[Counter],
         counted: Counted,
-        readings: Vec<Reading>,
+        readings: &[Reading],
         now: Timestamp,
     ) -> Decision {
         let repeated = readings.iter().any(|reading| reading.refused)
-            && self.shared.have_refused(counters, &readings, now);
+            && self.shared.have_refused(checks, readings, now);
         Decision {
             repeated,
             ..decision(checks, counted, readings)
@@ -285,26 +323,32 @@ impl Limiter {
     }
 
     /// The decision that the script's answer makes, or that its absence makes. `now` is from before
-    /// the answer, which `took` so long.
+    /// the answer, which `took` so long: our moment, and Redis's in microseconds.
     fn settle(
         &self,
         checks: &[Check<'_>],
-        counters: &[Counter],
+        telling: Option<Telling<'_>>,
         answer: Result<redis::Value, Outage>,
         down: RedisDown,
-        now: Timestamp,
+        (now, there): (Timestamp, u64),
         took: Duration,
     ) -> Decision {
-        let answer = answer.and_then(|answer| parse(&answer, counters).ok_or(Outage::Protocol));
+        let answer = answer.and_then(|answer| parse(&answer, checks).ok_or(Outage::Protocol));
         self.shared.set_redis_away(answer.is_err());
+        if let Some(telling) = telling {
+            telling.end(checks, answer.as_deref(), now);
+        }
         match (answer, down) {
             (Ok(readings), _) => {
-                self.shared.remember(counters, &readings, now, took);
-                self.decided(checks, counters, Counted::Shared, readings, now)
+                self.shared.remember(checks, &readings, now, took);
+                self.decided(checks, Counted::Shared, &readings, now)
             }
             (Err(_), RedisDown::Local) => {
-                let readings = self.shared.fall_back(counters, now);
-                self.decided(checks, counters, Counted::Local, readings, now)
+                let readings = self.shared.fall_back(checks, now);
+                if !readings.iter().any(|reading| reading.refused) {
+                    self.shared.batches.carry_over(checks, now, there);
+                }
+                self.decided(checks, Counted::Local, &readings, now)
             }
             (Err(_), RedisDown::Allow) => Decision::uncounted(),
             (Err(_), RedisDown::Deny) => Decision::unavailable(),
@@ -312,31 +356,103 @@ impl Limiter {
     }
 }
 
-impl Check<'_> {
-    fn counter(&self) -> Counter {
-        let algorithm = Algorithm::of(self.limit.rate);
-        let mut digest = digest::Context::new(&digest::SHA256);
-        let window = micros(self.limit.rate.window).to_be_bytes();
-        let parts = [
-            algorithm.word().as_bytes(),
-            &window,
-            self.limit.name.as_bytes(),
-            self.subject.as_bytes(),
-        ];
-        for part in parts {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part);
+impl<'a> Check<'a> {
+    /// A counter of `limit`; `write` writes whose it is, which is hashed before it goes anywhere.
+    fn new(limit: &'a Limit, name: &'a Arc<str>, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let algorithm = match limit.sync {
+            None => Algorithm::of(limit.rate),
+            // What is told later has to find its place.
+            Some(_) => Algorithm::Cells,
+        };
+        let window = micros(limit.rate.window).to_be_bytes();
+        let mut text = Vec::with_capacity(SUBJECT_BYTES);
+        for part in [algorithm.word().as_bytes(), &window, limit.name.as_bytes()] {
+            text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            text.extend_from_slice(part);
         }
+        write(&mut text);
+        let digest = digest::digest(&digest::SHA256, &text);
         let mut id = [0; ID_BYTES];
-        for (to, from) in id.iter_mut().zip(digest.finish().as_ref()) {
+        for (to, from) in id.iter_mut().zip(digest.as_ref()) {
             *to = *from;
         }
-        Counter {
+        Self {
+            limit,
+            name,
             id,
             algorithm,
-            rate: self.limit.rate,
+            rate: limit.rate,
         }
     }
+
+    const fn is_batched(&self) -> bool {
+        self.limit.sync.is_some()
+    }
+
+    /// The same counter where `replicas` processes count it, each its share.
+    fn share(&self, replicas: u32) -> Self {
+        let quota = NonZeroU32::new(self.rate.quota.get() / replicas).unwrap_or(NonZeroU32::MIN);
+        Self {
+            rate: Rate { quota, ..self.rate },
+            ..*self
+        }
+    }
+}
+
+/// Keys and arguments of the script, as text.
+struct Call<'a> {
+    keys: Vec<Vec<u8>>,
+    /// Of each counter: its algorithm, its quota, its window.
+    numbers: Vec<(&'a [u8], Line<20>, Line<20>)>,
+}
+
+impl<'a> Call<'a> {
+    fn new(prefix: &str, checks: &[Check<'a>]) -> Self {
+        let key = |check: &Check<'_>| {
+            let word = check.algorithm.word();
+            let window = digits(micros(check.rate.window) / 1_000);
+            let id = hex(&check.id);
+            [
+                prefix.as_bytes(),
+                b":",
+                word.as_bytes(),
+                b":",
+                window.as_bytes(),
+                b"ms:",
+                check.limit.name.as_bytes(),
+                b":",
+                id.as_bytes(),
+            ]
+            .concat()
+        };
+        let numbers = |check: &Check<'a>| {
+            let (quota, window) = (check.rate.quota.get(), micros(check.rate.window));
+            let word = check.algorithm.word().as_bytes();
+            (word, digits(quota.into()), digits(window))
+        };
+        Self {
+            keys: checks.iter().map(key).collect(),
+            numbers: checks.iter().map(numbers).collect(),
+        }
+    }
+
+    fn parts<'b>(&'b self, mode: &'b str, told: &'b [Vec<u8>]) -> (Vec<&'b [u8]>, Vec<&'b [u8]>) {
+        let mut args = Vec::with_capacity(1 + self.numbers.len() * 4);
+        args.push(mode.as_bytes());
+        for (at, (word, quota, window)) in self.numbers.iter().enumerate() {
+            let told = told.get(at).map_or(&[][..], Vec::as_slice);
+            args.extend([word, quota.as_bytes(), window.as_bytes(), told]);
+        }
+        (self.keys.iter().map(Vec::as_slice).collect(), args)
+    }
+}
+
+/// What Redis's clock shows when ours shows `now`, in microseconds; as exact as half a round trip.
+fn there(redis: &Redis, now: Timestamp) -> u64 {
+    let millis = now
+        .as_millis()
+        .saturating_add_signed(redis.time_offset(now));
+    millis.saturating_mul(1_000)
 }
 
 /// What a counter showed at a decision.
@@ -347,9 +463,9 @@ struct Reading {
     refused: bool,
 }
 
-fn decision(checks: &[Check<'_>], counted: Counted, readings: Vec<Reading>) -> Decision {
-    let states = checks.iter().zip(&readings).map(|(check, reading)| State {
-        name: check.name.to_string(),
+fn decision(checks: &[Check<'_>], counted: Counted, readings: &[Reading]) -> Decision {
+    let states = checks.iter().zip(readings).map(|(check, reading)| State {
+        name: Arc::clone(check.name),
         quota: check.limit.rate.quota.get(),
         window: check.limit.rate.window,
         remaining: reading.remaining,
@@ -366,31 +482,28 @@ fn decision(checks: &[Check<'_>], counted: Counted, readings: Vec<Reading>) -> D
 }
 
 /// Reads the script's answer; `None` if it is not one. What comes from Redis is hostile input.
-fn parse(answer: &redis::Value, counters: &[Counter]) -> Option<Vec<Reading>> {
+fn parse(answer: &redis::Value, checks: &[Check<'_>]) -> Option<Vec<Reading>> {
     let redis::Value::Array(values) = answer else {
         return None;
     };
-    let numbers: Option<Vec<u64>> = values.iter().map(number).collect();
-    let numbers = numbers?;
-    let (admitted, rest) = numbers.split_first()?;
-    if rest.len() != counters.len() * 3 {
+    let (admitted, rest) = values.split_first()?;
+    if rest.len() != checks.len() * 3 {
         return None;
     }
-    let readings: Vec<Reading> = (counters.iter().zip(rest.chunks_exact(3)))
-        .map(|(counter, numbers)| {
-            let (count, reset, refused) = match numbers {
-                [count, reset, refused] => (*count, *reset, *refused),
-                _ => (0, 0, 0),
-            };
-            Reading {
-                remaining: remaining(counter.rate, u32::try_from(count).unwrap_or(u32::MAX)),
-                reset: Duration::from_micros(reset),
-                refused: refused != 0,
-            }
-        })
-        .collect();
+    let mut readings = Vec::with_capacity(checks.len());
+    for (check, values) in checks.iter().zip(rest.chunks_exact(3)) {
+        let [count, reset, refused] = values else {
+            return None;
+        };
+        let count = u32::try_from(number(count)?).unwrap_or(u32::MAX);
+        readings.push(Reading {
+            remaining: remaining(check.rate, count),
+            reset: Duration::from_micros(number(reset)?),
+            refused: number(refused)? != 0,
+        });
+    }
     let refused = readings.iter().any(|reading| reading.refused);
-    (refused == (*admitted == 0)).then_some(readings)
+    (refused == (number(admitted)? == 0)).then_some(readings)
 }
 
 fn number(value: &redis::Value) -> Option<u64> {
@@ -407,10 +520,6 @@ const fn remaining(rate: Rate, count: u32) -> u32 {
 /// Whole microseconds, saturating.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn slices(texts: &[String]) -> Vec<&[u8]> {
-    texts.iter().map(String::as_bytes).collect()
 }
 
 #[cfg(test)]

@@ -67,23 +67,17 @@ impl Drop for Server {
 }
 
 fn limit(name: &str, quota: u32, window: Duration) -> Limit {
-    Limit {
-        name: name.into(),
-        audience: Audience::Anyone,
-        rate: Rate {
-            quota: NonZeroU32::new(quota).unwrap(),
-            window,
-        },
-        per: vec![LimitPer::Ip],
-    }
+    let rate = Rate {
+        quota: NonZeroU32::new(quota).unwrap(),
+        window,
+    };
+    Limit::new(name.into(), Audience::Anyone, rate, &[LimitPer::Ip])
 }
 
 fn check<'a>(limit: &'a Limit, subject: &str) -> Check<'a> {
-    Check {
-        limit,
-        name: (&*limit.name).into(),
-        subject: subject.into(),
-    }
+    Check::new(limit, &limit.names[0], |to| {
+        to.extend_from_slice(subject.as_bytes());
+    })
 }
 
 fn limiter() -> Limiter {
@@ -93,12 +87,12 @@ fn limiter() -> Limiter {
 fn run(
     con: &mut redis::Connection,
     script: &redis::Script,
-    keys: &[String],
-    args: &[String],
+    keys: &[impl AsRef<[u8]>],
+    args: &[impl AsRef<[u8]>],
 ) -> Value {
     let mut call = script.prepare_invoke();
-    keys.iter().for_each(|key| _ = call.key(key));
-    args.iter().for_each(|arg| _ = call.arg(arg));
+    keys.iter().for_each(|key| _ = call.key(key.as_ref()));
+    args.iter().for_each(|arg| _ = call.arg(arg.as_ref()));
     call.invoke(con).unwrap()
 }
 
@@ -109,13 +103,33 @@ fn admit(
     checks: &[Check<'_>],
     now: Timestamp,
 ) -> Decision {
-    let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-    if let Some(readings) = limiter.shared.known_full(&counters, now) {
-        return limiter.decided(checks, &counters, Counted::Local, readings, now);
+    if let Some(readings) = limiter.shared.known_full(checks, now) {
+        return limiter.decided(checks, Counted::Local, &readings, now);
     }
-    let (keys, args) = limiter.call(checks, &counters);
-    let answer = run(con, &whole_script(), &keys, &args);
-    limiter.settle(checks, &counters, Ok(answer), RedisDown::Local, now, TOOK)
+    let answer = ask(limiter, con, COUNT, checks, &[]);
+    settle(limiter, checks, Ok(answer), RedisDown::Local, now)
+}
+
+fn ask(
+    limiter: &Limiter,
+    con: &mut redis::Connection,
+    mode: &str,
+    checks: &[Check<'_>],
+    told: &[Vec<u8>],
+) -> Value {
+    let call = Call::new(&limiter.prefix, checks);
+    let (keys, args) = call.parts(mode, told);
+    run(con, &whole_script(), &keys, &args)
+}
+
+fn settle(
+    limiter: &Limiter,
+    checks: &[Check<'_>],
+    answer: Result<Value, Outage>,
+    down: RedisDown,
+    now: Timestamp,
+) -> Decision {
+    limiter.settle(checks, None, answer, down, (now, 0), TOOK)
 }
 
 /// As if this sidecar had just started: nothing is known to be full.
@@ -164,6 +178,8 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
         1 => -5_000_000..0_i64,
         1 => -400_000_000..-60_000_000_i64,
     ];
+    let elsewhere = prop_oneof![3 => Just(None), 1 => (0_u64..90_000_000, 1_u32..4).prop_map(Some)];
+    let step = (step, elsewhere, prop::bool::weighted(0.2));
     let history = prop::collection::vec((step, 1_usize..16, 0_usize..8), 1..150);
     let histories = Cell::new(0);
     let config = Config {
@@ -177,7 +193,7 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
             let con = &mut *con.borrow_mut();
             let mut now = 1_700_000_000_123_456_i64;
             let mut windows = kinds.map(|(algorithm, _)| Window::new(algorithm));
-            for (step, asked, lowered) in history {
+            for ((step, elsewhere, tells), asked, lowered) in history {
                 now += step;
                 let at = now as u64;
                 // Quotas change now and then, as by a reload.
@@ -188,15 +204,34 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
                     window: kinds[kind].1,
                 };
 
+                // What was admitted elsewhere, so long ago, comes first and counts in any case.
+                let told = |kind: usize| match (elsewhere, kinds[kind].0) {
+                    (Some((ago, count)), Algorithm::Cells) => {
+                        let mut made = Window::new(Algorithm::Cells);
+                        let moment = at.saturating_sub(ago);
+                        (0..count).for_each(|_| made.add(rate(kind), moment, moment));
+                        batch::encode(&made)
+                    }
+                    _ => Vec::new(),
+                };
+                if let Some((ago, count)) = elsewhere {
+                    for kind in asked
+                        .iter()
+                        .filter(|kind| kinds[**kind].0 == Algorithm::Cells)
+                    {
+                        let moment = at.saturating_sub(ago);
+                        (0..count).for_each(|_| windows[*kind].add(rate(*kind), moment, at));
+                    }
+                }
                 let before = windows.clone();
                 let full: Vec<bool> = asked
                     .iter()
-                    .map(|kind| !windows[*kind].admits(rate(*kind), at))
+                    .map(|kind| !windows[*kind].admits(rate(*kind), at) && !tells)
                     .collect();
                 let admitted = !full.contains(&true);
                 let mut expected = vec![u64::from(admitted)];
                 for (kind, full) in asked.iter().zip(&full) {
-                    if admitted {
+                    if admitted && !tells {
                         windows[*kind].add(rate(*kind), at, at);
                     }
                     let reading = windows[*kind].read(rate(*kind), at);
@@ -204,7 +239,7 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
                     // A refusal costs Redis no write of the cells, so they forget nothing by it either
                     // (which shows only if the clock goes back later), unless it went back just now.
                     if let (false, Window::Cells(held, _), Window::Cells(newest, _)) =
-                        (admitted, &before[*kind], &windows[*kind])
+                        (admitted && !tells, &before[*kind], &windows[*kind])
                         && held <= newest
                     {
                         windows[*kind] = before[*kind].clone();
@@ -215,16 +250,16 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
                     .iter()
                     .map(|kind| format!("{history_number}:{kind}"))
                     .collect();
-                let mut args: Vec<String> = (asked.iter())
-                    .flat_map(|kind| {
-                        [
-                            kinds[*kind].0.word().into(),
-                            quota.to_string(),
-                            micros(kinds[*kind].1).to_string(),
-                        ]
-                    })
-                    .collect();
-                args.extend([(at / 1_000_000).to_string(), (at % 1_000_000).to_string()]);
+                let mut args: Vec<Vec<u8>> = vec![if tells { TELL.into() } else { COUNT.into() }];
+                for kind in &asked {
+                    let (algorithm, window) = kinds[*kind];
+                    args.push(algorithm.word().into());
+                    args.push(quota.to_string().into());
+                    args.push(micros(window).to_string().into());
+                    args.push(told(*kind));
+                }
+                args.push((at / 1_000_000).to_string().into());
+                args.push((at % 1_000_000).to_string().into());
                 prop_assert_eq!(numbers(&run(con, &script, &keys, &args)), expected);
                 for key in &keys {
                     let ttl: i64 = redis::cmd("PTTL").arg(key).query(con).unwrap();
@@ -241,13 +276,16 @@ fn under_concurrency_no_window_holds_more_than_the_quota_and_nothing_that_fits_i
     const QUOTA: u32 = 40;
     const WINDOW: Duration = Duration::from_millis(150);
     let server = Server::start();
-    let told = SCRIPT.replace("return reply\n", "reply[#reply + 1] = now\nreturn reply\n");
+    let told = SCRIPT
+        .replace("return reply\n", "reply[#reply + 1] = now\nreturn reply\n")
+        .replace("now, 0 }", "now, 0, now }");
     assert_ne!(told, SCRIPT);
     let script = redis::Script::new(&told);
     let rate = limit("l", QUOTA, WINDOW);
     let checks = [check(&rate, "one")];
-    let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-    let (keys, args) = limiter().call(&checks, &counters);
+    let limiter = limiter();
+    let call = Call::new(&limiter.prefix, &checks);
+    let (keys, args) = call.parts(COUNT, &[]);
 
     let started = Instant::now();
     let answers: Vec<(u64, bool)> = std::thread::scope(|scope| {
@@ -332,11 +370,12 @@ fn a_full_redis_counts_on_none_of_the_counters() {
         let () = set.arg("SET").arg("maxmemory").arg(max).query(con).unwrap();
     };
     memory(con, 1);
-    let (limiter, counters) = (limiter(), checks.each_ref().map(Check::counter));
-    let (keys, args) = limiter.call(&checks, &counters);
+    let limiter = limiter();
+    let asked = Call::new(&limiter.prefix, &checks);
+    let (keys, args) = asked.parts(COUNT, &[]);
     let script = whole_script();
     let mut call = script.prepare_invoke();
-    let answer: redis::RedisResult<Value> = call.key(&keys).arg(&args).invoke(con);
+    let answer: redis::RedisResult<Value> = call.key(&keys[..]).arg(&args[..]).invoke(con);
     assert!(answer.unwrap_err().to_string().contains("OOM"));
     memory(con, 0);
     let states = admit_anew(con, &checks).states;
@@ -351,11 +390,8 @@ fn a_look_shows_what_the_next_decision_would_and_counts_nothing() {
     let limits = [limit("log", 3, minute), limit("cells", 2_000, minute)];
     let checks = limits.each_ref().map(|limit| check(limit, "a"));
     let look = |con: &mut redis::Connection| {
-        let counters = checks.each_ref().map(Check::counter);
-        let (keys, mut args) = limiter().call(&checks, &counters);
-        args.push(LOOK.into());
-        let answer = run(con, &whole_script(), &keys, &args);
-        let readings = parse(&answer, &counters).unwrap();
+        let answer = ask(&limiter(), con, LOOK, &checks, &[]);
+        let readings = parse(&answer, &checks).unwrap();
         let left: Vec<u32> = readings.iter().map(|reading| reading.remaining).collect();
         (left, readings.iter().any(|reading| reading.refused))
     };
@@ -468,7 +504,6 @@ fn keys_lie_in_one_slot_expire_and_tell_nothing_of_the_caller() {
 fn what_is_not_an_answer_counts_as_redis_being_away() {
     let (limiter, rate) = (limiter(), limit("l", 5, Duration::from_secs(60)));
     let checks = [check(&rate, "a")];
-    let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
     let int =
         |numbers: &[i64]| Value::Array(numbers.iter().map(|number| Value::Int(*number)).collect());
     for answer in [
@@ -482,11 +517,11 @@ fn what_is_not_an_answer_counts_as_redis_being_away() {
         int(&[0, 1, 1, 0]),
         Value::Array(vec![Value::Nil; 4]),
     ] {
-        let decision = limiter.settle(&checks, &counters, Ok(answer), RedisDown::Deny, NOW, TOOK);
+        let decision = settle(&limiter, &checks, Ok(answer), RedisDown::Deny, NOW);
         assert!(decision.unavailable && limiter.shared.redis_away());
     }
     let answer = Ok(int(&[1, i64::MAX, i64::MAX, 0]));
-    let decision = limiter.settle(&checks, &counters, answer, RedisDown::Deny, NOW, TOOK);
+    let decision = settle(&limiter, &checks, answer, RedisDown::Deny, NOW);
     assert_eq!((decision.admitted, decision.states[0].remaining), (true, 0));
     assert!(!limiter.shared.redis_away());
 }
@@ -495,8 +530,7 @@ fn what_is_not_an_answer_counts_as_redis_being_away() {
 fn with_redis_away_the_operator_decides() {
     let (limiter, rate) = (limiter(), limit("l", 4, Duration::from_secs(60)));
     let checks = [check(&rate, "a")];
-    let counters: Vec<Counter> = checks.iter().map(Check::counter).collect();
-    let away = |down| limiter.settle(&checks, &counters, Err(Outage::Open), down, NOW, TOOK);
+    let away = |down| settle(&limiter, &checks, Err(Outage::Open), down, NOW);
     let local = away(RedisDown::Local);
     assert_eq!((local.admitted, local.counted), (true, Counted::Local));
     assert!(

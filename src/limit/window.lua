@@ -1,10 +1,15 @@
 -- Sliding windows, counted on this Redis's own clock: every counter of one request, all or nothing.
 --
 --   KEYS  one per counter
---   ARGV  three per counter: 'log' or 'cells', the quota, the window in microseconds; then 'look' to
---         count nothing
+--   ARGV  'count' to decide and count, 'look' to count nothing, 'tell' to decide nothing; then four per
+--         counter: 'log' or 'cells', the quota, the window in microseconds, and what was admitted
+--         elsewhere already and counts in any case (cells only): pairs of a cell's number, a
+--         double, and how many, four bytes; big endian
 --   gives 1 if admitted else 0; then three per counter: how many are counted, microseconds until
 --         one more fits (or until the first leaves), 1 if this counter refused
+--
+-- Cells are kept as: the newest one's number and that of the oldest with something in it, doubles; the
+-- sum of all, what is in the newest, and what is in the thirty before it, oldest first, four bytes each.
 --
 -- window.rs holds the same arithmetic in Rust; a property test holds the two against each other.
 
@@ -12,6 +17,34 @@ local CELLS = 31
 
 local at = redis.call('TIME')
 local now = at[1] * 1000000 + at[2]
+
+-- What nearly every call is, first: one counter with room, nothing that leaves its window, no clock that
+-- went back. Everything below costs a call its closures and tables.
+if #KEYS == 1 and ARGV[1] == 'count' and ARGV[5] == '' then
+  local key, quota, window = KEYS[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+  if ARGV[2] == 'cells' then
+    local width = math.ceil(window / (CELLS - 1))
+    local head = redis.call('GETRANGE', key, 0, 23)
+    if #head == 24 then
+      local newest, oldest, count, last = struct.unpack('>ddI4I4', head)
+      if newest == math.floor(now / width) and count > 0 and count < quota then
+        redis.call('SETRANGE', key, 16, struct.pack('>I4I4', count + 1, last + 1))
+        return { 1, count + 1, (oldest + CELLS) * width - now, 0 }
+      end
+    end
+  else
+    local oldest = tonumber(redis.call('LINDEX', key, 0) or nil)
+    if oldest and oldest > now - window then
+      local newest = tonumber(redis.call('LINDEX', key, -1))
+      local count = redis.call('LLEN', key)
+      if newest <= now and count < quota then
+        redis.call('RPUSH', key, now)
+        redis.call('PEXPIRE', key, math.ceil(window / 1000) + 1000)
+        return { 1, count + 1, oldest + window - now, 0 }
+      end
+    end
+  end
+end
 
 -- No counter ever lacks an expiry; it comes a second late, never early.
 local function expire(key, window)
@@ -74,11 +107,19 @@ end
 
 local Cells = {}
 
-local PACKED = '>d' .. string.rep('I4', CELLS)
+local OLDER = string.rep('I4', CELLS - 1)
 
 local function keep(c)
-  local packed = struct.pack(PACKED, c.newest, unpack(c.cells))
-  redis.call('SET', c.key, packed, 'PX', math.ceil(CELLS * c.width / 1000) + 1000)
+  local oldest = c.newest
+  for i = 1, CELLS do
+    if c.cells[i] > 0 then
+      oldest = c.newest - CELLS + i
+      break
+    end
+  end
+  local head = struct.pack('>ddI4I4', c.newest, oldest, c.count, c.cells[CELLS])
+  local older = struct.pack('>' .. OLDER, unpack(c.cells, 1, CELLS - 1))
+  redis.call('SET', c.key, head .. older, 'PX', math.ceil(CELLS * c.width / 1000) + 1000)
 end
 
 -- Thirty cells cover the window; the thirty-first is the one that it leaves, counted whole.
@@ -88,14 +129,15 @@ function Cells.read(c)
   local cells, count, held, newest = {}, 0, nil, c.newest
   local packed = redis.call('GET', c.key)
   if packed then
-    held = { struct.unpack(PACKED, packed) }
-    newest = held[1]
+    newest = struct.unpack('>d', packed)
+    held = { struct.unpack('>' .. OLDER, packed, 25) }
+    held[CELLS] = struct.unpack('>I4', packed, 21)
   end
-  -- To the cell at i belongs what was held at i + passed; held[1] is no cell.
+  -- To the cell at i belongs what was held at i + passed.
   local passed = c.newest - newest
   for i = 1, CELLS do
     local from = i + passed
-    local n = held and from >= 1 and from <= CELLS and held[from + 1] or 0
+    local n = held and from >= 1 and from <= CELLS and held[from] or 0
     cells[i] = n
     count = count + n
   end
@@ -103,12 +145,21 @@ function Cells.read(c)
   -- added, or they would be made now again and again.
   if passed < 0 then
     for i = math.max(CELLS + passed, 0) + 1, CELLS do
-      cells[CELLS] = cells[CELLS] + held[i + 1]
-      count = count + held[i + 1]
+      cells[CELLS] = cells[CELLS] + held[i]
+      count = count + held[i]
+    end
+  end
+  -- What was admitted elsewhere goes to the cell that it was made in; what has left the window by now is gone.
+  for at = 1, #c.told, 12 do
+    local cell, n = struct.unpack('>dI4', c.told, at)
+    local i = math.min(cell, c.newest) - c.newest + CELLS
+    if i >= 1 then
+      cells[i] = cells[i] + n
+      count = count + n
     end
   end
   c.cells, c.count = cells, count
-  if passed < 0 then keep(c) end
+  if passed < 0 or #c.told > 0 then keep(c) end
 end
 
 function Cells.reset(c)
@@ -128,24 +179,25 @@ function Cells.add(c)
   keep(c)
 end
 
+local mode = ARGV[1]
 local counters, admitted = {}, true
 for i, key in ipairs(KEYS) do
   local c = {
     key = key,
-    kind = ARGV[3 * i - 2] == 'log' and Log or Cells,
-    quota = tonumber(ARGV[3 * i - 1]),
-    window = tonumber(ARGV[3 * i]),
+    kind = ARGV[4 * i - 2] == 'log' and Log or Cells,
+    quota = tonumber(ARGV[4 * i - 1]),
+    window = tonumber(ARGV[4 * i]),
+    told = ARGV[4 * i + 1],
   }
   c.kind.read(c)
-  c.full = c.count >= c.quota
+  c.full = c.count >= c.quota and mode ~= 'tell'
   admitted = admitted and not c.full
   counters[i] = c
 end
 
-local look = ARGV[3 * #KEYS + 1] == 'look'
 local reply = { admitted and 1 or 0 }
 for _, c in ipairs(counters) do
-  if admitted and not look then c.kind.add(c) end
+  if admitted and mode == 'count' then c.kind.add(c) end
   reply[#reply + 1] = c.count
   reply[#reply + 1] = c.kind.reset(c)
   reply[#reply + 1] = c.full and 1 or 0

@@ -90,13 +90,38 @@ impl Window {
                 let at = log.partition_point(|other| *other <= made);
                 log.insert(at, made);
             }
-            Self::Cells(newest, cells) => {
-                let age = newest.saturating_sub(made / width(rate)) as usize;
-                if let Some(cell) = cells.iter_mut().rev().nth(age) {
-                    *cell = cell.saturating_add(1);
-                }
+            Self::Cells(newest, cells) => add(*newest, cells, made / width(rate), 1),
+        }
+    }
+
+    /// Counts what another window, of cells, holds.
+    pub fn take_over(&mut self, rate: Rate, other: &Self, now: u64) {
+        self.settle(rate, now);
+        if let Self::Cells(newest, cells) = self {
+            for (cell, count) in other.cells() {
+                add(*newest, cells, cell, count);
             }
         }
+    }
+
+    /// A moment in the newest cell; zero for a log.
+    pub fn latest(&self, rate: Rate) -> u64 {
+        match self {
+            Self::Log(_) => 0,
+            Self::Cells(newest, _) => newest.saturating_mul(width(rate)),
+        }
+    }
+
+    /// The cells that something is in: their numbers since the epoch and how many. None for a log.
+    pub fn cells(&self) -> impl Iterator<Item = (u64, u32)> {
+        let (newest, cells): (u64, &[u32]) = match self {
+            Self::Log(_) => (0, &[]),
+            Self::Cells(newest, cells) => (*newest, cells),
+        };
+        let numbered = cells.iter().rev().enumerate();
+        numbered
+            .map(move |(age, count)| (newest.saturating_sub(age as u64), *count))
+            .filter(|(_, count)| *count > 0)
     }
 
     /// What it shows now.
@@ -108,7 +133,8 @@ impl Window {
         }
     }
 
-    fn count(&self) -> u32 {
+    /// How many are counted, as of the last time that it was looked at.
+    pub fn count(&self) -> u32 {
         match self {
             Self::Log(log) => u32::try_from(log.len()).unwrap_or(u32::MAX),
             Self::Cells(_, cells) => cells.iter().fold(0, |sum, cell| sum.saturating_add(*cell)),
@@ -133,6 +159,9 @@ impl Window {
             }
             Self::Cells(newest, cells) => {
                 let current = now / width(rate);
+                if *newest == current {
+                    return;
+                }
                 let mut settled = [0_u32; CELLS];
                 for (age, count) in cells.iter().rev().enumerate() {
                     let cell = newest.saturating_sub(age as u64).min(current);
@@ -169,6 +198,14 @@ impl Window {
                 0
             }
         }
+    }
+}
+
+/// Counts `count` in a cell by its number; in none that has left the window, in the newest what lies ahead.
+fn add(newest: u64, cells: &mut [u32; CELLS], cell: u64, count: u32) {
+    let age = newest.saturating_sub(cell) as usize;
+    if let Some(cell) = cells.iter_mut().rev().nth(age) {
+        *cell = cell.saturating_add(count);
     }
 }
 

@@ -32,7 +32,6 @@ pub use wire::Framing;
 use crate::cache::{Cache, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::LimitMode;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
@@ -200,7 +199,7 @@ impl Proxy {
             Ok(reply) => reply,
             Err(problem) => Reply::problem(&problem, &visit),
         };
-        let (status, sent) = send(reply, &ask, limits.as_ref(), active);
+        let (status, sent) = send(reply, &ask, limits.as_deref(), active);
         span.route(&visit.method, visit.snapshot.handles[found.rule.id].path());
         span.status(status);
         sent
@@ -231,7 +230,7 @@ impl Proxy {
         body: Option<Incoming>,
         upgrade: Option<OnUpgrade>,
         plan: Option<Plan>,
-        limits: &mut Option<Decision>,
+        limits: &mut Option<Arc<Decision>>,
     ) -> Result<Reply, Problem> {
         if forward::is_loop(&ask.visit.headers) {
             return Err(Problem::Loop);
@@ -268,7 +267,11 @@ impl Proxy {
     }
 
     /// Asks the limits that this request falls under; a refusal is a [`Problem`].
-    async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Decision>) -> Result<(), Problem> {
+    async fn admit(
+        &self,
+        ask: &Ask<'_>,
+        limits: &mut Option<Arc<Decision>>,
+    ) -> Result<(), Problem> {
         let settings = &ask.visit.snapshot.settings.limits;
         let (method, route_limits) = (&ask.visit.method, &ask.found.rule.limits);
         let checks = limit::checks::checks(settings, route_limits, method, ask.target, ask.caller);
@@ -278,24 +281,25 @@ impl Proxy {
         let _span = ask.span.child("limit");
         let (down, now) = (settings.redis_down, ask.visit.now);
         let decision = self.0.limiter.admit(&checks, down, now).await;
-        self.carry_out(decision, settings.mode, limits)
+        self.carry_out(decision, ask, limits)
     }
 
     /// Counts a decision, and carries it out.
     fn carry_out(
         &self,
         decision: Decision,
-        mode: LimitMode,
-        limits: &mut Option<Decision>,
+        ask: &Ask<'_>,
+        limits: &mut Option<Arc<Decision>>,
     ) -> Result<(), Problem> {
+        let mode = ask.visit.snapshot.settings.limits.mode;
         for state in &decision.states {
             self.0.recorder.limit(&state.name, state.word(mode));
         }
-        let decision = limits.insert(decision.in_mode(mode));
+        let decision = limits.insert(Arc::new(decision.in_mode(mode)));
         match (decision.admitted, decision.unavailable) {
             (true, _) => Ok(()),
             (false, true) => Err(Problem::LimitsUnavailable),
-            (false, false) => Err(Problem::Limited(Box::new(decision.clone()))),
+            (false, false) => Err(Problem::Limited(Arc::clone(decision))),
         }
     }
 

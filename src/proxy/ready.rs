@@ -15,7 +15,7 @@ use super::{
     Reason, Reuse, Span, Target, Tier, forward,
 };
 use crate::config::settings::LimitMode;
-use crate::limit::{self, Check};
+use crate::limit::{self, Check, Decision};
 use crate::semantics::validation::is_conditional;
 use crate::telemetry::metrics::Source;
 use bytes::Bytes;
@@ -72,10 +72,10 @@ pub struct Waits(Box<Arrival>);
 
 /// What is known of a request without waiting.
 enum Known<'a> {
-    /// Memory holds a fresh answer.
-    Fresh(Key, Arc<Entry>),
-    /// These counters have to be asked first.
-    Limited(Vec<Check<'a>>),
+    /// Memory holds a fresh answer, which these counters have to admit.
+    Fresh(Key, Arc<Entry>, Vec<Check<'a>>),
+    /// A counter is known to be full.
+    Refused(Decision),
     /// Memory does not answer; this is to be done.
     Planned(Plan),
 }
@@ -90,13 +90,26 @@ impl Proxy {
         }
         let mut plan = None;
         let rest = self.known(&visit, |ask, known| match known {
-            Known::Fresh(key, entry) => {
+            Known::Fresh(key, entry, checks) => {
+                let mut limits = None;
+                if !checks.is_empty() {
+                    // Counts: from here on there is an answer.
+                    let decision = self.0.limiter.at_once(&checks, visit.now);
+                    plan = Some(Plan::Lookup(key));
+                    if let Err(problem) = self.carry_out(decision?, ask, &mut limits) {
+                        return Some(self.refuse_at_once(ask, &problem, limits.as_deref(), out));
+                    }
+                }
                 let active = self.0.recorder.active();
                 self.renew(ask, key, &entry);
                 let reply = Reply::stored(ask, &entry, Outcome::Hit, Reason::Memory);
-                Some(reply.write(&self.0, ask, None, active, out).1)
+                Some(reply.write(&self.0, ask, limits.as_deref(), active, out).1)
             }
-            Known::Limited(checks) => self.refusal(ask, &checks, out),
+            Known::Refused(decision) => {
+                let mut limits = None;
+                let problem = self.carry_out(decision, ask, &mut limits).err()?;
+                Some(self.refuse_at_once(ask, &problem, limits.as_deref(), out))
+            }
             Known::Planned(known) => {
                 plan = Some(known);
                 None
@@ -146,9 +159,12 @@ impl Proxy {
             return None;
         }
         self.known(visit, |ask, known| {
-            let Known::Fresh(key, entry) = known else {
+            let Known::Fresh(key, entry, checks) = known else {
                 return None;
             };
+            if !checks.is_empty() {
+                return None;
+            }
             let active = self.0.recorder.active();
             self.renew(ask, key, &entry);
             let reply = Reply::stored(ask, &entry, Outcome::Hit, Reason::Memory).from(Tier::Memory);
@@ -175,6 +191,10 @@ impl Proxy {
         let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
         let (limits, rule) = (&settings.limits, found.rule);
         let checks = limit::checks::checks(limits, &rule.limits, &visit.method, &target, &caller);
+        let enforced = limits.mode == LimitMode::Enforce;
+        let refusal = (enforced && !checks.is_empty())
+            .then(|| self.0.limiter.refusal(&checks, visit.now))
+            .flatten();
         let mut ask = Ask {
             visit,
             target: &target,
@@ -183,8 +203,8 @@ impl Proxy {
             span: &Span::default(),
             search: None,
         };
-        if !checks.is_empty() {
-            return answer(&ask, Known::Limited(checks));
+        if let Some(refusal) = refusal {
+            return answer(&ask, Known::Refused(refusal));
         }
         ask.search = (self.0.shared.searches).find(|| visit.authority(), target.path);
         let plan = ask.plan(Content::None);
@@ -195,36 +215,39 @@ impl Proxy {
             if ask.reuse(&held) == Reuse::Fresh
                 && let Lookup::Found { entry, .. } = held
             {
-                return answer(&ask, Known::Fresh(key, entry));
+                return answer(&ask, Known::Fresh(key, entry, checks));
             }
         }
         answer(&ask, Known::Planned(plan))
     }
 
-    /// The refusal by a counter that is known to be full; whoever may be admitted, Redis has to say.
-    fn refusal(&self, ask: &Ask<'_>, checks: &[Check<'_>], out: &mut Vec<u8>) -> Option<Rest> {
-        let (visit, mode) = (ask.visit, ask.visit.snapshot.settings.limits.mode);
-        if mode == LimitMode::Shadow {
-            return None;
-        }
-        let decision = self.0.limiter.refusal(checks, visit.now)?;
+    /// The refusal by a counter that is known to be full.
+    fn refuse_at_once(
+        &self,
+        ask: &Ask<'_>,
+        problem: &Problem,
+        limits: Option<&Decision>,
+        out: &mut Vec<u8>,
+    ) -> Rest {
+        let visit = ask.visit;
         let active = self.0.recorder.active();
-        let mut limits = None;
-        let problem = self.carry_out(decision, mode, &mut limits).err()?;
-        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_hex());
-        let body = problem.content(shape, visit.now, &trace_id);
-        let mut told = Told::problem(&problem);
+        let (shape, trace_id) = (
+            visit.snapshot.settings.errors,
+            visit.trace.trace_id_digits(),
+        );
+        let trace_id = std::str::from_utf8(&trace_id).unwrap_or_default();
+        let body = problem.content(shape, visit.now, trace_id);
+        let mut told = Told::problem(problem);
         let took = visit.began.elapsed();
         let mut head = Head::new(out, problem.status());
         problem.fields(shape, &mut head);
-        told.dress(ask, limits.as_ref(), took, &mut head);
+        told.dress(ask, limits, took, &mut head);
         head.end_with(body.len(), visit.now);
-        told.tell(&self.0, ask, problem.status(), limits.as_ref(), took);
-        let meter = Meter::new(ask.handle().clone(), Source::Larder, active);
-        Some(Rest::Whole {
+        told.tell(&self.0, ask, problem.status(), limits, took);
+        Rest::Whole {
             body: body.into(),
-            meter,
-        })
+            meter: Meter::new(ask.handle().clone(), Source::Larder, active),
+        }
     }
 }
 

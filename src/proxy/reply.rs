@@ -479,7 +479,7 @@ impl Told {
             duration: took,
             limit: limits
                 .and_then(|decision| decision.refusals().next())
-                .map(|state| state.name.clone()),
+                .map(|state| state.name.to_string()),
             trace_id: visit.trace.trace_id_hex().into(),
             request_id: visit
                 .own_request_id()

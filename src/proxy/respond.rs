@@ -4,13 +4,13 @@ use super::body::Body;
 use crate::config::settings::ErrorShape;
 use crate::limit::{self, Decision};
 use crate::semantics::Timestamp;
-use crate::semantics::line::digits;
+use crate::semantics::line::{self, digits};
 use crate::semantics::writing::{Fields, Value};
 use crate::upstream::UpstreamError;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use serde::Serialize;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// How long a client is asked to wait when the app has too much to do, in seconds.
 const OVERLOAD_WAIT_SECS: u64 = 1;
@@ -38,7 +38,7 @@ pub enum Problem {
     /// Client: only-if-cached, and nothing is (RFC 9111 §5.2.1.7).
     OnlyIfCached,
     /// Client: over a limit.
-    Limited(Box<Decision>),
+    Limited(Arc<Decision>),
     /// Operator: Redis is away and `limits.redis_down: deny`.
     LimitsUnavailable,
     /// Operator: the proxy is its own app.
@@ -193,18 +193,33 @@ impl Problem {
 
     /// The content of the answer.
     pub(super) fn content(&self, shape: ErrorShape, now: Timestamp, trace_id: &str) -> Vec<u8> {
-        let retry_after = self.retry_after();
         let mut content = Vec::with_capacity(CONTENT_BYTES);
-        let written = match shape {
-            ErrorShape::Problem => {
-                serde_json::to_writer(&mut content, &self.problem(trace_id, retry_after))
+        let mut put = |name: &str, value: Member<'_>| {
+            content.push(if content.is_empty() { b'{' } else { b',' });
+            for piece in ["\"", name, "\":"] {
+                content.extend_from_slice(piece.as_bytes());
             }
-            ErrorShape::Exodrive => {
-                serde_json::to_writer(&mut content, &self.exodrive(now, trace_id, retry_after))
+            match value {
+                Member::Word(word) => {
+                    content.push(b'"');
+                    content.extend_from_slice(word.as_bytes());
+                    content.push(b'"');
+                }
+                Member::Number(number) => {
+                    content.extend_from_slice(line::digits(number).as_bytes());
+                }
+                Member::Names(names) => push_names(&mut content, names),
             }
         };
-        // Writing words and numbers into memory cannot fail.
-        debug_assert!(written.is_ok());
+        match shape {
+            ErrorShape::Problem => self.write_problem(trace_id, &mut put),
+            ErrorShape::Exodrive => self.write_exodrive(now, trace_id, &mut put),
+        }
+        content.push(b'}');
+        if shape == ErrorShape::Exodrive {
+            content.splice(..0, *b"{\"error\":");
+            content.push(b'}');
+        }
         content
     }
 
@@ -229,81 +244,71 @@ impl Problem {
         }
     }
 
-    /// A refusal names the policies it violates (draft-ietf-httpapi-ratelimit-headers).
-    fn problem<'a>(&'a self, trace_id: &'a str, retry_after: Option<u64>) -> Details<'a> {
+    /// RFC 9457: the members of a problem, ours among them. A refusal names the policies it violates
+    /// (draft-ietf-httpapi-ratelimit-headers).
+    fn write_problem(&self, trace_id: &str, put: &mut impl FnMut(&str, Member<'_>)) {
         let status = self.status();
         let (kind, violated) = match self {
-            Self::Limited(decision) => {
-                let names = decision.refusals().map(|state| state.name.as_str());
-                (QUOTA_EXCEEDED, Some(names.collect()))
-            }
+            Self::Limited(decision) => (QUOTA_EXCEEDED, Some(decision)),
             _ => ("about:blank", None),
         };
-        Details {
-            kind,
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            detail: self.message(),
-            code: self.code(),
-            trace_id,
-            violated,
-            retry_after,
+        put("type", Member::Word(kind));
+        let title = status.canonical_reason().unwrap_or("Error");
+        put("title", Member::Word(title));
+        put("status", Member::Number(status.as_u16().into()));
+        put("detail", Member::Word(&self.message()));
+        put("code", Member::Word(self.code()));
+        put("traceId", Member::Word(trace_id));
+        if let Some(decision) = violated {
+            put("violated-policies", Member::Names(decision));
+        }
+        if let Some(secs) = self.retry_after() {
+            put("retryAfter", Member::Number(secs));
         }
     }
 
-    fn exodrive<'a>(
+    /// What stands in `{"error": {…}}`, as ExoDrive's clients know it.
+    fn write_exodrive(
         &self,
         now: Timestamp,
-        trace_id: &'a str,
-        retry_after: Option<u64>,
-    ) -> Exodrive<'a> {
-        let error = ExodriveError {
-            code: self.code(),
-            message: self.message(),
-            timestamp: now.rfc3339(),
-            trace_id,
-            retry_after,
-        };
-        Exodrive { error }
+        trace_id: &str,
+        put: &mut impl FnMut(&str, Member<'_>),
+    ) {
+        put("code", Member::Word(self.code()));
+        put("message", Member::Word(&self.message()));
+        put("timestamp", Member::Word(&now.rfc3339()));
+        put("traceId", Member::Word(trace_id));
+        if let Some(secs) = self.retry_after() {
+            put("retryAfter", Member::Number(secs));
+        }
     }
+}
+
+/// A member of the content of an answer.
+enum Member<'a> {
+    /// Words of ours: nothing in them has to be escaped (a test holds them to it).
+    Word(&'a str),
+    Number(u64),
+    /// The names of the counters that refused.
+    Names(&'a Decision),
+}
+
+/// A list of texts; names are the operator's, so that they are escaped (RFC 8259 §7).
+fn push_names(content: &mut Vec<u8>, decision: &Decision) {
+    content.push(b'[');
+    for (at, state) in decision.refusals().enumerate() {
+        if at > 0 {
+            content.push(b',');
+        }
+        // Writing a text into memory cannot fail.
+        let written = serde_json::to_writer(&mut *content, &*state.name);
+        debug_assert!(written.is_ok());
+    }
+    content.push(b']');
 }
 
 /// Registered with IANA by draft-ietf-httpapi-ratelimit-headers.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
-
-/// RFC 9457: the members of a problem, ours among them.
-#[derive(Serialize)]
-struct Details<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: Cow<'static, str>,
-    code: &'static str,
-    #[serde(rename = "traceId")]
-    trace_id: &'a str,
-    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
-    violated: Option<Vec<&'a str>>,
-    #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
-    retry_after: Option<u64>,
-}
-
-/// `{"error": {…}}`, as ExoDrive's clients know it.
-#[derive(Serialize)]
-struct Exodrive<'a> {
-    error: ExodriveError<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExodriveError<'a> {
-    code: &'static str,
-    message: Cow<'static, str>,
-    timestamp: String,
-    trace_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after: Option<u64>,
-}
 
 /// The methods that pass here.
 const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -349,7 +354,7 @@ mod tests {
             reset: Duration::from_millis(59_001),
             refused: true,
         };
-        Problem::Limited(Box::new(Decision {
+        Problem::Limited(Arc::new(Decision {
             admitted: false,
             unavailable: false,
             counted: crate::limit::Counted::Shared,
@@ -367,6 +372,30 @@ mod tests {
             json!({"error": {"code": "RATE_LIMITED", "message": "Too many requests",
                 "timestamp": "2025-01-23T10:00:00Z", "traceId": "abc", "retryAfter": 60}})
         );
+    }
+
+    /// What is written without being escaped needs no escape.
+    #[test]
+    fn words_of_ours_stand_in_json_as_they_are() {
+        let errors = [
+            UpstreamError::Timeout,
+            UpstreamError::Connect,
+            UpstreamError::Protocol("it is \"odd\""),
+            UpstreamError::Overloaded,
+        ];
+        let problems = errors.map(Problem::App).into_iter().chain([
+            Problem::MethodNotAllowed,
+            Problem::Loop,
+            Problem::Internal,
+            refused(),
+        ]);
+        for problem in problems {
+            for shape in [ErrorShape::Problem, ErrorShape::Exodrive] {
+                let content = problem.content(shape, NOW, "abc");
+                let read: serde_json::Value = serde_json::from_slice(&content).unwrap();
+                assert!(read.to_string().contains(problem.code()));
+            }
+        }
     }
 
     #[test]

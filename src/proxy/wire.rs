@@ -10,6 +10,12 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING, VIA,
 };
 use http::{HeaderMap, StatusCode};
+use std::cell::Cell;
+
+thread_local! {
+    /// The second whose date was written last, and that date.
+    static DATED: Cell<(u64, [u8; 29])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
+}
 
 /// A head as an HTTP/1.1 connection carries it, under the pen. What was put into it stays: nothing
 /// that it holds may be put in again.
@@ -43,7 +49,18 @@ impl<'a> Head<'a> {
             CONTENT_LENGTH,
             Value::Text(digits(length as u64).as_bytes()),
         );
-        self.add(DATE, Value::Text(now.http_date().as_bytes()));
+        DATED.with(|dated| {
+            let (second, mut date) = dated.get();
+            if second != now.as_secs() {
+                let text = now.http_date();
+                // As long as every HTTP date.
+                if let Ok(text) = text.as_bytes().try_into() {
+                    date = text;
+                    dated.set((now.as_secs(), date));
+                }
+            }
+            self.line(&DATE, &date);
+        });
         self.end();
     }
 

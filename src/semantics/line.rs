@@ -23,9 +23,13 @@ impl<const N: usize> Line<N> {
 
     /// Adds `text`; leaves it out where it does not fit.
     pub fn push(&mut self, text: &str) {
+        self.push_bytes(text.as_bytes());
+    }
+
+    fn push_bytes(&mut self, text: &[u8]) {
         let end = self.length + text.len();
         if let Some(room) = self.bytes.get_mut(self.length..end) {
-            room.copy_from_slice(text.as_bytes());
+            room.copy_from_slice(text);
             self.length = end;
         }
     }
@@ -42,7 +46,7 @@ impl<const N: usize> Line<N> {
             }
             from -= 1;
         }
-        self.push(std::str::from_utf8(&digits[from..]).unwrap_or_default());
+        self.push_bytes(&digits[from..]);
     }
 
     /// What was pushed.
