@@ -372,10 +372,17 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
                 },
                 Err(_) => Outage::Protocol,
             },
-            // Others were answered meanwhile: it is there, only busy.
-            Err(Outage::Timeout | Outage::Saturated) if link.answers() > answers => return Ok(()),
+            Err(Outage::Saturated) => {
+                // No room for a probe: whether others are answered meanwhile tells as much.
+                tokio::time::sleep(shared.timeout).await;
+                Outage::Timeout
+            }
             Err(outage) => outage,
         };
+        // Others were answered meanwhile: it is there, only busy.
+        if outage == Outage::Timeout && link.answers() > answers {
+            return Ok(());
+        }
         shared
             .recorder
             .redis("probe", Some(outage.word()), begun.elapsed());

@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// While so many bytes wait to be written, no further command is taken: a connection holds at most
-/// these and the longest command.
+/// While so many bytes wait behind those that are being written, no further command is taken: a
+/// connection holds at most twice these and the longest command.
 pub const OUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A live connection that many callers share; dropped by the last, it closes.

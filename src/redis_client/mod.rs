@@ -538,6 +538,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_string_is_had_in_room_of_its_own_and_numbers_as_numbers() {
+        let server = Server::start().await;
+        let redis = server.connect();
+        up(&redis).await;
+        let large = "x".repeat(300_000);
+        server.cli(&["SET", "small", "v"]);
+        server.cli(&[
+            "EVAL",
+            "redis.call('SET', 'large', string.rep('x', 300000))",
+            "0",
+        ]);
+        server.cli(&["LPUSH", "list", "v"]);
+        assert_eq!(redis.get(b"small").await, Ok(Some("v".into())));
+        assert_eq!(redis.get(b"large").await, Ok(Some(large.into())));
+        assert_eq!(redis.get(b"nothing").await, Ok(None));
+        assert_eq!(redis.get(b"list").await, Err(Outage::Protocol));
+        let script = Script::new("return {1, -2, tonumber(ARGV[1])}");
+        let numbers = redis
+            .script_numbers("script", &script, &[b"k"], &[b"3"])
+            .await;
+        assert_eq!(numbers, Ok(vec![1, -2, 3]));
+        let script = Script::new("return {1, 'a'}");
+        let numbers = redis.script_numbers("script", &script, &[], &[]).await;
+        assert_eq!(numbers, Err(Outage::Protocol));
+        let nothing = redis.pipeline("nothing", &redis::pipe()).await;
+        assert_eq!(nothing, Ok(Vec::new()));
+        assert!(redis.is_up());
+        // It lies in the future of every request that may have to ask.
+        assert!(size_of_val(&redis.get(b"small")) <= 256);
+    }
+
+    #[tokio::test]
     async fn nothing_waits_for_a_redis_that_is_not_there_and_it_is_used_when_it_comes() {
         let mut server = Server::absent();
         let redis = server.connect();
@@ -686,6 +718,19 @@ mod tests {
         assert_eq!(get(&right).await, Ok(Value::Nil));
         assert!(!wrong.is_up());
         assert_eq!(get(&wrong).await, Err(Outage::Open));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_repeats_the_password_is_not_quoted_with_it() {
+        let server = Server::start_with(&["--rename-command", "AUTH", "HIDDEN"]).await;
+        let url = format!("redis://:hunter2@127.0.0.1:{}", server.port);
+        let refused = Target::new(&settings_for(&url), &Secret::new(url))
+            .connect(Arc::default())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.outage, Outage::Protocol);
+        assert!(refused.text.contains("unknown command"), "{}", refused.text);
+        assert!(!refused.text.contains("hunter2"), "{}", refused.text);
     }
 
     #[tokio::test]

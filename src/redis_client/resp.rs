@@ -352,8 +352,11 @@ impl Parser {
     }
 }
 
-/// The first byte of a line, the rest of it, and what follows; `None` where its end has not come.
-fn line(input: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, Malformed> {
+/// The first byte of a line, the rest of it, and what follows.
+type Line<'a> = (u8, &'a [u8], &'a [u8]);
+
+/// The line that `input` begins with; `None` where its end has not come.
+fn line(input: &[u8]) -> Result<Option<Line<'_>>, Malformed> {
     let Some((kind, after)) = input.split_first() else {
         return Ok(None);
     };

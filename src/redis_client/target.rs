@@ -205,14 +205,25 @@ impl Target {
         for (pending, needed) in sent {
             let refused = |outage| Refused {
                 outage,
-                text: format!("no answer to the greeting: {}", Outage::word(outage)),
+                text: match outage {
+                    Outage::Timeout => "the greeting was not answered",
+                    Outage::Protocol => {
+                        "the greeting was answered with something else than a reply"
+                    }
+                    _ => "the connection was closed before the greeting was answered",
+                }
+                .to_owned(),
             };
             let reply = pending.await.map_err(refused)?.reply;
             if let Reply::Error(line) = reply {
                 let outage = outage::of_line(&line);
                 let is_refused = outage == Outage::Connection || line.starts_with(b"NOAUTH");
                 if needed || is_refused {
-                    let text = String::from_utf8_lossy(&line).into_owned();
+                    let mut text = String::from_utf8_lossy(&line).into_owned();
+                    // Whoever does not know a command repeats what it was given.
+                    if let Some(password) = password.filter(|password| !password.is_empty()) {
+                        text = text.replace(password, "…");
+                    }
                     return Err(Refused { outage, text });
                 }
             }
