@@ -262,8 +262,9 @@ impl House {
         let mut watched = Watched::default();
         let reloader = Reloader::new(options);
         loop {
-            if reloader.options().watch {
-                watched.follow(reloader.options().files(&self.settings.load()), &tell);
+            let files = || reloader.options().files(&self.settings.load());
+            if reloader.options().watch && watched.follow(files(), &tell) {
+                reloader.catch_up(self);
             }
             let told = tokio::select! {
                 told = signals.next() => told,
@@ -286,9 +287,10 @@ struct Watched {
 }
 
 impl Watched {
-    fn follow(&mut self, files: Vec<PathBuf>, tell: &mpsc::Sender<()>) {
+    /// Whether it has only begun to watch them: what was changed before that, it does not see.
+    fn follow(&mut self, files: Vec<PathBuf>, tell: &mpsc::Sender<()>) -> bool {
         if self.files == files {
-            return;
+            return false;
         }
         let tell = tell.clone();
         let watch = watch::watch(files.clone(), move || {
@@ -299,6 +301,7 @@ impl Watched {
             .inspect_err(|error| tracing::warn!(%error, "the configuration's files cannot be watched; SIGHUP still reloads them"))
             .ok();
         self.files = files;
+        true
     }
 }
 

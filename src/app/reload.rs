@@ -21,6 +21,15 @@ impl Reloader {
         &self.options
     }
 
+    /// Reloads if the configuration is another than the one in force.
+    pub(super) fn catch_up(&self, house: &House) {
+        let outcome = self.options.load();
+        let is_in_force = |(settings, _): (Settings, _)| settings.same_as(&house.settings.load());
+        if !outcome.is_ok_and(is_in_force) {
+            self.reload(house);
+        }
+    }
+
     /// Reads the configuration anew. A broken one changes nothing and is told in full.
     pub(super) fn reload(&self, house: &House) {
         let outcome = self.options.load();

@@ -54,6 +54,10 @@ pub struct Outgoing {
 
 /// What has become of a plain GET without waiting.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a box would be one more allocation a hit"
+)]
 pub enum Begun {
     /// It is answered.
     Answered {
