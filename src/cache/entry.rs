@@ -221,7 +221,7 @@ impl Entry {
     /// When and for how long it may be used.
     #[must_use]
     pub fn lifetime(&self) -> Lifetime {
-        let span = |nth: usize| Duration::from_millis(number64(&self.block, SPANS_AT + 8 * nth));
+        let span = |nth| Duration::from_millis(self.span(nth));
         Lifetime {
             received: self.received,
             initial_age: span(0),
@@ -240,10 +240,18 @@ impl Entry {
         self.received
     }
 
-    /// Whether it is within its lifetime.
+    /// Whether it is within its lifetime: [`Lifetime::is_fresh`], without making spans of numbers.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        self.lifetime().is_fresh(now)
+        let (initial_age, fresh) = (self.span(0), self.span(1));
+        let held = now.as_millis().saturating_sub(self.received.as_millis());
+        fresh > initial_age.saturating_add(held)
+    }
+
+    /// Whether it can be of no use any more, not even to ask whether it still holds.
+    #[must_use]
+    pub fn is_dead(&self, now: Timestamp) -> bool {
+        !self.is_fresh(now) && self.keep(now).is_zero()
     }
 
     /// How long from `now` a store has to keep it; see [`Lifetime::keep`].
@@ -342,6 +350,11 @@ impl Entry {
     /// may have checked it against more.
     pub fn check(&self, purges: u64) {
         self.checked.fetch_max(purges, Ordering::Relaxed);
+    }
+
+    /// One of the spans of its lifetime, in milliseconds.
+    fn span(&self, nth: usize) -> u64 {
+        number64(&self.block, SPANS_AT + 8 * nth)
     }
 
     fn flag(&self, flag: u8) -> bool {

@@ -326,7 +326,7 @@ impl Cache {
 
     /// Whether an entry in memory may be shown.
     fn judge(&self, at: &Key, entry: Arc<Entry>, now: Timestamp) -> Lookup {
-        if entry.keep(now).is_zero() {
+        if entry.is_dead(now) {
             self.shared.memory.remove_this(at, &entry);
             return Lookup::Absent(Reason::Expired);
         }
@@ -377,7 +377,7 @@ impl Cache {
                     if verdict == Verdict::Hard {
                         return Lookup::Absent(Reason::Purged);
                     }
-                    if entry.keep(now).is_zero() {
+                    if entry.is_dead(now) {
                         return Lookup::Absent(Reason::Expired);
                     }
                     if entry.received() > now + CLOCKS_APART_MAX {
