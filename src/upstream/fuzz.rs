@@ -23,8 +23,7 @@ pub fn checked(method: &Method, response: Response<()>) -> Option<(HeaderMap, bo
 /// The content of the answer to a GET that comes in these pieces, and how many bytes lie behind it;
 /// `None`: it is refused, has not come whole, or ends with the connection.
 pub fn answered<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, usize)> {
-    let (mut incoming, mut bytes, mut content) =
-        (Incoming::default(), BytesMut::new(), Vec::new());
+    let (mut incoming, mut bytes, mut content) = (Incoming::default(), BytesMut::new(), Vec::new());
     let (mut chunks, mut expected, mut ended) = (Chunks::new(), None, false);
     for piece in pieces {
         bytes.extend_from_slice(piece);
