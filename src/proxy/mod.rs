@@ -391,7 +391,7 @@ impl Proxy {
             return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
         }
         let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        self.purge_after(ask, wanted, &mut reply).await;
+        Box::pin(self.purge_after(ask, wanted, &mut reply)).await;
         Ok(reply)
     }
 

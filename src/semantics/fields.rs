@@ -143,8 +143,11 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if present == [false; HOP_BY_HOP_FIELDS] {
         return;
     }
-    let trailers = has_token(headers, &TE, "trailers");
-    remove_nominated(headers);
+    let has = |name| (HOP_BY_HOP.iter().zip(present)).any(|(known, is)| is && *known == name);
+    let trailers = has(TE) && has_token(headers, &TE, "trailers");
+    if has(CONNECTION) {
+        remove_nominated(headers);
+    }
     for (name, _) in HOP_BY_HOP.into_iter().zip(present).filter(|(_, is)| *is) {
         headers.remove(name);
     }
@@ -223,6 +226,8 @@ fn remove_nominated(headers: &mut HeaderMap) {
 pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     list(headers, &CONNECTION)
         .take(NOMINATED_MAX)
+        // Mostly that is all it says, and that one is known anyway.
+        .filter(|name| !name.eq_ignore_ascii_case(KEEP_ALIVE.as_str().as_bytes()))
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !is_end_to_end(name))
         .collect()

@@ -58,14 +58,14 @@ impl TraceContext {
     /// The `traceparent` to send to the app.
     #[must_use]
     pub fn traceparent(&self) -> String {
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        text.extend(self.trace_id_digits().map(char::from));
-        text.push('-');
-        let span: [u8; 16] = digits(u128::from(self.span_id));
-        text.extend(span.map(char::from));
-        text.push_str(if self.sampled { "-01" } else { "-00" });
-        text
+        let mut text = Vec::with_capacity(55);
+        text.extend_from_slice(b"00-");
+        text.extend_from_slice(&self.trace_id_digits());
+        text.push(b'-');
+        let span: [u8; 16] = digits(self.span_id.into());
+        text.extend_from_slice(&span);
+        text.extend_from_slice(if self.sampled { b"-01" } else { b"-00" });
+        String::from_utf8(text).unwrap_or_default()
     }
 
     /// The trace id as 32 hexadecimal digits, for logs and error bodies.
@@ -83,8 +83,12 @@ impl TraceContext {
 
 /// The lowest `N` hexadecimal digits.
 fn digits<const N: usize>(number: u128) -> [u8; N] {
-    let digit = |at: usize| b"0123456789abcdef"[(number >> (4 * (N - 1 - at))) as usize & 15];
-    std::array::from_fn(digit)
+    let bytes = number.to_be_bytes();
+    std::array::from_fn(|at| {
+        let at = at + 2 * bytes.len() - N;
+        let half = bytes[at / 2] >> (4 * (1 - at % 2));
+        b"0123456789abcdef"[usize::from(half & 15)]
+    })
 }
 
 /// Exports spans, or does nothing at no cost when OTLP is not configured.

@@ -25,8 +25,8 @@ pub struct RequestBody {
     /// What was read of it before it was known where it goes; sent first.
     read: Bytes,
     incoming: Option<Incoming>,
-    /// Trailers that were read already.
-    trailers: Option<HeaderMap>,
+    /// Trailers that were read already; hardly ever there, and large.
+    trailers: Option<Box<HeaderMap>>,
     /// Who wants to know how far it has come; nobody, where it is sent in one piece.
     finished: Option<Finished>,
     copy: Option<BodyCopy>,
@@ -138,7 +138,7 @@ impl RequestBody {
             finished: None,
             read,
             incoming,
-            trailers,
+            trailers: trailers.map(Box::new),
             copy: None,
         }
     }
@@ -214,7 +214,7 @@ impl Body for RequestBody {
         }
         if let Some(trailers) = this.trailers.take() {
             this.set(WHOLE);
-            return Poll::Ready(Some(Ok(allowed_trailers(Frame::trailers(trailers)))));
+            return Poll::Ready(Some(Ok(allowed_trailers(Frame::trailers(*trailers)))));
         }
         let Some(incoming) = this.incoming.as_mut() else {
             return Poll::Ready(None);

@@ -48,8 +48,18 @@ pub(super) fn head(
     if head.status == StatusCode::SWITCHING_PROTOCOLS && !asked_upgrade {
         return Err(UpstreamError::Protocol("unasked-upgrade"));
     }
-    let chunked = transfer_coding(&head.headers)?;
-    let length = content_length(&head.headers)?;
+    // To see which of them are there costs less than to look each of them up.
+    let (mut codings, mut lengths, mut connection) = (false, false, false);
+    for name in head.headers.keys() {
+        codings |= *name == TRANSFER_ENCODING;
+        lengths |= *name == CONTENT_LENGTH;
+        connection |= *name == CONNECTION;
+    }
+    let chunked = codings && transfer_coding(&head.headers)?;
+    let length = match lengths {
+        true => Some(content_length(&head.headers)?),
+        false => None,
+    };
     if chunked && length.is_some() {
         // Two ends for one message: whoever wrote this may be smuggling (RFC 9112 §6.1).
         return Err(UpstreamError::Protocol("length-and-chunked"));
@@ -74,7 +84,7 @@ pub(super) fn head(
         None => Content::Rest,
     };
     let keep_alive = head.version == Version::HTTP_11
-        && !fields::has_token(&head.headers, &CONNECTION, "close")
+        && !(connection && fields::has_token(&head.headers, &CONNECTION, "close"))
         && head.status != StatusCode::SWITCHING_PROTOCOLS;
     Ok(Framing {
         content,
@@ -92,17 +102,16 @@ fn plain_length(headers: &mut HeaderMap, length: u64) {
     }
 }
 
+/// Whether it is `chunked` alone; whatever else is said there is refused.
 fn transfer_coding(headers: &HeaderMap) -> Result<bool, UpstreamError> {
     let mut codings = fields::list(headers, &TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
-        // A field without a coding is no word on the end either way.
-        (None, _) if !headers.contains_key(TRANSFER_ENCODING) => Ok(false),
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err(UpstreamError::Protocol("transfer-encoding")),
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
+fn content_length(headers: &HeaderMap) -> Result<u64, UpstreamError> {
     let mut length = None;
     for member in fields::list(headers, &CONTENT_LENGTH) {
         let digits = member.iter().all(u8::is_ascii_digit);
@@ -115,10 +124,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
             _ => return Err(UpstreamError::Protocol("content-length")),
         }
     }
-    if length.is_none() && headers.contains_key(CONTENT_LENGTH) {
-        return Err(UpstreamError::Protocol("content-length"));
-    }
-    Ok(length)
+    length.ok_or(UpstreamError::Protocol("content-length"))
 }
 
 /// A little less than what `Keep-Alive: timeout=N` promises.

@@ -94,7 +94,9 @@ fn name(out: &mut Vec<u8>, name: &str) {
 fn text(out: &mut Vec<u8>, field: &str, text: &str) {
     name(out, field);
     let text = cut(text, TEXT_BYTES_MAX);
-    if (text.bytes()).all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+    // Without a way out of the loop it takes many bytes at a time.
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
+    if (text.bytes()).fold(true, |plain, byte| plain & is_plain(byte)) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
