@@ -407,7 +407,11 @@ pub(super) struct EveryRoute {
 
 /// A route's own limit.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with rate, per and sync")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with rate, per and sync"
+)]
 pub(super) struct Limit {
     /// How many, in any window of that length.
     pub rate: Given<Rate>,

@@ -210,7 +210,10 @@ fn the_script_and_the_arithmetic_in_rust_agree_on_any_history() {
                     _ => Vec::new(),
                 };
                 if let Some((ago, count)) = elsewhere {
-                    for kind in asked.iter().filter(|kind| kinds[**kind].0 == Algorithm::Cells) {
+                    for kind in asked
+                        .iter()
+                        .filter(|kind| kinds[**kind].0 == Algorithm::Cells)
+                    {
                         let moment = at.saturating_sub(ago);
                         (0..count).for_each(|_| windows[*kind].add(rate(*kind), moment, at));
                     }

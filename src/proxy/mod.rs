@@ -248,7 +248,11 @@ impl Proxy {
     }
 
     /// Asks the limits that this request falls under; a refusal is a [`Problem`].
-    async fn admit(&self, ask: &Ask<'_>, limits: &mut Option<Arc<Decision>>) -> Result<(), Problem> {
+    async fn admit(
+        &self,
+        ask: &Ask<'_>,
+        limits: &mut Option<Arc<Decision>>,
+    ) -> Result<(), Problem> {
         let settings = &ask.visit.snapshot.settings.limits;
         let (method, route_limits) = (&ask.visit.method, &ask.found.rule.limits);
         let checks = limit::checks::checks(settings, route_limits, method, ask.target, ask.caller);

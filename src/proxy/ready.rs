@@ -211,7 +211,10 @@ impl Proxy {
         let active = self.0.recorder.active();
         let mut limits = None;
         let problem = self.carry_out(decision, mode, &mut limits).err()?;
-        let (shape, trace_id) = (visit.snapshot.settings.errors, visit.trace.trace_id_digits());
+        let (shape, trace_id) = (
+            visit.snapshot.settings.errors,
+            visit.trace.trace_id_digits(),
+        );
         let trace_id = std::str::from_utf8(&trace_id).unwrap_or_default();
         let body = problem.content(shape, visit.now, trace_id);
         let mut told = Told::problem(&problem);
