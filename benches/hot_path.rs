@@ -358,7 +358,7 @@ fn told_later(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &Runtime) {
         address
     };
     for _ in 0..1_000 {
-        std::thread::sleep(Duration::from_millis(1));
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
         next();
     }
     let mut address = next();
