@@ -15,7 +15,8 @@
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -43,8 +44,9 @@ use larder::telemetry::{AccessLog, Metrics, RouteHandle, TraceContext, Traces};
 use larder::upstream::Upstream;
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -283,6 +285,21 @@ fn limiting(criterion: &mut Criterion) {
             });
         });
     }
+    let refused = settings(&(config_with(10, "") + &limits("1/day")));
+    let limiter = Limiter::new("bench", None, Arc::new(LocalLimits::new()));
+    let ask = |limits: &larder::config::settings::Limits| {
+        let checks = checks::checks(limits, &[], &Method::GET, &target, &caller);
+        limiter.refusal(&checks, black_box(NOW))
+    };
+    let checks = checks::checks(&refused.limits, &[], &Method::GET, &target, &caller);
+    for _ in 0..2 {
+        let _ = limiter.at_once(&checks, NOW);
+    }
+    assert!(ask(&refused.limits).is_some(), "one a day is used up");
+    group.bench_function("here: known to be full", |bench| {
+        bench.iter(|| ask(&refused.limits));
+    });
+    told_later(&mut group, &runtime);
     let away =
         settings(&(config_with(10, "") + &limits("60/min") + "redis: redis://127.0.0.1:1\n"));
     let redis = away.redis.as_ref().expect("the configuration names one");
@@ -359,6 +376,61 @@ fn asking_redis(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// A counter that Redis is told of afterwards; only where a redis-server is installed.
+fn told_later(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &Runtime) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let port = port.expect("a port is free").port().to_string();
+    let server = Command::new("redis-server")
+        .args(["--port", &port, "--save", "", "--appendonly", "no"])
+        .stdout(Stdio::null())
+        .spawn();
+    let Ok(mut server) = server else { return };
+    let settings = settings(
+        &(config_with(10, "")
+            + "limits: { tiers: [{ name: hot, for: anyone, rate: 1000000/31d, per: ip, sync: 1m }] }\n"
+            + &format!("redis: redis://127.0.0.1:{port}\n")),
+    );
+    let redis = settings
+        .redis
+        .as_ref()
+        .expect("the configuration names one");
+    let recorder = Metrics::new(1).recorder(0);
+    let redis = runtime.block_on(async { Redis::start(redis, &redis.url, (1, 1), recorder) });
+    let limiter = Limiter::new("bench", Some(redis), Arc::new(LocalLimits::new()));
+    let identity = Identity::new(settings.identity.clone());
+    let (request, target) = (request_fields(), Target::parse(PATH, Some(QUERY)));
+    let mut number = 0_u32;
+    // Each counter has a quota, and criterion asks more often: then the next caller's begins.
+    let mut next = || {
+        number += 1;
+        let [_, a, b, c] = number.to_be_bytes();
+        let address = SocketAddr::from(([10, a, b, c], 1));
+        let caller = identity.caller(address, &request, NOW);
+        let limits = &settings.limits;
+        let checks = checks::checks(limits, &[], &Method::GET, &target, &caller);
+        runtime.block_on(limiter.admit(&checks, limits.redis_down, NOW));
+        address
+    };
+    for _ in 0..1_000 {
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+        next();
+    }
+    let mut address = next();
+    group.bench_function("here: admitted, Redis is told later", |bench| {
+        bench.iter(|| {
+            let caller = identity.caller(address, &request, NOW);
+            let checks = checks::checks(&settings.limits, &[], &Method::GET, &target, &caller);
+            let decision = limiter.at_once(&checks, black_box(NOW));
+            if decision.is_none() {
+                address = next();
+            }
+            decision
+        });
+    });
+    let _ = server.kill();
+    let _ = server.wait();
 }
 
 /// Metrics, traces, the log.

@@ -107,6 +107,12 @@ pub fn all() -> Vec<Row> {
         ..limited.clone()
     });
     rows.push(Row {
+        name: "memory hit, batched, 1 KiB",
+        servers: vec![NGINX, larder(Larder::BATCHED)],
+        goals: goal(1.2),
+        ..limited.clone()
+    });
+    rows.push(Row {
         name: "refused",
         path: "/refused/1024",
         app: Reaches::Refused,

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
-use crate::limit::LocalLimits;
+use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::{Coalescer, Searches, Shared, Tunnels};
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
@@ -102,7 +102,7 @@ async fn serve(
         .map(|index| worker::start(index, house.kit.clone()))
         .collect::<io::Result<Vec<_>>>()?;
     house.condition.listening.store(true, Ordering::Relaxed);
-    let cache = house.start_background(admin);
+    let (cache, limiter) = house.start_background(admin);
     banner::hello(&settings, demo);
     tracing::info!(address = %settings.listen.address, config = settings.hash, "larder serves");
 
@@ -125,6 +125,8 @@ async fn serve(
     }
     // Purges that came after the workers', by the admin port.
     cache.flush(FLUSH_TIME).await;
+    let now = house.kit.shared.clock.now();
+    let _ = tokio::time::timeout(FLUSH_TIME, limiter.tell_all(now)).await;
     let otlp = house.otlp;
     let _ = tokio::task::spawn_blocking(move || otlp.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());
@@ -199,9 +201,9 @@ impl House {
         }
     }
 
-    /// Starts what runs beside the traffic. Its tasks end with the runtime. Returns the store as they
-    /// see it.
-    fn start_background(&self, admin: Option<TcpListener>) -> Cache {
+    /// Starts what runs beside the traffic. Its tasks end with the runtime. Returns the store and the
+    /// limits as they see them.
+    fn start_background(&self, admin: Option<TcpListener>) -> (Cache, Limiter) {
         let kit = &self.kit;
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
@@ -218,7 +220,7 @@ impl House {
         let state = AdminState {
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
-            limiter,
+            limiter: limiter.clone(),
             redis,
             cache: cache.clone(),
             clock: kit.shared.clock.clone(),
@@ -228,7 +230,7 @@ impl House {
         if let Some(listener) = admin {
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
-        cache
+        (cache, limiter)
     }
 
     /// Shows the table of metrics what lives in other rooms.

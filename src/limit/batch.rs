@@ -406,3 +406,222 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::{Audience, LimitPer};
+    use crate::limit::micros;
+    use proptest::prelude::*;
+    use std::num::NonZeroU32;
+
+    const START: u64 = 1_700_000_000_000;
+    const WINDOW: u64 = 1_000;
+
+    fn limit(quota: u32, sync: u64) -> Limit {
+        let rate = Rate {
+            quota: NonZeroU32::new(quota).unwrap(),
+            window: Duration::from_millis(WINDOW),
+        };
+        Limit {
+            sync: Some(Duration::from_millis(sync)),
+            ..Limit::new("l".into(), Audience::Anyone, rate, &[LimitPer::Ip])
+        }
+    }
+
+    fn check(limit: &Limit) -> Check<'_> {
+        Check::new(limit, &limit.names[0], |to| to.push(b'a'))
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    /// What Redis does with a call, on the same clock as everybody.
+    fn redis(window: &mut Window, telling: &Telling<'_>, rate: Rate, millis: u64) -> Reading {
+        let now = millis * 1_000;
+        if let Some(untold) = &telling.untold[0].1 {
+            window.take_over(rate, untold, now);
+        }
+        let full = telling.asked > 0 && !window.admits(rate, now);
+        if telling.asked > 0 && !full {
+            window.add(rate, now, now);
+        }
+        let reading = window.read(rate, now);
+        Reading {
+            remaining: rate.quota.get().saturating_sub(reading.count),
+            reset: Duration::from_micros(reading.reset),
+            refused: full,
+        }
+    }
+
+    /// A call under way: when it reaches Redis, when its answer is back, and what that is.
+    struct Call<'a> {
+        sidecar: usize,
+        telling: Telling<'a>,
+        begun: u64,
+        there: u64,
+        back: u64,
+        reading: Option<Reading>,
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_is_over_than_the_others_admit_unheard(
+            sidecars in 1_usize..5,
+            quota in 20_u32..300,
+            sync in 10_u64..100,
+            trip in 1_u64..20,
+            schedule in prop::collection::vec((0_u64..12, 0_usize..5, 1_usize..25), 20..250),
+        ) {
+            let (limit, replicas) = (limit(quota, sync), sidecars as u32);
+            let check = check(&limit);
+            let limits: Vec<LocalLimits> = (0..sidecars).map(|_| LocalLimits::new()).collect();
+            for one in &limits {
+                one.set_replicas(NonZeroU32::new(replicas).unwrap());
+            }
+            let mut window = Window::new(Algorithm::Cells);
+            let mut calls: Vec<Call<'_>> = Vec::new();
+            let mut admitted: Vec<(u64, usize)> = Vec::new();
+            let mut now = START;
+            for (gap, sidecar, burst) in schedule {
+                let until = now + gap;
+                loop {
+                    // Redis and the answers come first, then what is due, then requests.
+                    for call in &mut calls {
+                        if call.there == now && call.reading.is_none() {
+                            let rate = check.rate;
+                            let reading = redis(&mut window, &call.telling, rate, now);
+                            if call.telling.asked > 0 && !reading.refused {
+                                admitted.push((now, call.sidecar));
+                            }
+                            if reading.refused {
+                                // A window and its thirtieth: nobody is refused by what is not there.
+                                let since = now - WINDOW - WINDOW / 30 - 1;
+                                let counted = admitted.iter().filter(|(at, _)| *at >= since);
+                                prop_assert!(counted.count() >= quota as usize);
+                            }
+                            call.reading = Some(reading);
+                        }
+                    }
+                    let (back, under_way) = calls.into_iter().partition(|call| call.back == now);
+                    calls = under_way;
+                    let back: Vec<Call<'_>> = back;
+                    for call in back {
+                        let reading = call.reading.unwrap();
+                        call.telling.end(&[check], Ok(&[reading]), at(call.begun));
+                    }
+                    for (sidecar, one) in limits.iter().enumerate() {
+                        if !one.batches.due(at(now), false).is_empty() {
+                            let telling = Telling::begin(one, &[check], false, at(now), now * 1_000);
+                            let (there, back) = (now + trip, now + 2 * trip);
+                            calls.push(Call { sidecar, telling, begun: now, there, back, reading: None });
+                        }
+                    }
+                    if now == until {
+                        break;
+                    }
+                    now += 1;
+                }
+                let sidecar = sidecar % sidecars;
+                let one = &limits[sidecar];
+                for _ in 0..burst {
+                    match one.batches.count(&[check], replicas, at(now), now * 1_000) {
+                        Some(_) => admitted.push((now, sidecar)),
+                        None => {
+                            let telling = Telling::begin(one, &[check], true, at(now), now * 1_000);
+                            let (there, back) = (now + trip, now + 2 * trip);
+                            calls.push(Call { sidecar, telling, begun: now, there, back, reading: None });
+                        }
+                    }
+                }
+            }
+            // What a sidecar admits in two intervals and round trips, and its share, at most.
+            let unheard = 2 * (sync + 2 * trip) + 2;
+            let most = |sidecar: usize| {
+                let times: Vec<u64> =
+                    admitted.iter().filter(|(_, by)| *by == sidecar).map(|(at, _)| *at).collect();
+                let within = |from: &u64| times.iter().filter(|at| (*from..from + unheard).contains(at)).count();
+                times.iter().map(within).max().unwrap_or(0).min(quota as usize / sidecars)
+            };
+            let mut each: Vec<usize> = (0..sidecars).map(most).collect();
+            each.sort_unstable();
+            let over: usize = each.iter().skip(1).sum();
+            for (from, _) in &admitted {
+                let within = admitted.iter().filter(|(at, _)| (*from..from + WINDOW).contains(at));
+                let count = within.count();
+                prop_assert!(
+                    count <= quota as usize + over,
+                    "{count} of {quota}, {over} may be over"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_redis_was_not_told_is_told_again_and_what_it_may_have_counted_is_not() {
+        let limit = limit(100, 50);
+        let check = check(&limit);
+        for (outage, left) in [
+            (Outage::Connection, 3),
+            (Outage::Open, 3),
+            (Outage::Timeout, 0),
+        ] {
+            let limits = LocalLimits::new();
+            for _ in 0..3 {
+                limits
+                    .batches
+                    .carry_over(&[check], at(START), START * 1_000);
+            }
+            let due = || limits.batches.due(at(START + 1_000), false).len();
+            assert_eq!(due(), 1);
+            let now = START + 10;
+            let telling = Telling::begin(&limits, &[check], false, at(now), now * 1_000);
+            assert_eq!(telling.told()[0].len(), 12);
+            telling.end(&[check], Err(&outage), at(now));
+            let telling = Telling::begin(&limits, &[check], false, at(now), now * 1_000);
+            let untold = telling.untold[0].1.as_ref().map_or(0, Window::count);
+            assert_eq!(untold, left, "{outage:?}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_the_window_untold_is_forgotten() {
+        let limit = limit(100, 50);
+        let check = check(&limit);
+        let limits = LocalLimits::new();
+        limits
+            .batches
+            .carry_over(&[check], at(START), START * 1_000);
+        let later = START + 2 * WINDOW;
+        let telling = Telling::begin(&limits, &[check], false, at(later), later * 1_000);
+        assert!(telling.told()[0].is_empty());
+    }
+
+    #[test]
+    fn a_counter_without_room_is_asked_for_in_redis_and_nothing_untold_makes_room() {
+        let limit = limit(1_000, 50);
+        let batches = Batches::default();
+        let one = |n: usize| {
+            let check = check(&limit);
+            let mut id = check.id;
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            Check { id, ..check }
+        };
+        for n in 0..BATCHES_MAX + 10 {
+            batches.carry_over(&[one(n)], at(START), micros(Duration::from_millis(START)));
+        }
+        assert_eq!(batches.held().batches.len(), BATCHES_MAX);
+        assert!(
+            batches
+                .held()
+                .batches
+                .values()
+                .all(|batch| batch.since() == 1)
+        );
+        assert_eq!(
+            batches.count(&[one(BATCHES_MAX + 1)], 1, at(START), START * 1_000),
+            None
+        );
+    }
+}

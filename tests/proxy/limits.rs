@@ -553,3 +553,113 @@ async fn of_a_flood_of_refusals_all_are_counted_and_few_are_logged() {
     assert_eq!(admitted(&larder, "GET", "/api/x", &[], 5).await, 4);
     eventually("it is logged", async || (logged() > before).then_some(())).await;
 }
+
+/// 300 in ten seconds, decided where they come in.
+const TOLD_LATER: &str =
+    "routes: [{ name: hot, path: /api/*, ttl: 1h, limit: { rate: 300/10s, per: ip, sync: 50ms } }]";
+
+#[tokio::test]
+async fn of_a_limit_that_is_told_later_only_what_the_others_had_not_heard_of_is_over() {
+    let app = App::says(|_| Answer::public("x")).await;
+    let redis = RedisServer::start().await;
+    let patient = format!("{{ url: \"{}\", timeout: 5s }}", redis.url());
+    let one = larder(&app).redis_block(&patient).yaml(TOLD_LATER);
+    let two = larder(&app).redis_block(&patient).yaml(TOLD_LATER);
+    let larders = [one.start().await, two.start().await];
+    let mut clients = tokio::task::JoinSet::new();
+    for (number, larder) in larders.iter().enumerate() {
+        larder.redis_is(true).await;
+        for _ in 0..4 {
+            let client = larder.client();
+            clients.spawn(async move {
+                let mut admitted = Vec::new();
+                let mut slowest = Duration::ZERO;
+                loop {
+                    let asked = Instant::now();
+                    let status = client.get("/api/x").await.status;
+                    slowest = slowest.max(asked.elapsed());
+                    match status {
+                        200 => admitted.push((asked, number)),
+                        429 => return (admitted, slowest),
+                        other => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    }
+    let (mut admitted, mut trip) = (Vec::new(), Duration::ZERO);
+    while let Some(one) = clients.join_next().await {
+        let (times, slowest) = one.unwrap();
+        admitted.extend(times);
+        trip = trip.max(slowest);
+    }
+    // Whatever a request waited bounds what a call to Redis took.
+    let unheard = 2 * (Duration::from_millis(50) + trip);
+    let most = |larder: usize| {
+        let of = |(at, by): &(Instant, usize)| (*by == larder).then_some(*at);
+        let times: Vec<Instant> = admitted.iter().filter_map(of).collect();
+        let within = |from: &Instant| {
+            let times = times.iter();
+            times
+                .filter(|at| *at >= from && at.duration_since(*from) < unheard)
+                .count()
+        };
+        times.iter().map(within).max().unwrap_or(0)
+    };
+    let over = most(0).min(most(1));
+    assert!(
+        (300..=300 + over).contains(&admitted.len()),
+        "{} of 300, {over} may be over",
+        admitted.len()
+    );
+}
+
+#[tokio::test]
+async fn a_hit_on_a_route_that_is_told_later_does_not_ask_redis() {
+    let app = App::says(|_| Answer::public("x")).await;
+    let redis = RedisServer::start().await;
+    let patient = format!("{{ url: \"{}\", timeout: 5s }}", redis.url());
+    let larder = larder(&app).redis_block(&patient).yaml(TOLD_LATER);
+    let larder = larder.start().await;
+    larder.redis_is(true).await;
+    assert_eq!(larder.get("/api/x").await.status, 200);
+    let asked = redis.monitor().await;
+    let client = larder.client();
+    for left in (100..299).rev() {
+        let answer = client.get("/api/x").await;
+        assert_eq!(answer.header("x-ratelimit-remaining"), left.to_string());
+        assert_eq!(answer.header("ratelimit-policy"), "\"hot\";q=300;w=10");
+    }
+    let lines = asked.lines();
+    let calls = lines
+        .iter()
+        .filter(|line| line.contains("\"cells\""))
+        .count();
+    assert!(calls < 150, "{calls} calls for 199 requests");
+    assert_eq!(app.count("/api/x"), 1);
+}
+
+#[tokio::test]
+async fn what_was_admitted_while_redis_was_away_is_told_when_it_is_back() {
+    let app = App::says(|_| Answer::public("x")).await;
+    let mut redis = RedisServer::start().await;
+    let yaml = TOLD_LATER.replace("300/10s", "300/10m");
+    let first = larder(&app).redis(&redis).yaml(&yaml).start().await;
+    first.redis_is(true).await;
+    assert_eq!(admitted(&first, "GET", "/api/x", &[], 20).await, 20);
+    redis.kill().await;
+    first.redis_is(false).await;
+    assert_eq!(admitted(&first, "GET", "/api/x", &[], 50).await, 50);
+    redis.restart_empty().await;
+    first.redis_is(true).await;
+    let second = larder(&app).redis(&redis).yaml(&yaml).start().await;
+    second.redis_is(true).await;
+    let mut asked = 0;
+    eventually("the second one hears of fifty", async || {
+        asked += 1;
+        let left = second.get("/api/x").await.header("x-ratelimit-remaining");
+        let left: usize = left.parse().ok()?;
+        (left + asked <= 300 - 50).then_some(())
+    })
+    .await;
+}

@@ -21,6 +21,8 @@ pub struct Larder {
     pub redis: bool,
     /// `/limited/*` and `/refused/*` have limits.
     pub limits: bool,
+    /// That of `/limited/*` is told to Redis afterwards.
+    pub batched: bool,
     /// Routes that the requests of the rows do not match, before those that they do.
     pub routes: usize,
     /// Entries of 128 bytes stored beforehand.
@@ -37,6 +39,7 @@ impl Larder {
         memory: true,
         redis: false,
         limits: false,
+        batched: false,
         routes: 0,
         entries: 0,
         purges: 0,
@@ -53,6 +56,11 @@ impl Larder {
         redis: true,
         limits: true,
         ..Self::MEMORY
+    };
+    /// The same, told to Redis afterwards.
+    pub const BATCHED: Self = Self {
+        batched: true,
+        ..Self::LIMITED
     };
     /// Everything on.
     pub const WHOLE: Self = Self {
@@ -155,9 +163,11 @@ fn configuration(
         );
     }
     if kind.limits {
-        text.push_str(
-            "  - { name: limited, path: /limited/*, ttl: 1h, limit: { rate: 1000000/s, per: ip } }\n  \
-               - { name: refused, path: /refused/*, ttl: 1h, limit: { rate: 5/day, per: ip } }\n",
+        let sync = if kind.batched { ", sync: 100ms" } else { "" };
+        let _ = write!(
+            text,
+            "  - {{ name: limited, path: /limited/*, ttl: 1h, limit: {{ rate: 1000000/s, per: ip{sync} }} }}\n  \
+               - {{ name: refused, path: /refused/*, ttl: 1h, limit: {{ rate: 5/day, per: ip }} }}\n",
         );
     }
     text.push_str("  - { name: pass, path: /pass/*, no_store: true }\n");
