@@ -225,9 +225,11 @@ impl Line for Box<Wire> {
     /// Costs no system call where nothing has happened.
     fn state(&mut self) -> State {
         let mut byte = [0];
-        let mut context = Context::from_waker(Waker::noop());
-        let said = Pin::new(&mut self.stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte));
-        match said {
+        let mut byte = ReadBuf::new(&mut byte);
+        let said = poll_fn(|context| Pin::new(&mut self.stream).poll_read(context, &mut byte));
+        // Beside tokio's budget: who has used that up would be told that nothing has happened.
+        let said = pin!(tokio::task::unconstrained(said));
+        match said.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => State::Ready,
             Poll::Ready(_) => State::Useless,
         }
@@ -479,6 +481,19 @@ mod tests {
         let (wire, _app) = wire();
         home(wire, &pool, &address).give_back();
         assert!(pool.take(&address).is_some());
+    }
+
+    #[tokio::test]
+    async fn of_many_connections_that_the_app_has_closed_none_is_used() {
+        let (address, pool) = (address(), Wires::default());
+        // More than tokio lets a task read in one turn.
+        for _ in 0..200 {
+            let (closed, _) = wire();
+            home(closed, &pool, &address).give_back();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(pool.take(&address).is_none());
+        assert_eq!(pool.count(), 0);
     }
 
     #[tokio::test]
