@@ -1,6 +1,7 @@
 //! The chunked coding, read strictly (RFC 9112 §7.1). Knows no sockets: it is shown what has come and
 //! takes what it can use.
 
+use super::plain::piece;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -82,7 +83,7 @@ impl Chunks {
                         0 => At::DataEnd,
                         left => At::Data(left),
                     };
-                    return Ok(Step::Data(bytes.split_to(taken as usize).freeze()));
+                    return Ok(Step::Data(piece(bytes, taken as usize)));
                 }
                 At::DataEnd => match **bytes {
                     [b'\r', b'\n', ..] => {

@@ -28,7 +28,8 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 /// Room for less is not worth a call.
 const READ_BYTES_MIN: usize = 1024;
 /// Content up to this size is copied out of the buffer, which then serves again; what is larger is
-/// sliced, and the buffer goes with it.
+/// sliced, and the buffer goes with it. An app that says a byte at a time would else have a buffer held
+/// for each.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// What an idle connection keeps of its buffer for requests, in bytes.
 const WRITE_BYTES: usize = 2 * 1024;
@@ -105,6 +106,16 @@ pub(super) async fn exchange<F: RequestFields>(
     Ok(Response::from_parts(parts, body))
 }
 
+/// Takes this many bytes off the front of those that are there.
+pub(super) fn piece(bytes: &mut BytesMut, length: usize) -> Bytes {
+    if length > COPIED_BYTES_MAX {
+        return bytes.split_to(length).freeze();
+    }
+    let piece = Bytes::copy_from_slice(&bytes[..length]);
+    bytes.advance(length);
+    piece
+}
+
 /// Another answer to the same request follows (RFC 9110 §15.2). A 101 is the last one.
 fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
@@ -126,19 +137,13 @@ impl Wire {
     pub fn take(&mut self, bytes_max: u64) -> Option<Bytes> {
         let taken = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let taken = taken.min(self.read.len());
-        (taken > 0).then(|| self.read.split_to(taken).freeze())
+        (taken > 0).then(|| piece(&mut self.read, taken))
     }
 
     /// The same for content of this `length`, if all of it has come.
     pub fn take_whole(&mut self, length: u64) -> Option<Bytes> {
         let length = usize::try_from(length).ok()?;
-        let whole = self.read.get(..length)?;
-        if length > COPIED_BYTES_MAX {
-            return Some(self.read.split_to(length).freeze());
-        }
-        let whole = Bytes::copy_from_slice(whole);
-        self.read.advance(length);
-        Some(whole)
+        (length <= self.read.len()).then(|| piece(&mut self.read, length))
     }
 
     /// What has come and nobody has taken.
@@ -540,6 +545,29 @@ mod tests {
         let cut = body.collect().await.unwrap_err();
         assert!(matches!(cut, BrokenOff::Cut | BrokenOff::Connection(_)));
         assert_eq!(pool.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn small_pieces_do_not_hold_on_to_the_buffer_that_they_came_in() {
+        let (address, pool) = (address(), Wires::default());
+        for (framing, piece) in [
+            ("Transfer-Encoding: chunked", b"1\r\nx\r\n".as_slice()),
+            ("Content-Length: 1000", b"x"),
+            ("X: y", b"x"),
+        ] {
+            let (wire, mut app) = wire();
+            let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
+            app.write_all(head.as_bytes()).await.unwrap();
+            let answer = ask(&address, &pool, wire, Method::GET).await.unwrap();
+            let mut body = answer.into_body();
+            let mut held = Vec::new();
+            for _ in 0..10 {
+                app.write_all(piece).await.unwrap();
+                let frame = body.frame().await.unwrap().unwrap();
+                held.push(frame.into_data().unwrap());
+            }
+            assert!(held.iter().all(|piece| piece == "x" && piece.is_unique()));
+        }
     }
 
     proptest! {
