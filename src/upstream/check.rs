@@ -83,9 +83,12 @@ pub(super) fn head(
         Some(length) => Content::Length(length),
         None => Content::Rest,
     };
+    // A 204 may not announce any (RFC 9110 §8.6): what comes after all would be taken for the next answer.
+    let announces = chunked || length.is_some_and(|length| length > 0);
     let keep_alive = head.version == Version::HTTP_11
         && !(connection && fields::has_token(&head.headers, &CONNECTION, "close"))
-        && head.status != StatusCode::SWITCHING_PROTOCOLS;
+        && head.status != StatusCode::SWITCHING_PROTOCOLS
+        && !(head.status == StatusCode::NO_CONTENT && announces);
     Ok(Framing {
         content,
         reusable: content.is_delimited() && keep_alive,
@@ -146,12 +149,16 @@ mod tests {
         judged(fields).map(|(framing, _)| framing)
     }
 
-    fn judged(fields: &[(&str, &str)]) -> Result<(Framing, HeaderMap), UpstreamError> {
+    fn parts(fields: &[(&str, &str)]) -> Parts {
         let mut response = Response::builder();
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
-        let (mut parts, ()) = response.body(()).unwrap().into_parts();
+        response.body(()).unwrap().into_parts().0
+    }
+
+    fn judged(fields: &[(&str, &str)]) -> Result<(Framing, HeaderMap), UpstreamError> {
+        let mut parts = parts(fields);
         head(&Method::GET, false, &mut parts).map(|framing| (framing, parts.headers))
     }
 
@@ -186,6 +193,24 @@ mod tests {
         assert!(judge(&[("content-length", "3"), ("content-length", "4")]).is_err());
         assert!(judge(&[("content-length", "+3")]).is_err());
         assert!(judge(&[("content-length", "99999999999999999999")]).is_err());
+    }
+
+    #[test]
+    fn whoever_announces_content_where_none_may_be_is_not_trusted_with_another_request() {
+        for (status, fields, reusable) in [
+            (204, &[("content-length", "5")][..], false),
+            (204, &[("transfer-encoding", "chunked")], false),
+            (204, &[("content-length", "0")], true),
+            (204, &[], true),
+            (304, &[("content-length", "5")], true),
+            (304, &[("transfer-encoding", "chunked")], true),
+        ] {
+            let mut parts = parts(fields);
+            parts.status = StatusCode::from_u16(status).unwrap();
+            let framing = head(&Method::GET, false, &mut parts).unwrap();
+            let expected = (Content::None, reusable);
+            assert_eq!((framing.content, framing.reusable), expected, "{fields:?}");
+        }
     }
 
     #[test]
