@@ -733,6 +733,43 @@ mod tests {
         assert!(!refused.text.contains("hunter2"), "{}", refused.text);
     }
 
+    /// What the log says of a server that answers the first command of a greeting so, and then closes.
+    async fn refused_with(reply: String, password: &str) -> Refused {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 4_096]).await.unwrap();
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        };
+        let url = format!("redis://{password}127.0.0.1:{port}");
+        let target = Target::new(&settings_for(&url), &Secret::new(url));
+        tokio::join!(target.connect(Arc::default()), serving)
+            .0
+            .unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_long_password_is_not_quoted_in_part_either() {
+        let password = "hunter2".repeat(30);
+        // Redis repeats the first 128 bytes of what it does not know.
+        let cut = &password[..128];
+        let reply = format!(
+            "-ERR unknown command 'AUTH', with args beginning with: '{cut}' \r\n"
+        );
+        let refused = refused_with(reply, &format!(":{password}@")).await;
+        assert!(refused.text.contains("unknown command"), "{}", refused.text);
+        assert!(!refused.text.contains("hunter2"), "{}", refused.text);
+    }
+
+    #[tokio::test]
+    async fn a_server_in_protected_mode_is_quoted() {
+        let reply = "-DENIED Redis is running in protected mode\r\n".to_owned();
+        let refused = refused_with(reply, "").await;
+        assert_eq!(refused.outage, Outage::Denied);
+        assert!(refused.text.contains("protected mode"), "{}", refused.text);
+    }
+
     #[tokio::test]
     async fn all_handles_together_knock_no_more_than_twice_a_second() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

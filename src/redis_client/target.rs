@@ -217,10 +217,14 @@ impl Target {
             let reply = pending.await.map_err(refused)?.reply;
             if let Reply::Error(line) = reply {
                 let outage = outage::of_line(&line);
-                let is_refused = outage == Outage::Connection || line.starts_with(b"NOAUTH");
+                // Not NOPERM: that is of the one command, these are of the connection.
+                let is_refused = outage == Outage::Connection
+                    || line.starts_with(b"NOAUTH")
+                    || line.starts_with(b"DENIED");
                 if needed || is_refused {
                     let mut text = String::from_utf8_lossy(&line).into_owned();
-                    // Whoever does not know a command repeats what it was given.
+                    // Whoever does not know a command repeats what it was given, Redis only the beginning.
+                    text.truncate(text.find(", with args").unwrap_or(text.len()));
                     if let Some(password) = password.filter(|password| !password.is_empty()) {
                         text = text.replace(password, "…");
                     }
