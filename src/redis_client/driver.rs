@@ -100,38 +100,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), Outage> {
-        {
-            let mut state = self.wire.state();
-            if let Some(outage) = state.ended {
-                return Err(outage);
-            }
-            match &mut state.driver {
-                Some(waker) => waker.clone_from(context.waker()),
-                None => state.driver = Some(context.waker().clone()),
-            }
-            if self.written == self.writing.len() && !state.out.is_empty() {
-                self.writing.clear();
-                self.written = 0;
-                if self.writing.capacity() > OUT_BYTES_KEPT {
-                    self.writing = Vec::new();
+        loop {
+            // What could not leave in an earlier turn goes first, and what came meanwhile right behind it.
+            let left_over = self.written < self.writing.len();
+            self.take_up(context)?;
+            while self.written < self.writing.len() {
+                let bytes = &self.writing[self.written..];
+                match Pin::new(&mut self.stream).poll_write(context, bytes) {
+                    Poll::Ready(Ok(count)) if count > 0 => self.written += count,
+                    Poll::Ready(_) => return Err(Outage::Connection),
+                    Poll::Pending => return Ok(()),
                 }
-                std::mem::swap(&mut self.writing, &mut state.out);
+                self.unflushed = true;
             }
-        }
-        while self.written < self.writing.len() {
-            let bytes = &self.writing[self.written..];
-            match Pin::new(&mut self.stream).poll_write(context, bytes) {
-                Poll::Ready(Ok(count)) if count > 0 => self.written += count,
-                Poll::Ready(_) => return Err(Outage::Connection),
-                Poll::Pending => return Ok(()),
+            if !left_over {
+                break;
             }
-            self.unflushed = true;
         }
         if self.unflushed
             && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(context)
         {
             flushed.map_err(|_| Outage::Connection)?;
             self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// Takes up what callers want written, once what was before has left. From now on they wake the driver.
+    fn take_up(&mut self, context: &Context<'_>) -> Result<(), Outage> {
+        let mut state = self.wire.state();
+        if let Some(outage) = state.ended {
+            return Err(outage);
+        }
+        match &mut state.driver {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => state.driver = Some(context.waker().clone()),
+        }
+        if self.written == self.writing.len() && !state.out.is_empty() {
+            self.writing.clear();
+            self.written = 0;
+            if self.writing.capacity() > OUT_BYTES_KEPT {
+                self.writing = Vec::new();
+            }
+            std::mem::swap(&mut self.writing, &mut state.out);
         }
         Ok(())
     }

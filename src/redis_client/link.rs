@@ -495,6 +495,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_came_while_the_server_took_no_more_leaves_as_soon_as_it_does() {
+        let (ours, mut server) = duplex(1_000);
+        let link = Link::new(ours, Arc::new(Notify::new()));
+        let _first = send(&link, &"a".repeat(1_500), LONG);
+        tokio::task::yield_now().await;
+        let _second = send(&link, "b", LONG);
+        tokio::task::yield_now().await;
+        // It answers nothing yet.
+        let mut came = [0; 1_501];
+        let reading = tokio::time::timeout(LONG / 2, server.read_exact(&mut came)).await;
+        assert!(reading.is_ok(), "the second waits for the first one's reply");
+        assert_eq!(came.last(), Some(&b'b'));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn large_values_among_small_ones_arrive_whole() {
         let (link, mut server) = link();
         let lengths = [10, 300_000, 17_000, 0, 1_000_000, 70_000, 65_536, 5];
