@@ -59,7 +59,7 @@ struct Batch {
     untold: Window,
     /// Redis is being told of these, or is asked whether they may be admitted.
     telling: u32,
-    /// What Redis said last.
+    /// What Redis said last; nothing where it was told more since and has not answered.
     heard: Option<Heard>,
     due: Option<Timestamp>,
 }
@@ -347,6 +347,9 @@ impl<'a> Telling<'a> {
                 batch.limit = Arc::new(check.limit.clone());
             }
             batch.has_told(&untold, self.asked);
+            if answer.is_err() && !again {
+                batch.heard = None;
+            }
             if again && untold.count() > 0 {
                 let newest = (batch.untold.latest(check.rate)).max(untold.latest(check.rate));
                 batch.untold.take_over(check.rate, &untold, newest);
@@ -375,6 +378,7 @@ impl Drop for Telling<'_> {
         for (id, untold) in self.untold.drain(..) {
             if let (Some(batch), Some(untold)) = (held.batches.get_mut(&id), untold) {
                 batch.has_told(&untold, self.asked);
+                batch.heard = None;
             }
         }
     }
@@ -392,7 +396,7 @@ pub(super) fn encode(untold: &Window) -> Vec<u8> {
 
 /// Whether Redis may have counted what it did not answer in time: then it is not told again, or a slow
 /// Redis would count it many times.
-const fn may_have_counted(outage: Outage) -> bool {
+pub(super) const fn may_have_counted(outage: Outage) -> bool {
     matches!(outage, Outage::Timeout | Outage::Spent | Outage::Stalled)
 }
 
@@ -582,6 +586,34 @@ mod tests {
             let telling = Telling::begin(&limits, &[check], false, at(now), now * 1_000);
             let untold = telling.untold[0].1.as_ref().map_or(0, Window::count);
             assert_eq!(untold, left, "{outage:?}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_not_admitted_twice_where_redis_was_told_and_did_not_answer() {
+        let limit = limit(10, 50);
+        let check = check(&limit);
+        for answered in [true, false] {
+            let limits = LocalLimits::new();
+            let begin = || Telling::begin(&limits, &[check], false, at(START), START * 1_000);
+            let reading = Reading {
+                remaining: 10,
+                reset: Duration::ZERO,
+                refused: false,
+            };
+            begin().end(&[check], Ok(&[reading]), at(START));
+            let count = || {
+                let one = || limits.batches.count(&[check], 2, at(START), START * 1_000);
+                (0..20).map_while(|_| one()).count()
+            };
+            assert_eq!(count(), 5, "half of what is left");
+            let telling = begin();
+            match answered {
+                true => telling.end(&[check], Err(&Outage::Timeout), at(START)),
+                // Whoever asked went away.
+                false => drop(telling),
+            }
+            assert_eq!(count(), 0, "what is left now is for Redis to say");
         }
     }
 

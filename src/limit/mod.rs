@@ -343,9 +343,10 @@ impl Limiter {
                 self.shared.remember(checks, &readings, now, took);
                 self.decided(checks, Counted::Shared, &readings, now)
             }
-            (Err(_), RedisDown::Local) => {
+            (Err(outage), RedisDown::Local) => {
                 let readings = self.shared.fall_back(checks, now);
-                if !readings.iter().any(|reading| reading.refused) {
+                let refused = readings.iter().any(|reading| reading.refused);
+                if !refused && !batch::may_have_counted(outage) {
                     self.shared.batches.carry_over(checks, now, there);
                 }
                 self.decided(checks, Counted::Local, &readings, now)

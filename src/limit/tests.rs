@@ -132,6 +132,24 @@ fn settle(
     limiter.settle(checks, None, answer, down, (now, 0), TOOK)
 }
 
+#[test]
+fn a_request_that_redis_may_have_counted_is_not_told_again() {
+    let limit = Limit {
+        sync: Some(Duration::from_millis(50)),
+        ..limit("l", 100, Duration::from_secs(1))
+    };
+    let checks = [check(&limit, "one")];
+    for (outage, due) in [(Outage::Open, 1), (Outage::Timeout, 0)] {
+        let limiter = limiter();
+        let telling = Telling::begin(&limiter.shared, &checks, true, NOW, 0);
+        let (answer, down) = (Err(outage), RedisDown::Local);
+        let decision = limiter.settle(&checks, Some(telling), answer, down, (NOW, 0), TOOK);
+        assert!(decision.admitted);
+        let untold = limiter.shared.batches.due(NOW, true).len();
+        assert_eq!(untold, due, "{outage:?}");
+    }
+}
+
 /// As if this sidecar had just started: nothing is known to be full.
 fn admit_anew(con: &mut redis::Connection, checks: &[Check<'_>]) -> Decision {
     admit(&limiter(), con, checks, NOW)
