@@ -297,7 +297,7 @@ impl Limiter {
         mode: &str,
         checks: &[Check<'_>],
         told: &[Vec<u8>],
-    ) -> Result<redis::Value, Outage> {
+    ) -> Result<Vec<i64>, Outage> {
         if !redis.is_up() {
             return Err(Outage::Open);
         }
@@ -328,7 +328,7 @@ impl Limiter {
         &self,
         checks: &[Check<'_>],
         telling: Option<Telling<'_>>,
-        answer: Result<redis::Value, Outage>,
+        answer: Result<Vec<i64>, Outage>,
         down: RedisDown,
         (now, there): (Timestamp, u64),
         took: Duration,
@@ -484,11 +484,8 @@ fn decision(checks: &[Check<'_>], counted: Counted, readings: &[Reading]) -> Dec
 }
 
 /// Reads the script's answer; `None` if it is not one. What comes from Redis is hostile input.
-fn parse(answer: &redis::Value, checks: &[Check<'_>]) -> Option<Vec<Reading>> {
-    let redis::Value::Array(values) = answer else {
-        return None;
-    };
-    let (admitted, rest) = values.split_first()?;
+fn parse(answer: &[i64], checks: &[Check<'_>]) -> Option<Vec<Reading>> {
+    let (admitted, rest) = answer.split_first()?;
     if rest.len() != checks.len() * 3 {
         return None;
     }
@@ -497,6 +494,7 @@ fn parse(answer: &redis::Value, checks: &[Check<'_>]) -> Option<Vec<Reading>> {
         let [count, reset, refused] = values else {
             return None;
         };
+        let number = |number: &i64| u64::try_from(*number).ok();
         let count = u32::try_from(number(count)?).unwrap_or(u32::MAX);
         readings.push(Reading {
             remaining: remaining(check.rate, count),
@@ -505,14 +503,7 @@ fn parse(answer: &redis::Value, checks: &[Check<'_>]) -> Option<Vec<Reading>> {
         });
     }
     let refused = readings.iter().any(|reading| reading.refused);
-    (refused == (number(admitted)? == 0)).then_some(readings)
-}
-
-fn number(value: &redis::Value) -> Option<u64> {
-    match value {
-        redis::Value::Int(number) => u64::try_from(*number).ok(),
-        _ => None,
-    }
+    (*admitted >= 0 && refused == (*admitted == 0)).then_some(readings)
 }
 
 const fn remaining(rate: Rate, count: u32) -> u32 {

@@ -505,7 +505,10 @@ mod tests {
         // It answers nothing yet.
         let mut came = [0; 1_501];
         let reading = tokio::time::timeout(LONG / 2, server.read_exact(&mut came)).await;
-        assert!(reading.is_ok(), "the second waits for the first one's reply");
+        assert!(
+            reading.is_ok(),
+            "the second waits for the first one's reply"
+        );
         assert_eq!(came.last(), Some(&b'b'));
     }
 

@@ -211,45 +211,15 @@ impl Redis {
         Ok(replies.into_iter().map(Reply::into_value).collect())
     }
 
-    /// A script by its digest, loaded where the server does not have it, within the same deadline.
+    /// A script by its digest, loaded where the server does not have it, within the same deadline. It
+    /// answers with a list of numbers and nothing else; another answer is [`Outage::Protocol`].
     pub async fn script(
         &self,
         operation: &'static str,
         script: &Script,
         keys: &[&[u8]],
         args: &[&[u8]],
-    ) -> Result<Value, Outage> {
-        let (asked, reply) = self.call(operation, script, keys, args).await?;
-        asked.end(reply.map(Reply::into_value))
-    }
-
-    /// A script, called as [`script`](Self::script) does, that answers with a list of numbers and
-    /// nothing else; another answer is [`Outage::Protocol`].
-    pub async fn script_numbers(
-        &self,
-        operation: &'static str,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
     ) -> Result<Vec<i64>, Outage> {
-        let (asked, reply) = self.call(operation, script, keys, args).await?;
-        let number = |reply: &Reply| match reply {
-            Reply::Int(number) => Ok(*number),
-            _ => Err(Outage::Protocol),
-        };
-        asked.end(reply.and_then(|reply| match reply {
-            Reply::Array(replies) => replies.iter().map(number).collect(),
-            _ => Err(Outage::Protocol),
-        }))
-    }
-
-    async fn call(
-        &self,
-        operation: &'static str,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
-    ) -> Result<(Asked<'_>, Result<Reply, Outage>), Outage> {
         let mut asked = self.send(operation, 1, |out| script.write_call(out, keys, args))?;
         let mut reply = asked.reply().await;
         if reply.as_ref().is_ok_and(Script::is_missing) {
@@ -259,7 +229,14 @@ impl Redis {
             })?;
             reply = asked.reply().await.map(Script::called);
         }
-        Ok((asked, reply.and_then(taken)))
+        let number = |reply: &Reply| match reply {
+            Reply::Int(number) => Ok(*number),
+            _ => Err(Outage::Protocol),
+        };
+        asked.end(reply.and_then(taken).and_then(|reply| match reply {
+            Reply::Array(replies) => replies.iter().map(number).collect(),
+            _ => Err(Outage::Protocol),
+        }))
     }
 
     /// A connection of its own, outside the shared ones, for commands that block.
@@ -522,10 +499,10 @@ mod tests {
         assert_eq!(answers[2], Value::BulkString(b"v".to_vec()));
         assert_eq!(get(&redis).await, Ok(Value::BulkString(b"v".to_vec())));
 
-        let script = Script::new("return redis.call('GET', KEYS[1]) .. ARGV[1]");
+        let script = Script::new("return {#redis.call('GET', KEYS[1]), -tonumber(ARGV[1])}");
         for _ in 0..2 {
-            let answer = redis.script("script", &script, &[b"k"], &[b"!"]).await;
-            assert_eq!(answer, Ok(Value::BulkString(b"v!".to_vec())));
+            let answer = redis.script("script", &script, &[b"k"], &[b"3"]).await;
+            assert_eq!(answer, Ok(vec![1, -3]));
             server.cli(&["SCRIPT", "FLUSH"]);
         }
         let mut wrong = redis::cmd("LPUSH");
@@ -538,7 +515,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_string_is_had_in_room_of_its_own_and_numbers_as_numbers() {
+    async fn a_string_is_had_in_room_of_its_own_and_a_script_answers_with_numbers() {
         let server = Server::start().await;
         let redis = server.connect();
         up(&redis).await;
@@ -554,14 +531,14 @@ mod tests {
         assert_eq!(redis.get(b"large").await, Ok(Some(large.into())));
         assert_eq!(redis.get(b"nothing").await, Ok(None));
         assert_eq!(redis.get(b"list").await, Err(Outage::Protocol));
-        let script = Script::new("return {1, -2, tonumber(ARGV[1])}");
-        let numbers = redis
-            .script_numbers("script", &script, &[b"k"], &[b"3"])
-            .await;
-        assert_eq!(numbers, Ok(vec![1, -2, 3]));
-        let script = Script::new("return {1, 'a'}");
-        let numbers = redis.script_numbers("script", &script, &[], &[]).await;
-        assert_eq!(numbers, Err(Outage::Protocol));
+        for code in [
+            "return {1, 'a'}",
+            "return 'a'",
+            "return redis.error_reply('E')",
+        ] {
+            let answer = redis.script("script", &Script::new(code), &[], &[]).await;
+            assert_eq!(answer, Err(Outage::Protocol), "{code}");
+        }
         let nothing = redis.pipeline("nothing", &redis::pipe()).await;
         assert_eq!(nothing, Ok(Vec::new()));
         assert!(redis.is_up());
@@ -754,9 +731,7 @@ mod tests {
         let password = "hunter2".repeat(30);
         // Redis repeats the first 128 bytes of what it does not know.
         let cut = &password[..128];
-        let reply = format!(
-            "-ERR unknown command 'AUTH', with args beginning with: '{cut}' \r\n"
-        );
+        let reply = format!("-ERR unknown command 'AUTH', with args beginning with: '{cut}' \r\n");
         let refused = refused_with(reply, &format!(":{password}@")).await;
         assert!(refused.text.contains("unknown command"), "{}", refused.text);
         assert!(!refused.text.contains("hunter2"), "{}", refused.text);
