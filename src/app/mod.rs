@@ -125,8 +125,8 @@ async fn serve(
     }
     // Purges that came after the workers', by the admin port.
     cache.flush(FLUSH_TIME).await;
-    let now = house.kit.shared.clock.now();
-    let _ = tokio::time::timeout(FLUSH_TIME, limiter.tell_all(now)).await;
+    let telling = limiter.tell_all(&house.kit.shared.clock);
+    let _ = tokio::time::timeout(FLUSH_TIME, telling).await;
     let otlp = house.otlp;
     let _ = tokio::task::spawn_blocking(move || otlp.shutdown(FLUSH_TIME)).await;
     banner::goodbye(&house.kit.metrics, began.elapsed());

@@ -112,7 +112,7 @@ impl Batches {
         let mut earliest: Option<Timestamp> = None;
         for check in checks {
             let batch = held.batches.get_mut(&check.id)?;
-            batch.untold.add(check.rate, there, there);
+            batch.add(check.rate, there);
             earliest = earlier(earliest, batch.becomes_due(check.limit, now));
             readings.push(batch.read(check, now));
         }
@@ -126,7 +126,7 @@ impl Batches {
         let mut earliest = None;
         for check in checks.iter().filter(|check| check.is_batched()) {
             if let Some(batch) = held.batch(check, now) {
-                batch.untold.add(check.rate, there, there);
+                batch.add(check.rate, there);
                 earliest = earlier(earliest, batch.becomes_due(check.limit, now));
             }
         }
@@ -218,6 +218,17 @@ impl Batch {
         now < heard.at + patience && self.since() < heard.left(check.rate) / replicas
     }
 
+    fn add(&mut self, rate: Rate, there: u64) {
+        let moment = self.moment(rate, there);
+        self.untold.add(rate, moment, moment);
+    }
+
+    /// Requests read the clock before they come here, so a later one may bring an earlier moment; for
+    /// a window that would be a clock that went back.
+    fn moment(&self, rate: Rate, there: u64) -> u64 {
+        there.max(self.untold.latest(rate))
+    }
+
     /// Whether what Redis said last is of later than `asked`: answers may overtake each other.
     fn has_heard_later(&self, asked: Timestamp, remaining: u32) -> bool {
         self.heard.is_some_and(|heard| {
@@ -302,7 +313,9 @@ impl<'a> Telling<'a> {
             let batch = held.batch(check, now)?;
             batch.due = None;
             // Forgets what has left the window while Redis was away.
-            batch.untold.read(check.rate, there);
+            batch
+                .untold
+                .read(check.rate, batch.moment(check.rate, there));
             let untold = std::mem::replace(&mut batch.untold, Window::new(Algorithm::Cells));
             let telling = untold.count().saturating_add(asked);
             batch.telling = batch.telling.saturating_add(telling);
@@ -615,6 +628,23 @@ mod tests {
             }
             assert_eq!(count(), 0, "what is left now is for Redis to say");
         }
+    }
+
+    #[test]
+    fn whoever_comes_with_an_earlier_moment_makes_nothing_older() {
+        let limit = limit(100, 50);
+        let check = check(&limit);
+        let limits = LocalLimits::new();
+        let late = START - 200;
+        for millis in [START, late] {
+            limits
+                .batches
+                .carry_over(&[check], at(millis), millis * 1_000);
+        }
+        let telling = Telling::begin(&limits, &[check], false, at(late), late * 1_000);
+        let mut expected = Window::new(Algorithm::Cells);
+        (0..2).for_each(|_| expected.add(check.rate, START * 1_000, START * 1_000));
+        assert_eq!(telling.told()[0], encode(&expected));
     }
 
     #[test]

@@ -265,21 +265,23 @@ impl Limiter {
         let Some(redis) = &self.redis else { return };
         loop {
             self.shared.batches.wait_until_due(clock).await;
-            self.tell(redis, clock.now(), false).await;
+            self.tell(redis, clock, false).await;
         }
     }
 
     /// Tells Redis all that it has not been told yet: before the process ends.
-    pub async fn tell_all(&self, now: Timestamp) {
+    pub async fn tell_all(&self, clock: &Clock) {
         if let Some(redis) = &self.redis {
-            self.tell(redis, now, true).await;
+            self.tell(redis, clock, true).await;
         }
     }
 
     /// One call of the script for so many counters that Redis does not notice it; the next ones after it.
-    async fn tell(&self, redis: &Redis, now: Timestamp, all: bool) {
-        let due = self.shared.batches.due(now, all);
+    async fn tell(&self, redis: &Redis, clock: &Clock, all: bool) {
+        let due = self.shared.batches.due(clock.now(), all);
         for counters in due.chunks(batch::TOLD_AT_ONCE_MAX) {
+            // The calls before may have taken long.
+            let now = clock.now();
             let checks: Vec<Check<'_>> = counters.iter().map(Due::check).collect();
             let telling = Telling::begin(&self.shared, &checks, false, now, there(redis, now));
             let answer = self.ask(redis, TELL, &checks, telling.told()).await;
