@@ -34,9 +34,6 @@ const FIRST_BYTES_MAX: usize = 16 * 1024;
 const AHEAD_BYTES_MAX: usize = 2 * 1024;
 /// What is gathered of an HTTP/2 connection's frames before they are written, in bytes.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
-/// What is written at once, behind what was gathered: to copy it would cost more than the system call,
-/// in bytes.
-const GATHERED_FRAME_BYTES_MAX: usize = 8 * 1024;
 /// Slices of one write.
 const PIECES_MAX: usize = 16;
 /// Room for it at first, in bytes.
@@ -221,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let Some(turn) = self.watch.turn() else {
             return false;
         };
-        if bytes > GATHERED_FRAME_BYTES_MAX || self.gathered.len() + bytes > GATHERED_BYTES_MAX {
+        if self.gathered.len() + bytes > GATHERED_BYTES_MAX {
             return false;
         }
         if self.gathered.is_empty() {
@@ -395,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             return Poll::Ready(Ok(bytes));
         }
         while !this.gathered.is_empty() {
-            // What is too large to be gathered leaves behind what was, in the same call.
+            // What does not fit any more leaves behind what was gathered, in the same call.
             let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
             let all = [IoSlice::new(&this.gathered)]
                 .into_iter()
