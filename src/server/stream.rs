@@ -255,15 +255,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_answering()) else {
             return Poll::Ready(Ok(()));
         };
-        let before = direct.bytes_left();
+        let before = direct.untaken();
         let polled = direct.poll_answer(&mut self.inner, context);
-        let left = direct.bytes_left();
-        if left < before {
+        let untaken = direct.untaken();
+        if untaken != before {
             // Slow, but it takes: only who takes nothing at all is given up.
             self.writing = None;
         }
-        let polled = if polled.is_pending() && left == 0 {
-            self.writing = None;
+        let polled = if polled.is_pending() && untaken.is_none() {
             self.poll_gone(context)
         } else {
             self.written(context, polled)
