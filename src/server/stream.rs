@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     /// Listens to a client that waits for an answer: fails where it has gone. What else it says is kept
     /// until that has left.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() || self.is_closing() {
+        if !self.ahead.is_empty() {
             return Poll::Pending;
         }
         let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES_MAX];

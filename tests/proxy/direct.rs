@@ -452,16 +452,26 @@ async fn a_client_that_goes_is_waited_for_no_longer() {
         line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
             .unwrap_or(0)
     };
-    for path in ["/never", "/never/begun", "/stored"] {
+    let kinds = [
+        "",
+        "X_Odd: 1\r\n",
+        "Connection: close\r\n",
+        "Connection: close\r\nX_Odd: 1\r\n",
+    ];
+    let paths = ["/never", "/never/begun", "/stored"];
+    for (path, kind) in paths
+        .into_iter()
+        .flat_map(|path| kinds.map(|kind| (path, kind)))
+    {
         let mut talk = Talk::with(&larder).await;
-        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{kind}\r\n"))
             .await;
         eventually("it is under way", async || {
             (active().await == 1).then_some(())
         })
         .await;
         drop(talk);
-        eventually("it is given up", async || {
+        eventually(&format!("it is given up: {path} {kind}"), async || {
             (active().await == 0).then_some(())
         })
         .await;
