@@ -513,3 +513,23 @@ async fn the_end_of_larder_waits_for_answers_that_hyper_does_not_know_of() {
     assert_eq!(two.text().await, "3\r\none\r\n0\r\n\r\n");
     assert_eq!(larder.exit().await.code(), Some(0), "{}", larder.log());
 }
+
+#[tokio::test]
+async fn what_we_say_of_limits_stands_in_place_of_what_is_stored_of_them() {
+    let redis = RedisServer::start().await;
+    let app = App::says(|_| Answer::public("hit").header("X-RateLimit-Limit", "7")).await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml("routes: [{ name: hit, path: /hit, ttl: 5m, limit: { rate: 100/min, per: [ip] } }]")
+        .start()
+        .await;
+    let mut talk = Talk::with(&larder).await;
+    for _ in 0..2 {
+        talk.say(HIT).await;
+        let (head, _) = talk.hear().await;
+        let said: Vec<_> = (head.lines())
+            .filter(|line| line.to_ascii_lowercase().starts_with("x-ratelimit-limit"))
+            .collect();
+        assert_eq!(said, ["x-ratelimit-limit: 100"], "{head}");
+    }
+}
