@@ -533,3 +533,28 @@ async fn what_we_say_of_limits_stands_in_place_of_what_is_stored_of_them() {
         assert_eq!(said, ["x-ratelimit-limit: 100"], "{head}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_without_a_date_is_of_when_it_came() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |_| {
+        Answer::raw("")
+            .then_wait(&held)
+            .then("HTTP/1.1 204 No Content\r\n\r\n")
+    })
+    .await;
+    let larder = larder(&app).manual_clock().start().await;
+    let (mut before, mut after) = (Talk::with(&larder).await, Talk::with(&larder).await);
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\n";
+    before.say(get).await;
+    eventually("it is with the app", async || {
+        (app.total() == 1).then_some(())
+    })
+    .await;
+    larder.advance("20s").await;
+    gate.open();
+    after.say(get).await;
+    let (before, after) = (before.hear().await.0, after.hear().await.0);
+    assert_eq!(fields(&before)["date"], fields(&after)["date"]);
+}
