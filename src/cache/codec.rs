@@ -185,7 +185,7 @@ mod tests {
 
     prop_compose! {
         fn entries()(
-            status in 100u16..600,
+            status in 200u16..600,
             fields in prop::collection::vec(("[a-z][a-z0-9-]{0,12}", "[ -~]{0,40}"), 0..8),
             trailers in prop::collection::vec(("[a-z]{1,8}", "[!-~]{0,10}"), 0..2),
             vary in prop::collection::vec(("[a-z]{1,8}", prop::option::of(prop::collection::vec(any::<u8>(), 0..9))), 0..4),
@@ -419,6 +419,21 @@ mod tests {
                 Corrupt::Malformed,
                 "{split:?}"
             );
+        }
+    }
+
+    #[test]
+    fn no_status_of_a_forged_frame_makes_an_answer_of_the_content() {
+        let entry = testing::entry("host/a", b"body");
+        for status in [100u16, 101, 103, 199, 0, 99, 1_000] {
+            let mut block = entry.parts().concat();
+            block[56..58].copy_from_slice(&status.to_le_bytes());
+            // Nor is such an answer plain.
+            for flags in [block[58], block[58] & 0xf] {
+                block[58] = flags;
+                let read = decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]));
+                assert_eq!(read.unwrap_err(), Corrupt::Malformed, "{status}");
+            }
         }
     }
 

@@ -602,7 +602,9 @@ fn check(block: &[u8]) -> Result<(), Corrupt> {
     }
     let section = |section| &block[range(block, section)];
     let flags = block[FLAGS_AT];
-    let status = status(block).ok_or(Corrupt::Malformed)?;
+    // An interim answer would make another out of its content.
+    let status = status(block).filter(|status| !status.is_informational());
+    let status = status.ok_or(Corrupt::Malformed)?;
     let lines = check_lines(section(Section::Fields)).ok_or(Corrupt::Malformed)?;
     let trailers = check_lines(section(Section::Trailers)).ok_or(Corrupt::Malformed)?;
     let is_plain = lines.are_plain && trailers.count == 0 && has_content(status);

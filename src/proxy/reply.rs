@@ -321,7 +321,9 @@ impl Reply {
         let took = visit.began.elapsed();
         let length = body.size_hint().exact();
         let dress = |fields: &mut Over<'_>| self.told.dress(ask, limits, took, fields);
-        let framing = wire::response(out, head.status, &head.headers, length, visit.now, dress);
+        // It may have been waited for: what says no date is of now.
+        let now = rooms.shared.clock.now();
+        let framing = wire::response(out, head.status, &head.headers, length, now, dress);
         self.told.tell(rooms, ask, head.status, limits, took);
         let body = body.metered(ask.handle().clone(), self.told.source, active);
         (head.status, Rest::Streamed { body, framing })

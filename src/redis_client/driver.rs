@@ -143,6 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.writing = Vec::new();
             }
             std::mem::swap(&mut self.writing, &mut state.out);
+            self.wire.has_gathered();
         }
         Ok(())
     }

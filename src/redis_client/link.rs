@@ -26,6 +26,8 @@ use tokio::time::Instant;
 /// While so many bytes wait behind those that are being written, no further command is taken: a
 /// connection holds at most twice these and the longest command.
 pub const OUT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A connection that more wait on is not preferred for being about to write.
+const GATHERED_MAX: usize = 256;
 
 /// A live connection that many callers share; dropped by the last, it closes.
 pub struct Link(Arc<Wire>);
@@ -71,6 +73,7 @@ impl Link {
             .enter(replies, until)
             .ok_or(Outage::Saturated)?;
         write(&mut state.out);
+        wire.pulse.gathering.store(true, Relaxed);
         wire.set_waiting(&state);
         if state.waiters.waiting() == 1 {
             wire.pulse.busy_since.store(wire.micros(now), Relaxed);
@@ -171,6 +174,12 @@ impl Link {
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.0.pulse.answers.load(Relaxed)
+    }
+
+    /// Whether another command would leave in the same write as those before it, with not too many.
+    #[must_use]
+    pub fn is_gathering(&self) -> bool {
+        self.0.pulse.gathering.load(Relaxed) && self.waiting() < GATHERED_MAX
     }
 
     /// Whether it can take no more commands.
@@ -286,6 +295,8 @@ struct Pulse {
     busy_since: AtomicU64,
     waiting: AtomicUsize,
     answers: AtomicU64,
+    /// Commands are gathered that leave in one write.
+    gathering: AtomicBool,
     dead: AtomicBool,
 }
 
@@ -297,6 +308,11 @@ impl Wire {
     fn micros(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(since).unwrap_or(u64::MAX) / 1_000
+    }
+
+    /// What was gathered is about to leave.
+    pub(super) fn has_gathered(&self) {
+        self.pulse.gathering.store(false, Relaxed);
     }
 
     fn set_waiting(&self, state: &State) {

@@ -325,11 +325,11 @@ impl Redis {
             return Err(Outage::Spent);
         }
         let links = shared.links.load();
-        // The one that the fewest wait on.
+        // One that is about to write anyway, else the one that the fewest wait on.
         let link = links
             .iter()
             .filter(|link| !link.is_dead())
-            .min_by_key(|link| link.waiting())
+            .min_by_key(|link| (!link.is_gathering(), link.waiting()))
             .ok_or(Outage::Connection)?;
         let begun = Instant::now();
         let answers = link.answers();

@@ -49,7 +49,7 @@ fn read(path: &str) -> (Cow<'_, str>, bool) {
     let plain = bytes
         .iter()
         .all(|byte| byte.is_ascii_graphic() && !b"%;\\".contains(byte))
-        && !path.contains("//")
+        && !bytes.windows(2).any(|two| two == b"//")
         && !has_dot_segment(path);
     if plain {
         return (Cow::Borrowed(path), false);

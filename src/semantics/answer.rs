@@ -28,13 +28,16 @@ pub const FIELDS_ADDED: usize = 8;
 
 /// What stands in an answer in place of what may be stored under these names, put there by [`answer`]
 /// or by the proxy.
-pub const REPLACED: [&str; 6] = [
+pub const REPLACED: [&str; 9] = [
     "age",
     "x-cache",
     "x-cache-ttl",
     "x-response-time",
     "x-trace-id",
     "x-request-id",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
 ];
 
 /// A response made from the store. The content is slices of the stored body, never copied.

@@ -23,30 +23,24 @@ impl<const N: usize> Line<N> {
 
     /// Adds `text`; leaves it out where it does not fit.
     pub fn push(&mut self, text: &str) {
-        self.push_bytes(text.as_bytes());
-    }
-
-    fn push_bytes(&mut self, text: &[u8]) {
         let end = self.length + text.len();
         if let Some(room) = self.bytes.get_mut(self.length..end) {
-            room.copy_from_slice(text);
+            room.copy_from_slice(text.as_bytes());
             self.length = end;
         }
     }
 
-    /// Adds `number` in decimal digits.
+    /// Adds `number` in decimal digits; leaves it out where they do not fit.
     pub fn push_number(&mut self, mut number: u64) {
-        let mut digits = [b'0'; 20];
-        let mut from = digits.len() - 1;
-        loop {
-            digits[from] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
+        let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+        let end = self.length + digits;
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            for digit in room.iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
             }
-            from -= 1;
+            self.length = end;
         }
-        self.push_bytes(&digits[from..]);
     }
 
     /// What was pushed.

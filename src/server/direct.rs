@@ -126,12 +126,13 @@ impl Direct {
         self.state = State::Idle;
     }
 
-    /// Bytes that could leave and have not.
-    pub(super) fn bytes_left(&self) -> usize {
+    /// Whether the client has yet to take something of the answer that is here: then a number that is
+    /// another as soon as it takes any.
+    pub(super) fn untaken(&self) -> Option<u64> {
         match &self.state {
-            State::Idle => 0,
-            State::Waiting(_, interim) => interim.len(),
-            State::Sending(sending) => sending.bytes_left(),
+            State::Idle => None,
+            State::Waiting(_, interim) => (!interim.is_empty()).then_some(interim.len() as u64),
+            State::Sending(sending) => sending.untaken(),
         }
     }
 

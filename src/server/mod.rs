@@ -238,9 +238,12 @@ where
     let needs_hyper = tokio::select! {
         biased;
         needs_hyper = stream.needs_hyper() => needs_hyper,
-        () = stop.called() => false,
+        () = stop.called() => Ok(false),
     };
-    if !needs_hyper {
+    if let Err(error) = &needs_hyper {
+        ended_badly(&proxy, peer, error);
+    }
+    if !needs_hyper.unwrap_or(false) {
         return stream.finish().await;
     }
     // Boxed: what hyper needs is a lot to hold for every client who only ever gets hits.
@@ -289,11 +292,15 @@ async fn by_hyper<S>(
     })
     .await;
     if let Err(error) = ended {
-        if let Some(reason) = clients_fault(error.as_ref()) {
-            proxy.client_error(reason);
-        }
-        tracing::debug!(address = %peer.address, %error, "a connection ended badly");
+        ended_badly(&proxy, peer, error.as_ref());
     }
+}
+
+fn ended_badly(proxy: &Proxy, peer: Peer, error: &(dyn Error + 'static)) {
+    if let Some(reason) = clients_fault(error) {
+        proxy.client_error(reason);
+    }
+    tracing::debug!(address = %peer.address, %error, "a connection ended badly");
 }
 
 /// Runs the streams of HTTP/2 connections. Most have their answer at once: they end where they begin,

@@ -25,7 +25,10 @@ pub(super) struct Sending {
     /// What ends a chunk.
     tail: &'static [u8],
     rest: Left,
+    /// All that is to come has been written, and some of it may be held below.
     flushing: bool,
+    /// Bytes that have left since the first were written.
+    taken: u64,
 }
 
 /// What comes behind what is held.
@@ -56,6 +59,7 @@ impl Sending {
             tail: b"",
             rest: Left::Nothing,
             flushing: false,
+            taken: 0,
         };
         match rest {
             Rest::Whole { body, meter } => {
@@ -96,8 +100,13 @@ impl Sending {
         Ok(sending)
     }
 
+    /// See [`super::direct::Direct::untaken`].
+    pub(super) fn untaken(&self) -> Option<u64> {
+        (self.flushing || self.bytes_left() > 0).then_some(self.taken)
+    }
+
     /// Bytes that are here and have not left.
-    pub(super) fn bytes_left(&self) -> usize {
+    fn bytes_left(&self) -> usize {
         self.head.len() + self.content.len() + self.tail.len()
     }
 
@@ -131,6 +140,7 @@ impl Sending {
 
     /// So many bytes of what is held have left.
     fn has_left(&mut self, bytes: usize) {
+        self.taken += bytes as u64;
         let of_head = bytes.min(self.head.len());
         self.head.advance(of_head);
         let of_content = (bytes - of_head).min(self.content.len());
@@ -211,4 +221,93 @@ fn write<S: AsyncWrite + Unpin>(
         0 => Err(io::ErrorKind::WriteZero.into()),
         written => Ok(written),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// A client that takes as much as there is `room` for; what it has taken may be held on the way, as
+    /// TLS does.
+    struct Client {
+        room: usize,
+        holds: bool,
+    }
+
+    impl AsyncWrite for Client {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            match taken {
+                0 => Poll::Pending,
+                taken => Poll::Ready(Ok(taken)),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.holds {
+                true => Poll::Pending,
+                false => Poll::Ready(Ok(())),
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn begun(client: &mut Client, pieces: &[&'static [u8]]) -> Sending {
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let pieces: Vec<_> = pieces.iter().copied().map(Bytes::from_static).collect();
+        let rest = Rest::Streamed {
+            body: Body::stored(pieces, None),
+            framing: Framing::Length(bytes),
+        };
+        let mut head = b"head".to_vec();
+        Sending::begin(&mut head, rest, client, &mut nobody()).unwrap()
+    }
+
+    fn nobody() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn who_takes_a_piece_takes_something_though_the_next_is_larger() {
+        let mut client = Client {
+            room: 8,
+            holds: false,
+        };
+        let mut sending = begun(&mut client, &[b"12345678", &[b'x'; 5_000], &[b'y'; 5_000]]);
+        for room in [8, 5_000, 1] {
+            let (before, left) = (sending.untaken(), sending.bytes_left());
+            assert!(before.is_some());
+            client.room = room;
+            assert!(sending.poll_send(&mut client, &mut nobody()).is_pending());
+            assert_ne!(sending.untaken(), before, "{left} {}", sending.bytes_left());
+        }
+        let before = sending.untaken();
+        assert!(sending.poll_send(&mut client, &mut nobody()).is_pending());
+        assert_eq!(sending.untaken(), before, "now it takes nothing");
+        client.room = 5_000;
+        assert!(sending.poll_send(&mut client, &mut nobody()).is_ready());
+    }
+
+    #[test]
+    fn what_is_held_on_the_way_is_not_taken() {
+        let mut client = Client {
+            room: usize::MAX,
+            holds: true,
+        };
+        let mut sending = begun(&mut client, &[b"all"]);
+        assert!(sending.poll_send(&mut client, &mut nobody()).is_pending());
+        assert_eq!(sending.bytes_left(), 0);
+        assert!(sending.untaken().is_some());
+        client.holds = false;
+        assert!(sending.poll_send(&mut client, &mut nobody()).is_ready());
+    }
 }

@@ -34,9 +34,6 @@ const FIRST_BYTES_MAX: usize = 16 * 1024;
 const AHEAD_BYTES_MAX: usize = 2 * 1024;
 /// What is gathered of an HTTP/2 connection's frames before they are written, in bytes.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
-/// What is written at once, behind what was gathered: to copy it would cost more than the system call,
-/// in bytes.
-const GATHERED_FRAME_BYTES_MAX: usize = 8 * 1024;
 /// Slices of one write.
 const PIECES_MAX: usize = 16;
 /// Room for it at first, in bytes.
@@ -177,7 +174,9 @@ thread_local! {
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     /// Serves what can be answered without hyper, until something comes that cannot: hyper will read
     /// it from here. `false`: the client has gone before that.
-    pub(super) async fn needs_hyper(&mut self) -> bool {
+    ///
+    /// Errors: the connection broke, the client was too slow, or an answer was.
+    pub(super) async fn needs_hyper(&mut self) -> io::Result<bool> {
         let read = poll_fn(|context| {
             FIRST.with_borrow_mut(|room| {
                 let mut buffer = ReadBuf::new(room);
@@ -186,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                 Poll::Ready(io::Result::Ok(()))
             })
         });
-        read.await.is_ok() && !self.early.is_empty()
+        read.await.map(|()| !self.early.is_empty())
     }
 
     /// Sends what is left of an answer that hyper does not know of, waits for it if need be, and closes.
@@ -221,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let Some(turn) = self.watch.turn() else {
             return false;
         };
-        if bytes > GATHERED_FRAME_BYTES_MAX || self.gathered.len() + bytes > GATHERED_BYTES_MAX {
+        if self.gathered.len() + bytes > GATHERED_BYTES_MAX {
             return false;
         }
         if self.gathered.is_empty() {
@@ -255,15 +254,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         let Some(direct) = self.direct.as_mut().filter(|direct| direct.is_answering()) else {
             return Poll::Ready(Ok(()));
         };
-        let before = direct.bytes_left();
+        let before = direct.untaken();
         let polled = direct.poll_answer(&mut self.inner, context);
-        let left = direct.bytes_left();
-        if left < before {
+        let untaken = direct.untaken();
+        if untaken != before {
             // Slow, but it takes: only who takes nothing at all is given up.
             self.writing = None;
         }
-        let polled = if polled.is_pending() && left == 0 {
-            self.writing = None;
+        let polled = if polled.is_pending() && untaken.is_none() {
             self.poll_gone(context)
         } else {
             self.written(context, polled)
@@ -278,7 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     /// Listens to a client that waits for an answer: fails where it has gone. What else it says is kept
     /// until that has left.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() || self.is_closing() {
+        if !self.ahead.is_empty() {
             return Poll::Pending;
         }
         let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES_MAX];
@@ -395,7 +393,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             return Poll::Ready(Ok(bytes));
         }
         while !this.gathered.is_empty() {
-            // What is too large to be gathered leaves behind what was, in the same call.
+            // What does not fit any more leaves behind what was gathered, in the same call.
             let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
             let all = [IoSlice::new(&this.gathered)]
                 .into_iter()
@@ -620,6 +618,49 @@ mod tests {
         assert_eq!(
             (error.kind(), began.elapsed()),
             (io::ErrorKind::TimedOut, WRITE_TIME)
+        );
+    }
+
+    /// A connection of which nothing more can be read.
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(late("it is broken")))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_a_connection_ends_is_told_before_hyper_is_there_too() {
+        let mut stream = ClientStream::new(Broken, Arc::default(), None);
+        let error = stream.needs_hyper().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let (mut stream, _client) = pair();
+        assert!(
+            !stream.needs_hyper().await.unwrap(),
+            "who does not begin has done no wrong"
         );
     }
 

@@ -452,16 +452,26 @@ async fn a_client_that_goes_is_waited_for_no_longer() {
         line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
             .unwrap_or(0)
     };
-    for path in ["/never", "/never/begun", "/stored"] {
+    let kinds = [
+        "",
+        "X_Odd: 1\r\n",
+        "Connection: close\r\n",
+        "Connection: close\r\nX_Odd: 1\r\n",
+    ];
+    let paths = ["/never", "/never/begun", "/stored"];
+    for (path, kind) in paths
+        .into_iter()
+        .flat_map(|path| kinds.map(|kind| (path, kind)))
+    {
         let mut talk = Talk::with(&larder).await;
-        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        talk.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{kind}\r\n"))
             .await;
         eventually("it is under way", async || {
             (active().await == 1).then_some(())
         })
         .await;
         drop(talk);
-        eventually("it is given up", async || {
+        eventually(&format!("it is given up: {path} {kind}"), async || {
             (active().await == 0).then_some(())
         })
         .await;
@@ -502,4 +512,49 @@ async fn the_end_of_larder_waits_for_answers_that_hyper_does_not_know_of() {
     );
     assert_eq!(two.text().await, "3\r\none\r\n0\r\n\r\n");
     assert_eq!(larder.exit().await.code(), Some(0), "{}", larder.log());
+}
+
+#[tokio::test]
+async fn what_we_say_of_limits_stands_in_place_of_what_is_stored_of_them() {
+    let redis = RedisServer::start().await;
+    let app = App::says(|_| Answer::public("hit").header("X-RateLimit-Limit", "7")).await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml("routes: [{ name: hit, path: /hit, ttl: 5m, limit: { rate: 100/min, per: [ip] } }]")
+        .start()
+        .await;
+    let mut talk = Talk::with(&larder).await;
+    for _ in 0..2 {
+        talk.say(HIT).await;
+        let (head, _) = talk.hear().await;
+        let said: Vec<_> = (head.lines())
+            .filter(|line| line.to_ascii_lowercase().starts_with("x-ratelimit-limit"))
+            .collect();
+        assert_eq!(said, ["x-ratelimit-limit: 100"], "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_date_is_of_when_it_came() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |_| {
+        Answer::raw("")
+            .then_wait(&held)
+            .then("HTTP/1.1 204 No Content\r\n\r\n")
+    })
+    .await;
+    let larder = larder(&app).manual_clock().start().await;
+    let (mut before, mut after) = (Talk::with(&larder).await, Talk::with(&larder).await);
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\n";
+    before.say(get).await;
+    eventually("it is with the app", async || {
+        (app.total() == 1).then_some(())
+    })
+    .await;
+    larder.advance("20s").await;
+    gate.open();
+    after.say(get).await;
+    let (before, after) = (before.hear().await.0, after.hear().await.0);
+    assert_eq!(fields(&before)["date"], fields(&after)["date"]);
 }
