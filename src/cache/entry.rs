@@ -737,3 +737,42 @@ const OF_A_NAME: [bool; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing;
+
+    #[test]
+    fn what_is_too_large_for_a_number_is_the_largest_there_is() {
+        let mut stored = testing::stored(b"body");
+        stored.lifetime.fresh = Duration::MAX;
+        let position = Position {
+            log: (u64::MAX, NUMBER_MAX + 1),
+            local: 0,
+        };
+        let label = Label {
+            position,
+            ..testing::label("host/a")
+        };
+        let entry = Entry::new(&stored, &label);
+        assert_eq!(entry.lifetime().fresh, Duration::from_millis(NUMBER_MAX));
+        assert_eq!(entry.position().log, (NUMBER_MAX, NUMBER_MAX));
+    }
+
+    #[test]
+    fn large_content_stays_where_it_is_whatever_becomes_of_the_entry() {
+        for length in [CONTENT_WITHIN_MAX, CONTENT_WITHIN_MAX + 1] {
+            let mut stored = testing::stored(&vec![b'x'; length]);
+            let entry = Entry::new(&stored, &testing::label("host/a"));
+            stored.lifetime.fresh += Duration::from_secs(1);
+            let lasting = entry.lasting(&stored.lifetime);
+            assert_eq!(lasting.stored(), stored);
+            assert_eq!(lasting.body_bytes(), length);
+            assert_eq!(lasting.bytes(), entry.bytes());
+            let stays = |entry: &Entry| entry.body().as_ptr() == stored.body.as_ptr();
+            let is_large = length > CONTENT_WITHIN_MAX;
+            assert_eq!((stays(&entry), stays(&lasting)), (is_large, is_large));
+        }
+    }
+}
