@@ -378,7 +378,7 @@ mod tests {
         let at = block.len() - b"body".len();
         let mut block = [&block[..at], fields, b"body"].concat();
         // Behind the lengths of the URL, the tags, and Vary.
-        block[55..58].copy_from_slice(&(fields.len() as u32).to_le_bytes()[..3]);
+        block[51..54].copy_from_slice(&(fields.len() as u32).to_le_bytes()[..3]);
         decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]))
     }
 

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! 0   purge log: milliseconds, sequence     12  initial_age, fresh, stale_while_revalidate,
-//! 42  status, 2 bytes                           stale_if_error, app_time, in milliseconds
-//! 44  flags     45 sharing                  46  lengths of the five sections, 3 bytes each
+//! 42  lengths of the five sections,             stale_if_error, app_time, in milliseconds
+//!     3 bytes each                          57  status, 2 bytes     59 flags     60 sharing
 //! 61  url · tags · Vary · fields · trailers · content, which is the rest
 //! ```
 //!
@@ -39,13 +39,14 @@ const NUMBER_BYTES: usize = 6;
 const NUMBER_MAX: u64 = (1 << (8 * NUMBER_BYTES)) - 1;
 /// Bytes of a section's length.
 const LENGTH_BYTES: usize = 3;
+const LENGTH_MAX: u32 = (1 << (8 * LENGTH_BYTES)) - 1;
 
 const SPANS_AT: usize = 12;
 const APP_TIME_AT: usize = 36;
-const STATUS_AT: usize = 42;
-const FLAGS_AT: usize = 44;
-const SHARING_AT: usize = 45;
-const LENGTHS_AT: usize = 46;
+const LENGTHS_AT: usize = 42;
+const STATUS_AT: usize = 57;
+const FLAGS_AT: usize = 59;
+const SHARING_AT: usize = 60;
 const SECTIONS_AT: usize = 61;
 
 const MUST_REVALIDATE: u8 = 1;
@@ -396,8 +397,9 @@ impl Entry {
 
     fn number(&self, at: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes[..NUMBER_BYTES].copy_from_slice(&self.block()[at..at + NUMBER_BYTES]);
-        u64::from_le_bytes(bytes)
+        // With what stands behind it, since that is one step.
+        bytes.copy_from_slice(&self.block()[at..at + 8]);
+        u64::from_le_bytes(bytes) & NUMBER_MAX
     }
 
     fn flag(&self, flag: u8) -> bool {
@@ -464,6 +466,11 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
     out.extend_from_slice(&number_of(label.position.log.1));
     out.extend_from_slice(&spans_of(&stored.lifetime));
     out.extend_from_slice(&number_of(millis(label.app_time)));
+    for length in lengths {
+        // Each is a part of a head, and heads have bounds far below.
+        let length = u32::try_from(length).unwrap_or(u32::MAX).min(LENGTH_MAX);
+        out.extend_from_slice(&length.to_le_bytes()[..LENGTH_BYTES]);
+    }
     out.extend_from_slice(&stored.status.as_u16().to_le_bytes());
     let mut flags = flags_of(&stored.lifetime);
     if stored.validators().any() {
@@ -474,11 +481,6 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
         flags |= PLAIN;
     }
     out.extend_from_slice(&[flags, sharing_code(stored.sharing)]);
-    for length in lengths {
-        // Each is a part of a head, and heads have bounds far below.
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        out.extend_from_slice(&length.to_le_bytes()[..LENGTH_BYTES]);
-    }
     out.extend_from_slice(label.url.as_bytes());
     for tag in &label.tags {
         put_short(&mut out, short(tag).as_bytes());
@@ -558,8 +560,8 @@ const fn sharing_code(sharing: Sharing) -> u8 {
 fn length(block: &[u8], nth: usize) -> usize {
     let at = LENGTHS_AT + LENGTH_BYTES * nth;
     let mut bytes = [0; 4];
-    bytes[..LENGTH_BYTES].copy_from_slice(&block[at..at + LENGTH_BYTES]);
-    u32::from_le_bytes(bytes) as usize
+    bytes.copy_from_slice(&block[at..at + 4]);
+    (u32::from_le_bytes(bytes) & LENGTH_MAX) as usize
 }
 
 fn range(block: &[u8], section: Section) -> Range<usize> {
