@@ -2,15 +2,16 @@
 //! the fields stand as HTTP/1.1 sends them.
 //!
 //! ```text
-//! 0   purge log: milliseconds, sequence     16  initial_age, fresh, stale_while_revalidate,
-//! 56  status, 2 bytes                           stale_if_error, app_time, in milliseconds
-//! 58  flags     59 sharing                  60  lengths of the five sections, 4 bytes each
-//! 80  url · tags · Vary · fields · trailers · content, which is the rest
+//! 0   purge log: milliseconds, sequence     12  initial_age, fresh, stale_while_revalidate,
+//! 42  lengths of the five sections,             stale_if_error, app_time, in milliseconds
+//!     3 bytes each                          57  status, 2 bytes     59 flags     60 sharing
+//! 61  url · tags · Vary · fields · trailers · content, which is the rest
 //! ```
 //!
+//! Numbers are little-endian, and of 6 bytes where nothing else is said: nine thousand years.
 //! Fields and trailers are `name: value` lines (RFC 9112 §5), a tag stands behind its length (2
 //! bytes), a field of Vary is name (behind 2 bytes of length), a byte that says whether the request
-//! had it, and value (behind 4). Numbers are little-endian.
+//! had it, and value (behind 4).
 //!
 //! What is read is hostile until [`Entry::read`] has looked at all of it. It never decides whether
 //! an entry may be used.
@@ -33,12 +34,20 @@ pub const CONTENT_WITHIN_MAX: usize = 4 * 1024;
 /// The most fields that an entry from Redis may have: a table of fields has room for so many.
 pub const FIELDS_MAX: usize = 16 * 1024;
 
-const SPANS_AT: usize = 16;
-const STATUS_AT: usize = 56;
-const FLAGS_AT: usize = 58;
-const SHARING_AT: usize = 59;
-const LENGTHS_AT: usize = 60;
-const SECTIONS_AT: usize = 80;
+/// Bytes of a number, and the largest that is written; what is larger is written as this.
+const NUMBER_BYTES: usize = 6;
+const NUMBER_MAX: u64 = (1 << (8 * NUMBER_BYTES)) - 1;
+/// Bytes of a section's length.
+const LENGTH_BYTES: usize = 3;
+const LENGTH_MAX: u32 = (1 << (8 * LENGTH_BYTES)) - 1;
+
+const SPANS_AT: usize = 12;
+const APP_TIME_AT: usize = 36;
+const LENGTHS_AT: usize = 42;
+const STATUS_AT: usize = 57;
+const FLAGS_AT: usize = 59;
+const SHARING_AT: usize = 60;
+const SECTIONS_AT: usize = 61;
 
 const MUST_REVALIDATE: u8 = 1;
 const NO_CACHE: u8 = 1 << 1;
@@ -61,13 +70,21 @@ const OF_THE_MESSAGE: [&str; 4] = [
 /// A stored response with what the store itself knows of it.
 #[derive(Debug)]
 pub struct Entry {
-    block: Bytes,
-    /// The content, where it is too large to lie in the block.
-    apart: Option<Box<Bytes>>,
+    bytes: Parts,
     /// When the head of the response arrived, on this process's clock.
     received: Timestamp,
     /// The number of purges here up to which it was found not to be purged.
     checked: AtomicU64,
+}
+
+/// The bytes of an entry. Those with large content take two steps more, so that each of the many
+/// small ones takes less room.
+#[derive(Clone, Debug)]
+enum Parts {
+    /// All of it is the block.
+    Whole(Bytes),
+    /// The block, and the content that is too large to lie in it.
+    Apart(Box<(Bytes, Bytes)>),
 }
 
 /// What the store is told of a response beside the response.
@@ -103,9 +120,12 @@ impl Entry {
     #[must_use]
     pub fn new(stored: &Stored, label: &Label) -> Self {
         let within = stored.body.len() <= CONTENT_WITHIN_MAX;
+        let block = write(stored, label, within).into();
         Self {
-            block: write(stored, label, within).into(),
-            apart: (!within).then(|| Box::new(stored.body.clone())),
+            bytes: match within {
+                true => Parts::Whole(block),
+                false => Parts::Apart(Box::new((block, stored.body.clone()))),
+            },
             received: stored.lifetime.received,
             checked: AtomicU64::new(label.position.local),
         }
@@ -120,13 +140,16 @@ impl Entry {
     /// The same entry with another lifetime.
     #[must_use]
     pub fn lasting(&self, lifetime: &Lifetime) -> Self {
-        let mut block = self.block.to_vec();
-        block[SPANS_AT..STATUS_AT - 8].copy_from_slice(&spans_of(lifetime));
+        let mut block = self.block().to_vec();
+        block[SPANS_AT..APP_TIME_AT].copy_from_slice(&spans_of(lifetime));
         block[FLAGS_AT] &= !(MUST_REVALIDATE | NO_CACHE | IMMUTABLE);
         block[FLAGS_AT] |= flags_of(lifetime);
+        let block = block.into();
         Self {
-            block: block.into(),
-            apart: self.apart.clone(),
+            bytes: match &self.bytes {
+                Parts::Whole(_) => Parts::Whole(block),
+                Parts::Apart(parts) => Parts::Apart(Box::new((block, parts.1.clone()))),
+            },
             received: lifetime.received,
             checked: AtomicU64::new(self.checked()),
         }
@@ -137,8 +160,7 @@ impl Entry {
     pub fn read(block: Bytes, received: Timestamp) -> Result<Self, Corrupt> {
         check(&block)?;
         Ok(Self {
-            block,
-            apart: None,
+            bytes: Parts::Whole(block),
             received,
             checked: AtomicU64::new(0),
         })
@@ -147,7 +169,10 @@ impl Entry {
     /// All of it, in order, but for the moment it was received.
     #[must_use]
     pub fn parts(&self) -> [&[u8]; 2] {
-        [&self.block, self.apart.as_deref().map_or(&[], |body| body)]
+        match &self.bytes {
+            Parts::Whole(block) => [block, &[]],
+            Parts::Apart(parts) => [&parts.0, &parts.1],
+        }
     }
 
     /// The response taken apart, for whoever needs more than its bytes.
@@ -155,7 +180,7 @@ impl Entry {
     pub fn stored(&self) -> Stored {
         Stored {
             status: self.status(),
-            headers: self.map(Section::Fields, FIELDS_ADDED),
+            headers: self.headers(),
             body: self.body(),
             trailers: self.map(Section::Trailers, 0),
             lifetime: self.lifetime(),
@@ -178,13 +203,19 @@ impl Entry {
     /// The app's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        status(&self.block).unwrap_or_default()
+        status(self.block()).unwrap_or_default()
     }
 
     /// Its fields as HTTP/1.1 sends them: `name: value` lines, each with its end.
     #[must_use]
     pub fn fields(&self) -> &[u8] {
         self.section(Section::Fields)
+    }
+
+    /// The same as a table, with room for what every answer gets.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        self.map(Section::Fields, FIELDS_ADDED)
     }
 
     /// Whether a whole answer from it is these fields, what every answer gets, and its content: it is
@@ -197,18 +228,18 @@ impl Entry {
     /// Its content; never copied.
     #[must_use]
     pub fn body(&self) -> Bytes {
-        match &self.apart {
-            Some(body) => Bytes::clone(body),
-            None => self.block.slice(range(&self.block, Section::Content)),
+        match &self.bytes {
+            Parts::Whole(block) => block.slice(range(block, Section::Content)),
+            Parts::Apart(parts) => parts.1.clone(),
         }
     }
 
     /// Bytes of its content.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        match &self.apart {
-            Some(body) => body.len(),
-            None => self.section(Section::Content).len(),
+        match &self.bytes {
+            Parts::Whole(block) => range(block, Section::Content).len(),
+            Parts::Apart(parts) => parts.1.len(),
         }
     }
 
@@ -263,7 +294,7 @@ impl Entry {
     /// Who allowed it to be shared.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        sharing(self.block[SHARING_AT]).unwrap_or(Sharing::Route)
+        sharing(self.block()[SHARING_AT]).unwrap_or(Sharing::Route)
     }
 
     /// What its reuse for `request` is judged by.
@@ -329,7 +360,7 @@ impl Entry {
     #[must_use]
     pub fn position(&self) -> Position {
         Position {
-            log: (number64(&self.block, 0), number64(&self.block, 8)),
+            log: (self.number(0), self.number(NUMBER_BYTES)),
             local: self.checked(),
         }
     }
@@ -337,7 +368,7 @@ impl Entry {
     /// How long the app took to give it.
     #[must_use]
     pub fn app_time(&self) -> Duration {
-        Duration::from_millis(number64(&self.block, STATUS_AT - 8))
+        Duration::from_millis(self.number(APP_TIME_AT))
     }
 
     /// The number of purges here up to which it was found not to be purged.
@@ -354,29 +385,45 @@ impl Entry {
 
     /// One of the spans of its lifetime, in milliseconds.
     fn span(&self, nth: usize) -> u64 {
-        number64(&self.block, SPANS_AT + 8 * nth)
+        self.number(SPANS_AT + NUMBER_BYTES * nth)
+    }
+
+    fn block(&self) -> &Bytes {
+        match &self.bytes {
+            Parts::Whole(block) => block,
+            Parts::Apart(parts) => &parts.0,
+        }
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        let mut bytes = [0; 8];
+        // With what stands behind it, since that is one step.
+        bytes.copy_from_slice(&self.block()[at..at + 8]);
+        u64::from_le_bytes(bytes) & NUMBER_MAX
     }
 
     fn flag(&self, flag: u8) -> bool {
-        self.block[FLAGS_AT] & flag != 0
+        self.block()[FLAGS_AT] & flag != 0
     }
 
     fn section(&self, section: Section) -> &[u8] {
-        &self.block[range(&self.block, section)]
+        let block = self.block();
+        &block[range(block, section)]
     }
 
     /// The lines of a section as a table, with room for so many `more`. Values share the block.
     fn map(&self, section: Section, more: usize) -> HeaderMap {
-        let range = range(&self.block, section);
+        let block = self.block();
+        let range = range(block, section);
         if range.is_empty() {
             return HeaderMap::new();
         }
-        let lines = &self.block[range.clone()];
+        let lines = &block[range.clone()];
         let room = memchr_iter(b'\n', lines).count() + more;
         let mut map = HeaderMap::try_with_capacity(room).unwrap_or_default();
         for (name, value) in fields(lines) {
             let value = range.start + value.start..range.start + value.end;
-            let value = HeaderValue::from_maybe_shared(self.block.slice(value));
+            let value = HeaderValue::from_maybe_shared(block.slice(value));
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
                 // There were no more than fit when they were written or read.
                 let _ = map.try_append(name, value);
@@ -414,10 +461,16 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
     let body: &[u8] = if with_body { &stored.body } else { &[] };
     let bytes = SECTIONS_AT + lengths.iter().sum::<usize>() + body.len();
     let mut out = Vec::with_capacity(bytes);
-    out.extend_from_slice(&label.position.log.0.to_le_bytes());
-    out.extend_from_slice(&label.position.log.1.to_le_bytes());
+    // A place in the log that is written too small is one from before: it is purged too often.
+    out.extend_from_slice(&number_of(label.position.log.0));
+    out.extend_from_slice(&number_of(label.position.log.1));
     out.extend_from_slice(&spans_of(&stored.lifetime));
-    out.extend_from_slice(&millis(label.app_time).to_le_bytes());
+    out.extend_from_slice(&number_of(millis(label.app_time)));
+    for length in lengths {
+        // Each is a part of a head, and heads have bounds far below.
+        let length = u32::try_from(length).unwrap_or(u32::MAX).min(LENGTH_MAX);
+        out.extend_from_slice(&length.to_le_bytes()[..LENGTH_BYTES]);
+    }
     out.extend_from_slice(&stored.status.as_u16().to_le_bytes());
     let mut flags = flags_of(&stored.lifetime);
     if stored.validators().any() {
@@ -428,11 +481,6 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
         flags |= PLAIN;
     }
     out.extend_from_slice(&[flags, sharing_code(stored.sharing)]);
-    for length in lengths {
-        // Each is a part of a head, and heads have bounds far below.
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        out.extend_from_slice(&length.to_le_bytes());
-    }
     out.extend_from_slice(label.url.as_bytes());
     for tag in &label.tags {
         put_short(&mut out, short(tag).as_bytes());
@@ -467,16 +515,21 @@ fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn spans_of(lifetime: &Lifetime) -> [u8; 32] {
-    let mut bytes = [0; 32];
+fn number_of(number: u64) -> [u8; NUMBER_BYTES] {
+    let [number @ .., _, _] = number.min(NUMBER_MAX).to_le_bytes();
+    number
+}
+
+fn spans_of(lifetime: &Lifetime) -> [u8; 4 * NUMBER_BYTES] {
+    let mut bytes = [0; 4 * NUMBER_BYTES];
     let spans = [
         lifetime.initial_age,
         lifetime.fresh,
         lifetime.stale_while_revalidate,
         lifetime.stale_if_error,
     ];
-    for (room, span) in bytes.chunks_exact_mut(8).zip(spans) {
-        room.copy_from_slice(&millis(span).to_le_bytes());
+    for (room, span) in bytes.chunks_exact_mut(NUMBER_BYTES).zip(spans) {
+        room.copy_from_slice(&number_of(millis(span)));
     }
     bytes
 }
@@ -503,18 +556,12 @@ const fn sharing_code(sharing: Sharing) -> u8 {
 
 // Reading what is known to be whole -------------------------------------------------------------
 
-fn number64(block: &[u8], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&block[at..at + 8]);
-    u64::from_le_bytes(bytes)
-}
-
 /// How long the section is that has this place among the five.
 fn length(block: &[u8], nth: usize) -> usize {
-    let at = LENGTHS_AT + 4 * nth;
+    let at = LENGTHS_AT + LENGTH_BYTES * nth;
     let mut bytes = [0; 4];
     bytes.copy_from_slice(&block[at..at + 4]);
-    u32::from_le_bytes(bytes) as usize
+    (u32::from_le_bytes(bytes) & LENGTH_MAX) as usize
 }
 
 fn range(block: &[u8], section: Section) -> Range<usize> {
@@ -595,9 +642,9 @@ fn check(block: &[u8]) -> Result<(), Corrupt> {
     if block.len() < SECTIONS_AT {
         return Err(Corrupt::Truncated);
     }
-    // Five numbers of 32 bits do not overflow one of 64.
-    let sections: u64 = (0..5).map(|nth| length(block, nth) as u64).sum();
-    if sections > (block.len() - SECTIONS_AT) as u64 {
+    // Five numbers of 24 bits overflow nothing.
+    let sections: usize = (0..5).map(|nth| length(block, nth)).sum();
+    if sections > block.len() - SECTIONS_AT {
         return Err(Corrupt::Truncated);
     }
     let section = |section| &block[range(block, section)];
@@ -694,3 +741,42 @@ const OF_A_NAME: [bool; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing;
+
+    #[test]
+    fn what_is_too_large_for_a_number_is_the_largest_there_is() {
+        let mut stored = testing::stored(b"body");
+        stored.lifetime.fresh = Duration::MAX;
+        let position = Position {
+            log: (u64::MAX, NUMBER_MAX + 1),
+            local: 0,
+        };
+        let label = Label {
+            position,
+            ..testing::label("host/a")
+        };
+        let entry = Entry::new(&stored, &label);
+        assert_eq!(entry.lifetime().fresh, Duration::from_millis(NUMBER_MAX));
+        assert_eq!(entry.position().log, (NUMBER_MAX, NUMBER_MAX));
+    }
+
+    #[test]
+    fn large_content_stays_where_it_is_whatever_becomes_of_the_entry() {
+        for length in [CONTENT_WITHIN_MAX, CONTENT_WITHIN_MAX + 1] {
+            let mut stored = testing::stored(&vec![b'x'; length]);
+            let entry = Entry::new(&stored, &testing::label("host/a"));
+            stored.lifetime.fresh += Duration::from_secs(1);
+            let lasting = entry.lasting(&stored.lifetime);
+            assert_eq!(lasting.stored(), stored);
+            assert_eq!(lasting.body_bytes(), length);
+            assert_eq!(lasting.bytes(), entry.bytes());
+            let stays = |entry: &Entry| entry.body().as_ptr() == stored.body.as_ptr();
+            let is_large = length > CONTENT_WITHIN_MAX;
+            assert_eq!((stays(&entry), stays(&lasting)), (is_large, is_large));
+        }
+    }
+}

@@ -15,13 +15,13 @@ use crate::semantics::fields;
 use crate::semantics::line::{self, Line, number};
 use crate::semantics::validation::is_conditional;
 use crate::semantics::writing::{Fields, Value};
-use crate::semantics::{Outcome, Reason, Stored, answer};
+use crate::semantics::{Outcome, Reason, Stored, Timestamp, answer};
 use crate::telemetry::AccessRecord;
 use crate::telemetry::metrics::{ActiveGuard, Finished, Source};
 use crate::upstream::ResponseBody;
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_LENGTH, REFERRER_POLICY, TE, TRAILER, VIA, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE, REFERRER_POLICY,
+    TE, TRAILER, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use hyper::body::Body as _;
@@ -270,6 +270,9 @@ impl Reply {
     ) -> Response<Body> {
         let visit = ask.visit;
         let mut response = match self.answer {
+            Answer::Stored(entry) if entry.is_plain() && asks_for_all(visit) => {
+                all_of(&entry, visit.now)
+            }
             Answer::Stored(entry) => from_stored(visit, entry.stored()),
             Answer::Made(response) => response,
         };
@@ -494,6 +497,30 @@ impl Told {
     }
 }
 
+/// Whether the answer from the store is all that is stored, whatever that is. One look at all names
+/// costs less than three look-ups.
+fn asks_for_all(visit: &Visit) -> bool {
+    let asks_for_less =
+        |name: &HeaderName| matches!(*name, IF_NONE_MATCH | IF_MODIFIED_SINCE | RANGE);
+    visit.method == Method::GET && !visit.headers.keys().any(asks_for_less)
+}
+
+/// What a plain `entry` answers this request with, which asks for all of it: what [`from_stored`]
+/// does, without what is known not to be needed.
+fn all_of(entry: &Entry, now: Timestamp) -> Response<Body> {
+    let body = entry.body();
+    let mut headers = entry.headers();
+    headers.insert(AGE, number(entry.lifetime().age(now).as_secs()));
+    headers.append(VIA, forward::via(Version::HTTP_11));
+    if body.is_empty() {
+        headers.insert(CONTENT_LENGTH, number(0));
+    }
+    let mut response = Response::new(Body::stored(body, None));
+    *response.status_mut() = entry.status();
+    *response.headers_mut() = headers;
+    response
+}
+
 /// What `stored` answers this request with.
 fn from_stored(visit: &Visit, mut stored: Stored) -> Response<Body> {
     let (status, stored_trailers) = (stored.status, std::mem::take(&mut stored.trailers));
@@ -550,4 +577,36 @@ fn milliseconds(duration: Duration) -> Line<24> {
     line.push_number(tenths % 10);
     line.push("ms");
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing;
+
+    #[test]
+    fn the_short_way_to_all_of_an_entry_says_what_the_long_one_says() {
+        let now = Timestamp::from_millis(7_000);
+        for content in [&b""[..], b"body"] {
+            let mut stored = testing::stored(content);
+            for (name, value) in [
+                ("etag", "\"a\""),
+                ("via", "1.1 b"),
+                ("link", "<c>"),
+                ("link", "<d>"),
+            ] {
+                stored.headers.append(name, HeaderValue::from_static(value));
+            }
+            let entry = Entry::new(&stored, &testing::label("host/a"));
+            let long = answer(&Method::GET, &HeaderMap::new(), entry.stored(), now);
+            let short = all_of(&entry, now);
+            let mut fields = long.headers;
+            fields.append(VIA, forward::via(Version::HTTP_11));
+            if content.is_empty() {
+                fields.insert(CONTENT_LENGTH, number(0));
+            }
+            assert_eq!((short.status(), short.headers()), (long.status, &fields));
+            assert_eq!(short.body().size_hint().exact(), long.content_length);
+        }
+    }
 }

@@ -175,8 +175,7 @@ impl Rule {
         key.part(authority.as_bytes());
         key.part(target.path.as_bytes());
         self.key.add_query(target.query, &mut key);
-        // In front of whatever else is sorted among tags, so that no bound on them cuts it off.
-        format!("!{}", key.finish())
+        key.finish().tag()
     }
 
     /// Path and query as what is stored is known by, one for all spellings that share a key: what

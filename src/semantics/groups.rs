@@ -63,7 +63,7 @@ fn tags(authority: &str, response: &HeaderMap, field: &HeaderName) -> Vec<String
             let mut key = KeyBuilder::new("group");
             key.part(authority.as_bytes());
             key.part(name.as_bytes());
-            format!("!{}", key.finish())
+            key.finish().tag()
         })
         .collect();
     tags.sort_unstable();

@@ -34,6 +34,26 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The first 96 bits as a tag of our own: `!` and 16 characters. Whoever met another's by chance
+    /// would only be purged too often. It stands in front of whatever else is sorted among tags, so
+    /// that no bound on them cuts it off.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut tag = String::with_capacity(17);
+        tag.push('!');
+        for three in self.0[..12].chunks_exact(3) {
+            let bits = three
+                .iter()
+                .fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+            tag.extend([18, 12, 6, 0].map(|at| char::from(DIGITS[bits >> at & 63])));
+        }
+        tag
+    }
+}
+
 impl std::fmt::Display for Key {
     /// 32 lower-case hexadecimal digits.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,6 +134,15 @@ impl KeyBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_96_bits_in_16_characters_rfc4648_5() {
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&[0xfb, 0xff, 0xbf, b'M', b'a', b'n']);
+        assert_eq!(Key::from_bytes(bytes).tag(), "!-_-_TWFuAAAAAAAA");
+        bytes[12] = 1;
+        assert_eq!(Key::from_bytes(bytes).tag(), "!-_-_TWFuAAAAAAAA");
+    }
 
     #[test]
     fn where_one_part_ends_matters() {

@@ -145,8 +145,7 @@ pub fn path_tag(authority: &str, path: &str) -> String {
     let mut key = KeyBuilder::new("search");
     key.part(authority.as_bytes());
     key.part(path.as_bytes());
-    // In front of whatever else is sorted among tags, so that no bound on them cuts it off.
-    format!("!{}", key.finish())
+    key.finish().tag()
 }
 
 /// Name and value of each parameter, as sent; a parameter without `=` has no value. Empty ones are

@@ -48,12 +48,18 @@ const ALIASES: [&str; 8] = [
 pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Problem> {
     target(request)?;
     host(request)?;
-    framing(request.headers_mut())?;
-    join_cookies(request.headers_mut());
-    connection(request.headers())?;
     let headers = request.headers_mut();
+    // Most requests have none of these, and one look at all names costs less than one for each.
+    let is_framed = headers
+        .keys()
+        .any(|name| matches!(*name, CONTENT_LENGTH | EXPECT | TRANSFER_ENCODING | UPGRADE));
+    if is_framed {
+        framing(headers)?;
+    }
+    join_cookies(headers);
+    connection(headers)?;
     remove_aliases(headers);
-    if !may_switch(headers) {
+    if is_framed && !may_switch(headers) {
         headers.remove(UPGRADE);
         headers.remove("http2-settings");
     }
