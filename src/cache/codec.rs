@@ -424,13 +424,14 @@ mod tests {
 
     #[test]
     fn no_status_of_a_forged_frame_makes_an_answer_of_the_content() {
+        use crate::cache::entry::{FLAGS_AT, STATUS_AT};
         let entry = testing::entry("host/a", b"body");
         for status in [100u16, 101, 103, 199, 0, 99, 1_000] {
             let mut block = entry.parts().concat();
-            block[56..58].copy_from_slice(&status.to_le_bytes());
+            block[STATUS_AT..STATUS_AT + 2].copy_from_slice(&status.to_le_bytes());
             // Nor is such an answer plain.
-            for flags in [block[58], block[58] & 0xf] {
-                block[58] = flags;
+            for flags in [block[FLAGS_AT], block[FLAGS_AT] & 0xf] {
+                block[FLAGS_AT] = flags;
                 let read = decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]));
                 assert_eq!(read.unwrap_err(), Corrupt::Malformed, "{status}");
             }

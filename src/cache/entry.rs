@@ -44,8 +44,8 @@ const LENGTH_MAX: u32 = (1 << (8 * LENGTH_BYTES)) - 1;
 const SPANS_AT: usize = 12;
 const APP_TIME_AT: usize = 36;
 const LENGTHS_AT: usize = 42;
-const STATUS_AT: usize = 57;
-const FLAGS_AT: usize = 59;
+pub(super) const STATUS_AT: usize = 57;
+pub(super) const FLAGS_AT: usize = 59;
 const SHARING_AT: usize = 60;
 const SECTIONS_AT: usize = 61;
 
