@@ -414,7 +414,7 @@ fn told_later(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &Runtime) {
         address
     };
     for _ in 0..1_000 {
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         next();
     }
     let mut address = next();
