@@ -269,13 +269,7 @@ impl Reply {
         active: ActiveGuard,
     ) -> Response<Body> {
         let visit = ask.visit;
-        let mut response = match self.answer {
-            Answer::Stored(entry) if entry.is_plain() && asks_for_all(visit) => {
-                all_of(&entry, visit.now)
-            }
-            Answer::Stored(entry) => from_stored(visit, entry.stored()),
-            Answer::Made(response) => response,
-        };
+        let mut response = self.answer.response(visit);
         let took = visit.began.elapsed();
         self.told.dress(ask, limits, took, response.headers_mut());
         let (status, source) = (response.status(), self.told.source);
@@ -317,10 +311,7 @@ impl Reply {
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
         let visit = ask.visit;
-        let (head, body) = match self.answer {
-            Answer::Stored(entry) => from_stored(visit, entry.stored()).into_parts(),
-            Answer::Made(response) => response.into_parts(),
-        };
+        let (head, body) = self.answer.response(visit).into_parts();
         let took = visit.began.elapsed();
         let length = body.size_hint().exact();
         let dress = |fields: &mut Over<'_>| self.told.dress(ask, limits, took, fields);
@@ -330,6 +321,19 @@ impl Reply {
         self.told.tell(rooms, ask, head.status, limits, took);
         let body = body.metered(ask.handle().clone(), self.told.source, active);
         (head.status, Rest::Streamed { body, framing })
+    }
+}
+
+impl Answer {
+    /// What this client gets of it.
+    fn response(self, visit: &Visit) -> Response<Body> {
+        match self {
+            Self::Stored(entry) if entry.is_plain() && asks_for_all(visit) => {
+                all_of(&entry, visit.now)
+            }
+            Self::Stored(entry) => from_stored(visit, entry.stored()),
+            Self::Made(response) => response,
+        }
     }
 }
 
