@@ -212,6 +212,8 @@ mod tests {
         assert_eq!(one.len(), 8);
         assert_eq!(one, hash("# a comment\nupstream: { url: 'http://a' }\n"));
         assert_ne!(one, hash("upstream: http://b\n"));
+        let many = include_str!("../../proxy.yaml");
+        assert_eq!(hash(many), hash(many), "in one order each time");
         // Explanations name lines, so what moved in the file is taken up like what changed.
         let moved = settings("# a comment\nupstream: http://a\n");
         assert!(!moved.same_as(&settings("upstream: http://a\n")));
