@@ -1,7 +1,7 @@
 //! Taking up another configuration while requests are served: whole, or not at all.
 
 use super::House;
-use crate::config::{Format, RunOptions, Settings, Severity};
+use crate::config::{Format, Report, RunOptions, Settings, Severity};
 use crate::identity::Identity;
 use crate::proxy::Snapshot;
 use crate::telemetry::Metrics;
@@ -24,15 +24,18 @@ impl Reloader {
     /// Reloads if the configuration is another than the one in force.
     pub(super) fn catch_up(&self, house: &House) {
         let outcome = self.options.load();
-        let is_in_force = |(settings, _): (Settings, _)| settings.same_as(&house.settings.load());
-        if !outcome.is_ok_and(is_in_force) {
-            self.reload(house);
+        let in_force = house.settings.load();
+        if !matches!(&outcome, Ok((settings, _)) if settings.same_as(&in_force)) {
+            self.follow(outcome, house);
         }
     }
 
     /// Reads the configuration anew. A broken one changes nothing and is told in full.
     pub(super) fn reload(&self, house: &House) {
-        let outcome = self.options.load();
+        self.follow(self.options.load(), house);
+    }
+
+    fn follow(&self, outcome: Result<(Settings, Report), Report>, house: &House) {
         let now = house.kit.shared.clock.now();
         let told = outcome.as_ref().map(drop).map_err(drop);
         house.kit.metrics.config_loaded(told, now);

@@ -21,6 +21,7 @@ use crate::semantics::answer::{FIELDS_ADDED, REPLACED};
 use crate::semantics::range::Part;
 use crate::semantics::reuse::Terms;
 use crate::semantics::stored::Lifetime;
+use crate::semantics::writing;
 use crate::semantics::{Sharing, Stored, Timestamp, Vary, vary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -494,10 +495,7 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
         out.extend_from_slice(value);
     }
     for (name, value) in stored.headers.iter().chain(&stored.trailers) {
-        let name = name.as_str().as_bytes();
-        for piece in [name, b": ", value.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(piece);
-        }
+        writing::line(&mut out, name, value.as_bytes());
     }
     out.extend_from_slice(body);
     out

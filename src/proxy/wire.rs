@@ -5,7 +5,7 @@
 use crate::cache::Entry;
 use crate::semantics::Timestamp;
 use crate::semantics::line::digits;
-use crate::semantics::writing::{Fields, Value};
+use crate::semantics::writing::{Fields, Value, is_text, line};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING, VIA,
 };
@@ -49,6 +49,12 @@ impl<'a> Head<'a> {
             CONTENT_LENGTH,
             Value::Text(digits(length as u64).as_bytes()),
         );
+        self.date(now);
+        self.end();
+    }
+
+    /// Adds the date, which is made once a second.
+    fn date(&mut self, now: Timestamp) {
         DATED.with(|dated| {
             let (second, mut date) = dated.get();
             if second != now.as_secs() {
@@ -61,7 +67,6 @@ impl<'a> Head<'a> {
             }
             self.line(&DATE, &date);
         });
-        self.end();
     }
 
     /// Ends the head.
@@ -83,8 +88,8 @@ impl Fields for Head<'_> {
         match value {
             Value::Static(words) => self.line(&name, words.as_bytes()),
             // As in a map: what could end the line ends nothing.
-            Value::Text(bytes) if has_forbidden(bytes) => self.line(&name, b""),
-            Value::Text(bytes) => self.line(&name, bytes),
+            Value::Text(bytes) if is_text(bytes) => self.line(&name, bytes),
+            Value::Text(_) => self.line(&name, b""),
         }
     }
 
@@ -186,24 +191,10 @@ pub(super) fn response(
         Framing::Chunked => over.put(TRANSFER_ENCODING, Value::Static("chunked")),
     }
     if !fields.contains_key(DATE) {
-        over.head.put(DATE, Value::Text(now.http_date().as_bytes()));
+        over.head.date(now);
     }
     over.head.end();
     framing
-}
-
-/// Whether there are control characters but the tab (RFC 9110 §5.5). To look at all costs less than to
-/// stop at the first.
-fn has_forbidden(bytes: &[u8]) -> bool {
-    let is_forbidden = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
-    (bytes.iter()).fold(false, |has, byte| has | is_forbidden(*byte))
-}
-
-fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

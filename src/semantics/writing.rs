@@ -13,6 +13,22 @@ pub enum Value<'a> {
     Text(&'a [u8]),
 }
 
+/// Adds a field line of HTTP/1.1 (RFC 9112 §5) to the end of `out`. The value is [`is_text`].
+pub fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether there are no control characters but the tab (RFC 9110 §5.5), so that nothing ends its line. To
+/// look at all bytes costs less than to stop at the first.
+#[must_use]
+pub fn is_text(bytes: &[u8]) -> bool {
+    let is_text = |byte: u8| ((byte >= b' ') | (byte == b'\t')) & (byte != 0x7f);
+    bytes.iter().fold(true, |all, byte| all & is_text(*byte))
+}
+
 /// Where the fields of an answer are written.
 pub trait Fields {
     /// In place of any other field with this name.

@@ -4,6 +4,7 @@
 //! Never decides which fields go, and never whether an answer is let in.
 
 use super::Interim;
+use crate::semantics::writing::{is_text, line};
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -51,13 +52,9 @@ pub enum Value<'a> {
 impl Value<'_> {
     /// What is written of it.
     fn bytes(&self) -> Option<&[u8]> {
-        // No control characters but the tab (RFC 9110 §5.5). Without a way out of the loop it takes many
-        // bytes at a time.
-        let is_text = |byte: u8| ((byte >= b' ') | (byte == b'\t')) & (byte != 0x7f);
-        let all_text = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & is_text(*byte));
         match self {
             Self::Held(value) => Some(value.as_bytes()),
-            Self::Made(bytes) => all_text(bytes).then_some(bytes),
+            Self::Made(bytes) => is_text(bytes).then_some(bytes),
         }
     }
 
@@ -87,21 +84,15 @@ impl<F: RequestFields> RequestHead<'_, F> {
         for piece in [self.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(piece.as_bytes());
         }
-        let mut line = |name: &HeaderName, value: &[u8]| {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        };
         let mut promised = false;
         self.fields.each(|name, value| match value.bytes() {
             _ if *name == CONTENT_LENGTH => promised = true,
-            Some(value) if *name != TRANSFER_ENCODING => line(name, value),
+            Some(value) if *name != TRANSFER_ENCODING => line(out, name, value),
             _ => {}
         });
         if promised || !content.is_empty() {
             let length = crate::semantics::line::digits(content.len() as u64);
-            line(&CONTENT_LENGTH, length.as_bytes());
+            line(out, &CONTENT_LENGTH, length.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(content);

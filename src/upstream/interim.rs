@@ -5,6 +5,7 @@
 //! HTTP/2 gets none: the one does not know them, hyper's server cannot send them on the other.
 
 use crate::semantics::fields;
+use crate::semantics::writing::line;
 use http::header::{CONTENT_LENGTH, PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER};
 use http::{HeaderMap, StatusCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,10 +137,7 @@ fn head(status: StatusCode, headers: &HeaderMap) -> Option<Vec<u8>> {
     head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     head.extend_from_slice(b"\r\n");
     for (name, value) in &headers {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
+        line(&mut head, name, value.as_bytes());
         if head.len() > HEAD_BYTES_MAX {
             return None;
         }
