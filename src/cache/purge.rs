@@ -5,7 +5,7 @@
 //! missing, was trimmed past our place or went backwards means that everything older is stale, never
 //! that nothing was purged.
 
-use crate::redis_client::{Outage, PrivateLine, Redis, Script, error_reply};
+use crate::redis_client::{Outage, PrivateLine, Redis, Script};
 use crate::semantics::search::path_tag;
 use redis::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -503,7 +503,7 @@ impl PurgeLog {
     pub async fn follow(&self, redis: &Redis) -> Infallible {
         loop {
             if redis.is_up()
-                && let Ok(line) = redis.private_line().await
+                && let Ok(line) = redis.private_line(self.stream.as_bytes()).await
             {
                 let ended = self.session(redis, &line).await;
                 self.current.store(false, Ordering::Release);
@@ -574,13 +574,17 @@ impl PurgeLog {
             .cmd("PEXPIRE")
             .arg(&self.stream)
             .arg(STREAM_TTL.as_millis() as u64);
-        let answers = redis.pipeline("purge", &commands).await?;
-        let mut all = true;
+        let answers = redis.pipeline("purge", &commands).await;
+        let mut missing = None;
         let mut table = self.write();
         let mut outbox = self.outbox();
         for (pending, answer) in pending.iter().zip(&answers) {
-            match log_id(answer) {
-                Some(id) => {
+            let id = match answer {
+                Ok(answer) => log_id(answer).ok_or(Outage::Protocol),
+                Err(outage) => Err(*outage),
+            };
+            match id {
+                Ok(id) => {
                     table.confirm(&pending.purge, pending.local, id);
                     self.appended.fetch_add(1, Ordering::Relaxed);
                     // It stays in the outbox until it has come back: what Redis acknowledged may
@@ -590,16 +594,13 @@ impl PurgeLog {
                         .filter(|kept| kept.local == pending.local)
                         .for_each(|kept| kept.appended = Some(Instant::now()));
                 }
-                None => {
-                    all = false;
-                    tracing::debug!(
-                        refused = error_reply(answer).is_some(),
-                        "a purge was not taken by the log"
-                    );
+                Err(outage) => {
+                    tracing::debug!(kind = outage.word(), "a purge was not taken by the log");
+                    missing = Some(outage);
                 }
             }
         }
-        if all { Ok(()) } else { Err(Outage::Full) }
+        missing.map_or(Ok(()), Err)
     }
 
     /// One connection's time of following; ends with the connection.

@@ -5,10 +5,9 @@
 mod judge;
 
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::config::settings;
+use crate::config::{RedisUrl, Settings};
 use crate::redis_client::{self, PrivateLine};
-use crate::secret::Secret;
 use crate::server;
 use crate::upstream::Upstream;
 use judge::{RedisFacts, Use};
@@ -139,22 +138,39 @@ fn port(settings: &Settings) -> Finding {
 async fn server(
     settings: &Settings,
     redis: &settings::Redis,
-    url: &Secret,
+    url: &RedisUrl,
     used_for: Use,
 ) -> Vec<Finding> {
     let of = used_for.word();
-    let line = match redis_client::line(redis, url).await {
-        Ok(line) => line,
-        Err(refused) => return vec![judge::refused(of, &refused)],
+    let servers = match redis_client::servers(redis, url).await {
+        Ok(servers) => servers,
+        Err(why) => {
+            return vec![Finding::bad(
+                of,
+                format!("the servers of {url} are not known: {why}"),
+                "start it, or mend redis.url",
+            )];
+        }
     };
-    match facts(&line, redis_client::address(redis, url)).await {
-        Ok(facts) => judge::redis(settings, redis, used_for, &facts),
-        Err(outage) => vec![Finding::bad(
-            of,
-            format!("took the connection and then failed: {}", outage.word()),
-            "look at Redis's own log",
-        )],
+    let mut findings = Vec::new();
+    for address in servers {
+        let line = match redis_client::line(redis, url, &address).await {
+            Ok(line) => line,
+            Err(refused) => {
+                findings.push(judge::refused(of, &refused));
+                continue;
+            }
+        };
+        match facts(&line, address.to_string()).await {
+            Ok(facts) => findings.extend(judge::redis(settings, redis, used_for, &facts)),
+            Err(outage) => findings.push(Finding::bad(
+                of,
+                format!("took the connection and then failed: {}", outage.word()),
+                "look at Redis's own log",
+            )),
+        }
     }
+    findings
 }
 
 async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_client::Outage> {
