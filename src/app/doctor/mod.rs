@@ -7,10 +7,10 @@ mod judge;
 use crate::clock::Clock;
 use crate::config::settings;
 use crate::config::{RedisUrl, Settings};
-use crate::redis_client::{self, PrivateLine};
+use crate::redis_client::{self, Outage, PrivateLine};
 use crate::server;
 use crate::upstream::Upstream;
-use judge::{RedisFacts, Use};
+use judge::{RedisFacts, Rights, Use};
 use redis::{Value, cmd};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -173,7 +173,7 @@ async fn server(
     findings
 }
 
-async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_client::Outage> {
+async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, Outage> {
     let mut trips = Vec::with_capacity(TRIPS);
     for _ in 0..TRIPS {
         let began = Instant::now();
@@ -187,31 +187,38 @@ async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_
     let time = line.query(&cmd("TIME"), ANSWER_TIME).await;
     // It was read half a round trip ago, as far as anybody can tell.
     let here = clock.now().as_millis() - as_millis(began.elapsed() / 2);
-    let rules = whose_rules(line).await;
+    let rights = rights(line).await;
     Ok(RedisFacts {
         address,
         trips,
         info: info.ok().map(|info| read_info(&info)),
         ahead_millis: time.ok().and_then(|time| ahead(&time, here)),
-        rules,
+        rights,
     })
 }
 
-/// The rules that this user lives under, as `ACL LIST` would print them.
-async fn whose_rules(line: &PrivateLine) -> Option<String> {
+/// What this user may do, as far as it may know.
+async fn rights(line: &PrivateLine) -> Rights {
     let mut whoami = cmd("ACL");
     whoami.arg("WHOAMI");
-    let name = text(&line.query(&whoami, ANSWER_TIME).await.ok()?)?;
+    let name = match line.query(&whoami, ANSWER_TIME).await {
+        Ok(name) => text(&name).unwrap_or_default(),
+        Err(Outage::Denied) => return Rights::Hidden,
+        Err(_) => return Rights::Unknown,
+    };
     let mut list = cmd("ACL");
     list.arg("LIST");
-    let Value::Array(users) = line.query(&list, ANSWER_TIME).await.ok()? else {
-        return None;
+    let users = match line.query(&list, ANSWER_TIME).await {
+        Ok(Value::Array(users)) => users,
+        Err(Outage::Denied) => return Rights::Hidden,
+        _ => return Rights::Unknown,
     };
     let start = format!("user {name} ");
     users
         .iter()
         .filter_map(text)
         .find(|user| user.starts_with(&start))
+        .map_or(Rights::Unknown, |rules| Rights::Rules { name, rules })
 }
 
 fn read_info(info: &Value) -> HashMap<String, String> {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "the rig is larger than what one scenario uses")]
 
 mod app;
+mod check;
 mod client;
 mod fault;
 mod larder;
@@ -10,6 +11,7 @@ mod redis;
 mod token;
 
 pub use app::{Answer, App, Gate, Seen, read_head};
+pub use check::NEVER_SENT;
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
 pub use larder::{Larder, larder, larder_cli};
