@@ -9,12 +9,10 @@ use crate::config::RedisUrl;
 use crate::config::redis_url::{Address, Topology};
 use crate::config::settings::{self, ReadFrom};
 use crate::secret::Secret;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -54,7 +52,7 @@ pub struct Dialer {
     database: u16,
     /// Whether nodes of a Cluster may answer for the primaries that they follow (READONLY).
     reads_replicas: bool,
-    tls_ca: Option<PathBuf>,
+    tls_settings: settings::RedisTls,
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -79,7 +77,7 @@ impl Dialer {
             database: url.database,
             reads_replicas: settings.read_from != ReadFrom::Primary
                 && matches!(url.topology, Topology::Cluster(_)),
-            tls_ca: settings.tls_ca.clone(),
+            tls_settings: settings.tls.clone(),
             tls: OnceLock::new(),
         }
     }
@@ -120,7 +118,10 @@ impl Dialer {
                 self.greet(stream, greeting, changed).await
             }
             Address::Tls(host, port) => {
-                let name = ServerName::try_from(host.clone()).map_err(Refused::connection)?;
+                let name = match &self.tls_settings.server_name {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(host.clone()).map_err(Refused::connection)?,
+                };
                 let connector = tokio_rustls::TlsConnector::from(self.tls().await?);
                 let stream = connector
                     .connect(name, tcp(host, *port).await?)
@@ -217,8 +218,8 @@ impl Dialer {
         if let Some(config) = self.tls.get() {
             return Ok(Arc::clone(config));
         }
-        let ca = self.tls_ca.clone();
-        let config = tokio::task::spawn_blocking(move || tls_config(ca))
+        let settings = self.tls_settings.clone();
+        let config = tokio::task::spawn_blocking(move || tls_config(&settings))
             .await
             .map_err(Refused::connection)??;
         Ok(Arc::clone(self.tls.get_or_init(|| config)))
@@ -250,15 +251,13 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, Refused> {
     Ok(stream)
 }
 
-fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
+fn tls_config(settings: &settings::RedisTls) -> Result<Arc<ClientConfig>, Refused> {
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let unreadable =
-                |error| Refused::connection(format_args!("{}: {error}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(&path).map_err(unreadable)? {
+    match &settings.ca {
+        Some(authorities) => {
+            for certificate in authorities.iter() {
                 roots
-                    .add(certificate.map_err(unreadable)?)
+                    .add(certificate.clone())
                     .map_err(Refused::connection)?;
             }
         }
@@ -271,7 +270,12 @@ fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Refused::connection)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match &settings.identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => config
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(Refused::connection)?,
+    };
     Ok(Arc::new(config))
 }

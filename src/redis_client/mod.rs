@@ -967,7 +967,7 @@ mod tests {
         let url = format!("rediss://localhost:{tls_port}");
         let mut settings = settings_for(&url);
         let distrustful = Redis::start(&settings, &settings.url, (1, 1), recorder());
-        settings.tls_ca = Some(certificate.into());
+        settings.tls.ca = Some(Arc::new(vec![made.cert.der().clone()]));
         let trusting = Redis::start(&settings, &settings.url, (1, 1), recorder());
         up(&trusting).await;
         assert_eq!(get(&trusting).await, Ok(Value::Nil));
