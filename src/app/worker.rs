@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::{Proxy, Rooms, Shared};
 use crate::redis_client::Redis;
+use crate::semantics::Timestamp;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -36,9 +37,9 @@ pub(super) struct Kit {
 const TUNNEL_LOOK: Duration = Duration::from_millis(50);
 
 impl Kit {
-    /// Ways to Redis that `workers` and the background have.
-    pub fn ways(workers: usize) -> Ways {
-        Ways::new(workers * 2 + 1)
+    /// Ways to Redis that the workers and the background have.
+    pub fn ways(settings: &Settings, now: Timestamp) -> Ways {
+        Ways::new(settings.workers.get() * 2 + 1, settings.redis.as_ref(), now)
     }
 
     /// The one way to Redis of what runs in the background.
@@ -63,7 +64,9 @@ impl Kit {
         let second = self.settings.redis.as_ref().and_then(|settings| {
             let recorder = self.metrics.recorder(self.settings.workers.get());
             let url = settings.limits_url.as_ref()?;
-            Some(Redis::start(settings, url, (1, 1), recorder))
+            let redis = Redis::start(settings, url, (1, 1), recorder);
+            self.ways.add_for_limits(&redis);
+            Some(redis)
         });
         let namespace = &self.settings.cache.namespace;
         Limiter::new(namespace, second.or(redis), self.local_limits.clone())
@@ -82,7 +85,11 @@ impl Kit {
             };
             let redis = way(&settings.url, (least, most.saturating_sub(1).max(1)));
             limits_redis = Some(match &settings.limits_url {
-                Some(url) => way(url, (least, most)),
+                Some(url) => {
+                    let second = way(url, (least, most));
+                    self.ways.add_for_limits(&second);
+                    second
+                }
                 None => redis.clone(),
             });
             let behind = way(&settings.url, (1, 1));

@@ -505,7 +505,7 @@ impl PurgeLog {
             if redis.is_up()
                 && let Ok(line) = redis.private_line(self.stream.as_bytes()).await
             {
-                let ended = self.session(redis, &line).await;
+                let ended = self.session(redis, line).await;
                 self.current.store(false, Ordering::Release);
                 tracing::debug!(kind = ended.word(), "the purge log is not followed");
             }
@@ -604,7 +604,7 @@ impl PurgeLog {
     }
 
     /// One connection's time of following; ends with the connection.
-    async fn session(&self, redis: &Redis, line: &PrivateLine) -> Outage {
+    async fn session(&self, redis: &Redis, mut line: PrivateLine) -> Outage {
         let mut known = self.position().log;
         let had_history = known != (0, 0);
         let mut beaten: Option<Instant> = None;
@@ -612,7 +612,11 @@ impl PurgeLog {
         let mut looked: Option<Instant> = None;
         loop {
             if looked.is_none_or(|at| at.elapsed() >= BLOCK) {
-                match self.look(line, known, had_history || caught_up).await {
+                // The log is read on from where we are, whoever brings it.
+                if let Some(renewed) = redis.renewed_line(self.stream.as_bytes(), &line).await {
+                    line = renewed;
+                }
+                match self.look(&line, known, had_history || caught_up).await {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
@@ -621,7 +625,7 @@ impl PurgeLog {
                 let _ = self.append(redis, &due).await;
             }
             if beaten.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
-                if let Err(outage) = self.beat(line).await {
+                if let Err(outage) = self.beat(&line).await {
                     return outage;
                 }
                 beaten = Some(Instant::now());

@@ -340,7 +340,7 @@ impl Report {
             }
             return renderer.render(&[group]);
         };
-        let line = self.shown(place.line);
+        let line = self.shown(place.line, misspelt_secret(problem));
         let caret = extent(&line, place.column);
         let annotation = AnnotationKind::Primary
             .span(caret)
@@ -353,7 +353,7 @@ impl Report {
     }
 
     /// A line as it may be seen: where it is part of a secret that began further up, nothing of it.
-    fn shown(&self, line: usize) -> String {
+    fn shown(&self, line: usize, also: Option<&str>) -> String {
         let text = self.source.line(line);
         let depth = |text: &str| text.len() - text.trim_start().len();
         let above = (1..line).rev().map(|line| self.source.line(line));
@@ -370,7 +370,7 @@ impl Report {
             let stars = |c: char| if c.is_whitespace() { c } else { '*' };
             return text.chars().map(stars).collect();
         }
-        starred(text)
+        starred(text, also)
     }
 
     fn json(&self) -> String {
@@ -532,12 +532,19 @@ fn begins_secret(line: &str) -> bool {
     is_open && secrets.any(|secret| key.ends_with(secret))
 }
 
-/// The line with each secret in it replaced by as many stars: values of secret keys, and passwords
-/// in URLs. References to the environment and to files tell nothing and stay.
-fn starred(line: &str) -> String {
+/// The key that is unknown, where one of [`SECRET_KEYS`] was meant.
+fn misspelt_secret(problem: &Problem) -> Option<&str> {
+    let meant = |key: &&str| problem.fix.contains(&format!("`{key}`"));
+    let is_secret = problem.code == Code::E107 && SECRET_KEYS.iter().any(|key| meant(&key));
+    problem.path.rsplit('.').next().filter(|_| is_secret)
+}
+
+/// The line with each secret in it replaced by as many stars: values of secret keys and of `also`, and
+/// passwords in URLs. References to the environment and to files tell nothing and stay.
+fn starred(line: &str, also: Option<&str>) -> String {
     let mut bytes = line.as_bytes().to_vec();
     let flow = line.find(['{', '[']).unwrap_or(line.len());
-    for key in SECRET_KEYS {
+    for key in SECRET_KEYS.into_iter().chain(also) {
         for (at, _) in line.match_indices(key) {
             let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
             if let Some(value) = after.trim_start().strip_prefix(':') {
@@ -615,6 +622,15 @@ fn secret_len(value: &str, flow: bool) -> usize {
     if value.starts_with("${") {
         return value.find('}').map_or(value.len(), |end| end + 1);
     }
+    if value.starts_with(['{', '[']) {
+        // No secret, but perhaps one among what it is.
+        let mut depth = 0;
+        let end = value.find(|c: char| {
+            depth += i32::from(matches!(c, '{' | '[')) - i32::from(matches!(c, '}' | ']'));
+            depth == 0
+        });
+        return end.map_or(value.len(), |end| end + 1);
+    }
     if flow {
         return value.find([',', '}', ' ']).unwrap_or(value.len());
     }
@@ -657,7 +673,7 @@ mod tests {
                 "redis: { url: '**********@h', pool: { min: 1 } }",
             ),
         ] {
-            assert_eq!(starred(line), shown);
+            assert_eq!(starred(line, None), shown);
         }
     }
 
@@ -669,7 +685,7 @@ mod tests {
             text: text.into(),
         };
         let report = Report::new(source, Vec::new());
-        let shown = [3, 5, 7, 9, 10].map(|line| report.shown(line));
+        let shown = [3, 5, 7, 9, 10].map(|line| report.shown(line, None));
         assert_eq!(
             shown,
             ["    *******", "  url: x", "    ******", "      *", "log: y"]

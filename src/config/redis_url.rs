@@ -144,6 +144,16 @@ impl RedisUrl {
         })
     }
 
+    /// The same servers, with the user and the password of `other`.
+    #[must_use]
+    pub fn let_in_like(&self, other: &Self) -> Self {
+        Self {
+            username: other.username.clone(),
+            password: other.password.clone(),
+            ..self.clone()
+        }
+    }
+
     /// With the user, and dots in place of a password.
     #[must_use]
     pub fn masked(&self) -> String {

@@ -155,6 +155,24 @@ pub struct Redis {
     pub limits_url: Option<RedisUrl>,
 }
 
+impl Redis {
+    /// The same with all of `other` that can be exchanged while it is in use: users, passwords and TLS.
+    #[must_use]
+    pub fn let_in_like(&self, other: &Self) -> Self {
+        let mut like = Self {
+            url: self.url.let_in_like(&other.url),
+            found: other.found,
+            password_file: other.password_file.clone(),
+            tls: other.tls.clone(),
+            ..self.clone()
+        };
+        if let (Some(own), Some(theirs)) = (&self.limits_url, &other.limits_url) {
+            like.limits_url = Some(own.let_in_like(theirs));
+        }
+        like
+    }
+}
+
 /// `redis.read_from:`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadFrom {

@@ -187,6 +187,8 @@ pub struct RedisGauges {
     pub connections: u32,
     /// Most connections.
     pub connections_max: u32,
+    /// How long ago the password that the connections were greeted with was last changed.
+    pub credentials_age: Option<Duration>,
 }
 
 /// Sums over everything since the start, for health pages and summary lines.
@@ -914,6 +916,13 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             &[],
             redis.connections_max.into(),
         );
+        if let Some(age) = redis.credentials_age {
+            out.number(
+                "larder_redis_credentials_age_seconds",
+                &[],
+                age.as_secs_f64(),
+            );
+        }
     }
 }
 
@@ -1089,6 +1098,7 @@ mod tests {
                     breaker: "half_open",
                     connections: 3,
                     connections_max: 10,
+                    credentials_age: Some(Duration::from_secs(90)),
                 }),
                 upstream_up: Some(true),
                 bypass: Some(false),
@@ -1166,6 +1176,7 @@ mod tests {
                 1.0,
             ),
             ("db_client_connection_count", 3.0),
+            ("larder_redis_credentials_age_seconds", 90.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
             ("larder_config_last_reload_successful", 0.0),
             ("larder_config_last_reload_timestamp_seconds", 5.0),
