@@ -8,6 +8,7 @@ pub mod entry;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
+pub mod seal;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -17,12 +18,15 @@ pub use entry::{Entry, Label};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::redis_client::Redis;
+use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
+use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
+use seal::Seal;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +72,10 @@ pub struct Cache {
 struct Shared {
     memory: Memory,
     names: Arc<Names>,
+    /// How entries are sealed; a reload may change it.
+    seal: Arc<ArcSwap<Seal>>,
+    /// The largest entry, in bytes.
+    object_max: u64,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
 }
@@ -119,6 +127,12 @@ impl Cache {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
                 names: Arc::new(Names::new(namespace)),
+                seal: Arc::new(ArcSwap::from_pointee(Seal::new(
+                    None,
+                    &[],
+                    bytes_max(object_max),
+                ))),
+                object_max,
                 purges: Arc::new(PurgeLog::new(namespace)),
                 counters: Arc::default(),
             }),
@@ -135,6 +149,7 @@ impl Cache {
             redis,
             behind,
             Arc::clone(&shared.names),
+            Arc::clone(&shared.seal),
             Arc::clone(&shared.purges),
             Arc::clone(&shared.counters),
         );
@@ -142,6 +157,13 @@ impl Cache {
             shared,
             redis: Some(tier),
         }
+    }
+
+    /// From now on entries with more than `compress_above` bytes of content are compressed in Redis
+    /// where that pays, and everything there is encrypted with the first of `keys` and read with each.
+    pub fn seal_with(&self, compress_above: Option<u64>, keys: &[secret::Key]) {
+        let seal = Seal::new(compress_above, keys, bytes_max(self.shared.object_max));
+        self.shared.seal.store(Arc::new(seal));
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
@@ -456,17 +478,6 @@ impl Entry {
     }
 }
 
-impl Corrupt {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::Version,
-        Self::Truncated,
-        Self::Checksum,
-        Self::OtherKey,
-        Self::Malformed,
-    ];
-}
-
 impl VaryRule {
     fn new(names: Vec<HeaderName>) -> Self {
         let mut head = HeaderMap::with_capacity(names.len());
@@ -489,6 +500,10 @@ impl VaryRule {
     fn variants(&self) -> std::sync::MutexGuard<'_, Vec<Key>> {
         self.variants.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bytes_max(object_max: u64) -> usize {
+    usize::try_from(object_max).unwrap_or(usize::MAX)
 }
 
 /// The selecting fields and their values in one digestible form.

@@ -8,9 +8,11 @@
 
 use super::codec::{self, Corrupt, Frame};
 use super::purge::{PurgeLog, Since, Verdict};
+use super::seal::Seal;
 use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
+use arc_swap::ArcSwap;
 use http::HeaderName;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ pub struct RedisTier {
     redis: Redis,
     behind: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
     queued_bytes: Arc<AtomicUsize>,
@@ -99,6 +102,7 @@ impl RedisTier {
         redis: Redis,
         behind: Redis,
         names: Arc<Names>,
+        seal: Arc<ArcSwap<Seal>>,
         purges: Arc<PurgeLog>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -107,6 +111,7 @@ impl RedisTier {
         let writing = Writing {
             redis: behind.clone(),
             names: Arc::clone(&names),
+            seal: Arc::clone(&seal),
             purges,
             counters: Arc::clone(&counters),
             queued_bytes: Arc::clone(&queued_bytes),
@@ -118,6 +123,7 @@ impl RedisTier {
             redis,
             behind,
             names,
+            seal,
             counters,
             queue,
             queued_bytes,
@@ -157,7 +163,7 @@ impl RedisTier {
             }
             Err(outage) => return Err(outage),
         };
-        match codec::decode(&frame, variant.unwrap_or(key), offset) {
+        match codec::decode(&frame, variant.unwrap_or(key), offset, &self.seal.load()) {
             Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {
@@ -246,6 +252,7 @@ impl Drop for Writer {
 struct Writing {
     redis: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
     queued_bytes: Arc<AtomicUsize>,
@@ -301,21 +308,22 @@ impl Writing {
                     return 0;
                 }
                 *sets += 1;
+                let seal = self.seal.load();
                 if let Some(variant) = &variant {
                     let names: Vec<_> = entry.vary().names().cloned().collect();
                     batch
                         .cmd("SET")
                         .arg(self.names.of(&key, None))
-                        .arg(codec::encode_vary(&names, &key))
+                        .arg(codec::encode_vary(&names, &key, &seal))
                         .arg("PX")
                         .arg(life);
-                    let frame = codec::encode(&entry, variant, offset);
+                    let frame = codec::encode(&entry, variant, offset, &seal);
                     batch
                         .cmd("SET")
                         .arg(self.names.of(&key, Some(variant)))
                         .arg(frame)
                 } else {
-                    let frame = codec::encode(&entry, &key, offset);
+                    let frame = codec::encode(&entry, &key, offset, &seal);
                     batch.cmd("SET").arg(self.names.of(&key, None)).arg(frame)
                 }
                 .arg("PX")
