@@ -342,6 +342,14 @@ impl Redis {
         line.map_err(|refused| refused.outage)
     }
 
+    /// A line of one's own ended so: where that may mean that another server has its key now, it is
+    /// asked which.
+    pub fn line_ended(&self, outage: Outage) {
+        if let Servers::Several { routed, .. } = &self.servers {
+            routed.ended(outage);
+        }
+    }
+
     /// Every server that is known now.
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
@@ -358,6 +366,12 @@ impl Redis {
             Servers::One(node) => node.is_up(),
             Servers::Several { routed, .. } => routed.is_up(),
         }
+    }
+
+    /// Whether it makes sense to ask the server that has `key`.
+    #[must_use]
+    pub fn serves(&self, key: &[u8]) -> bool {
+        self.node(key, false).is_ok_and(|node| node.is_up())
     }
 
     /// What came of a write: `None` where it was taken. Told in the log where that is a change.

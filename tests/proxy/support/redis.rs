@@ -78,6 +78,11 @@ impl RedisServer {
         self.harness.may_refuse(command);
     }
 
+    /// Others than larder send this: `command` as INFO names it.
+    pub fn others_send(&self, command: &str) {
+        self.harness.others_send(command);
+    }
+
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
