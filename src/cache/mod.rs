@@ -123,17 +123,15 @@ impl Cache {
     pub fn new(memory: u64, namespace: &str, max_body: u64) -> Self {
         // Beside its body an entry has a head, of at most some tens of KiB.
         let object_max = max_body.saturating_add(64 * 1024);
+        let seal = Seal::new(None, &[], bytes_max(object_max));
+        let seal = Arc::new(ArcSwap::from_pointee(seal));
         Self {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
                 names: Arc::new(Names::new(namespace)),
-                seal: Arc::new(ArcSwap::from_pointee(Seal::new(
-                    None,
-                    &[],
-                    bytes_max(object_max),
-                ))),
+                seal: Arc::clone(&seal),
                 object_max,
-                purges: Arc::new(PurgeLog::new(namespace)),
+                purges: Arc::new(PurgeLog::new(namespace, seal)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -257,6 +255,23 @@ impl Cache {
             _ => false,
         };
         here || there
+    }
+
+    /// Puts `renewed` in the place of `entry`, which has been found under `key` and now lasts longer: in
+    /// memory at once, in Redis behind. What is in neither place any more is not brought back.
+    pub fn renew(&self, key: &Key, entry: &Arc<Entry>, renewed: Arc<Entry>, now: Timestamp) {
+        let variant = (!renewed.is_for_all()).then(|| key.variant(&digestible(&renewed.vary())));
+        let at = variant.unwrap_or(*key);
+        if let Some(Held::Entry(held)) = self.shared.memory.get(&at)
+            && Arc::ptr_eq(&held, entry)
+        {
+            self.keep(at, &renewed);
+        }
+        if let Some(tier) = &self.redis
+            && self.shared.purges.is_current()
+        {
+            tier.renew(*key, variant, renewed, now);
+        }
     }
 
     /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
