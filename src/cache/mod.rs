@@ -17,6 +17,7 @@ pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
+use crate::cgroup;
 use crate::redis_client::Redis;
 use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
@@ -104,6 +105,8 @@ pub struct CacheStatus {
     pub entries: usize,
     /// Bytes in memory, overheads included.
     pub bytes: u64,
+    /// Bytes that memory may hold now.
+    pub bytes_max: u64,
     /// Entries that had to leave memory for want of room.
     pub evicted: u64,
     /// Values in Redis that could not be read, by reason.
@@ -191,6 +194,13 @@ impl Cache {
         }
         let there = self.fetch(tier, key, rule, request, now).await;
         better(here, there)
+    }
+
+    /// Gives room in memory back where the process has nearly all that it may have, and takes it again
+    /// where it has not; see [`memory::bound`]. To be called every second or so. Returns the bytes that
+    /// memory might hold before, and may from now on.
+    pub fn fit_memory(&self, process: Option<cgroup::Memory>) -> (u64, u64) {
+        self.shared.memory.fit(process)
     }
 
     /// Whether [`Cache::peek`] ever finds anything.
@@ -327,6 +337,10 @@ impl Cache {
         CacheStatus {
             entries: shared.memory.len(),
             bytes: shared.memory.bytes(),
+            bytes_max: match shared.memory.keeps_entries() {
+                true => shared.memory.in_force(),
+                false => 0,
+            },
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),

@@ -633,3 +633,82 @@ async fn a_logout_ends_a_session_everywhere_before_its_answer_leaves() {
     let three = start().await;
     assert_eq!(ask_as(&three, "GET", "/session", &bob).await.cache(), "HIT");
 }
+
+/// Files as the kernel shows them to a process that may have so many bytes and has so many.
+fn control_group(folder: &std::path::Path, used: u64, limit: u64) {
+    let files = [
+        ("proc/self/cgroup", "0::/\n".to_owned()),
+        ("sys/fs/cgroup/memory.max", format!("{limit}\n")),
+        ("sys/fs/cgroup/memory.current", format!("{used}\n")),
+        (
+            "sys/fs/cgroup/memory.stat",
+            "anon 0\ninactive_file 0\n".to_owned(),
+        ),
+    ];
+    for (path, text) in files {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn memory_is_given_back_before_the_process_comes_to_its_limit() {
+    const MIB: u64 = 1 << 20;
+    let root = tempfile::tempdir().unwrap();
+    control_group(root.path(), 100 * MIB, 400 * MIB);
+    let app = App::says(|_| Answer::public(vec![b'x'; 20_000])).await;
+    let larder = larder(&app)
+        .env("LARDER_TEST_ROOT", root.path().to_string_lossy())
+        .yaml("cache: { memory: 16MiB, max_body: 1MiB }")
+        .start()
+        .await;
+    let gauge = async |name: &str| {
+        let metrics = larder.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
+    };
+    let client = larder.client();
+    for n in 0..1_000 {
+        client.get(&format!("/{n}")).await;
+    }
+    assert_eq!(gauge("larder_memory_limit_bytes ").await, 16 * MIB);
+    let full = gauge("larder_memory_bytes ").await;
+    assert!(full > 14 * MIB, "{full}");
+
+    control_group(root.path(), 395 * MIB, 400 * MIB);
+    eventually("it holds less than half", async || {
+        (gauge("larder_memory_bytes ").await < full / 2).then_some(())
+    })
+    .await;
+    let bound = gauge("larder_memory_limit_bytes ").await;
+    assert!(bound < 10 * MIB, "{bound}");
+    larder.says("gives room back").await;
+    let told = larder.log().matches("gives room back").count();
+    assert_eq!(told, 1, "once, not every second");
+    client.get("/served").await;
+    assert_eq!(client.get("/served").await.cache(), "HIT");
+
+    control_group(root.path(), 200 * MIB, 400 * MIB);
+    let bound = gauge("larder_memory_limit_bytes ").await;
+    eventually("it grows again", async || {
+        (gauge("larder_memory_limit_bytes ").await > bound).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_memory_tier_that_the_process_has_no_room_for_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    control_group(root.path(), 10 << 20, 64 << 20);
+    let app = shop().await;
+    let told = async |memory: &str| {
+        let larder = larder(&app)
+            .env("LARDER_TEST_ROOT", root.path().to_string_lossy())
+            .yaml(&format!("cache: {{ memory: {memory} }}"));
+        larder.start().await.log()
+    };
+    let told_at_start = told("64MiB").await;
+    assert!(told_at_start.contains("W212"), "{told_at_start}");
+    assert!(!told("48MiB").await.contains("W212"));
+}
