@@ -22,7 +22,7 @@
 use super::Entry;
 use super::seal::{self, Seal};
 use crate::semantics::{Key, Timestamp};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -154,7 +154,7 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64, seal: &Seal) -> Resul
         return Err(Corrupt::OtherKey);
     }
     let kind = bytes[2];
-    let block = seal.open(
+    let mut block = seal.open(
         bytes.slice(BLOCK_AT..),
         bytes[FLAGS_AT],
         &bound_to(kind, key),
@@ -166,7 +166,8 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64, seal: &Seal) -> Resul
     let received = u64::from_le_bytes(*received);
     let received = received.saturating_add_signed(clock_offset.saturating_neg());
     let received = Timestamp::from_millis(received);
-    Entry::read(block.slice(RECEIVED_BYTES..), received).map(Frame::Entry)
+    block.advance(RECEIVED_BYTES);
+    Entry::read(block, received).map(Frame::Entry)
 }
 
 /// What an encrypted block holds good for, and nothing else.

@@ -240,6 +240,12 @@ impl Caller<'_> {
         sealed.as_ref().try_into().ok()
     }
 
+    /// When the bearer token that the request carries ends, where it is one that says so (`exp`).
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        token::expires(credential::bearer(self.headers)?)
+    }
+
     /// What stands for this user or address in keys: with a key for encryption a digest keyed by it
     /// (HMAC-SHA-256), so that who can read Redis cannot try out whose entries it holds.
     #[must_use]
