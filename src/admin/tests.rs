@@ -49,6 +49,8 @@ fn settings() -> Settings {
             namespace: "test".into(),
             memory: 1 << 20,
             max_body: 1 << 20,
+            compress: None,
+            encrypt: Vec::new(),
             client_refresh: settings::ClientRefreshPolicy::Never,
         },
         identity: crate::identity::IdentitySettings::default(),

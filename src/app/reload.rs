@@ -104,6 +104,8 @@ fn take_up(house: &House, settings: Settings) {
             "credentials or TLS for Redis have changed: its connections are replaced one by one"
         );
     }
+    let cache = &settings.cache;
+    kit.cache.seal_with(cache.compress, &cache.encrypt);
     reload_certificate(house, &settings);
     house.log.set_level(settings.log.level);
     kit.shared

@@ -4,21 +4,25 @@
 //! reason why not, nothing panics, and nothing is allocated on the word of a length.
 //!
 //! ```text
-//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags (none yet)
+//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags: how the block is sealed
 //! 4  checksum: XXH3 of what follows, seeded with the four bytes before
 //! 12 key, 16 bytes
-//! 28 of an entry: when it was received, on Redis's clock, 8 bytes
-//! 36 …  the entry as memory holds it (`super::entry`), whose end is the content
-//! 28 of a marker: a count, 2 bytes, and names, each behind 2 bytes of length
+//! 28 … the block, sealed as the flags say (`super::seal`):
+//!      of an entry: when it was received, on Redis's clock, 8 bytes, and
+//!                   the entry as memory holds it (`super::entry`), whose end is the content
+//!      of a marker: a count, 2 bytes, and names, each behind 2 bytes of length
 //! ```
 //!
 //! The checksum finds damage, not forgery: whoever can write to Redis could make a digest right, too.
+//! Against that there is encryption, whose tag is also about version, kind and key. The place in the
+//! purge log is within the entry, so that nobody can make an old one look younger.
 //!
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
 use super::Entry;
+use super::seal::{self, Seal};
 use crate::semantics::{Key, Timestamp};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -31,8 +35,11 @@ const KIND_ENTRY: u8 = 0;
 const KIND_VARY: u8 = 1;
 const CHECKSUM_AT: usize = 4;
 const KEY_AT: usize = 12;
-const HEAD_AT: usize = 28;
-const BLOCK_AT: usize = 36;
+/// Where the sealed block begins.
+const BLOCK_AT: usize = 28;
+const FLAGS_AT: usize = 3;
+/// Bytes of an entry's block before the entry: when it was received.
+const RECEIVED_BYTES: usize = 8;
 
 /// What a frame held.
 #[derive(Debug)]
@@ -56,9 +63,27 @@ pub enum Corrupt {
     OtherKey,
     /// Whole, but makes no sense.
     Malformed,
+    /// Encrypted with a key that is not ours.
+    UnknownKey,
+    /// Encrypted with a key of ours, and changed since, or stored for something else.
+    BadTag,
+    /// Not encrypted, where everything is.
+    NotEncrypted,
 }
 
 impl Corrupt {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Version,
+        Self::Truncated,
+        Self::Checksum,
+        Self::OtherKey,
+        Self::Malformed,
+        Self::UnknownKey,
+        Self::BadTag,
+        Self::NotEncrypted,
+    ];
+
     /// The word for metrics and logs.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -68,6 +93,9 @@ impl Corrupt {
             Self::Checksum => "checksum",
             Self::OtherKey => "other-key",
             Self::Malformed => "malformed",
+            Self::UnknownKey => "unknown-key",
+            Self::BadTag => "bad-tag",
+            Self::NotEncrypted => "not-encrypted",
         }
     }
 }
@@ -75,16 +103,23 @@ impl Corrupt {
 /// The frame of `entry` under `key`. `clock_offset` is how many milliseconds Redis's clock is ahead
 /// of ours.
 #[must_use]
-pub fn encode(entry: &Entry, key: &Key, clock_offset: i64) -> Vec<u8> {
+pub fn encode(entry: &Entry, key: &Key, clock_offset: i64, seal: &Seal) -> Vec<u8> {
     let received = entry.received().as_millis();
     let received = received.saturating_add_signed(clock_offset).to_le_bytes();
     let [block, apart] = entry.parts();
-    frame(KIND_ENTRY, key, &[&received, block, apart])
+    let try_compress = seal.compresses(entry.body_bytes()) && entry.may_shrink();
+    frame(
+        KIND_ENTRY,
+        key,
+        &[&received, block, apart],
+        try_compress,
+        seal,
+    )
 }
 
 /// The frame of a Vary marker under `key`.
 #[must_use]
-pub fn encode_vary(names: &[HeaderName], key: &Key) -> Vec<u8> {
+pub fn encode_vary(names: &[HeaderName], key: &Key, seal: &Seal) -> Vec<u8> {
     let mut parts = Vec::new();
     // A response varies on a few fields, and names are bounded by the head that they came in.
     let number = |length: usize| u16::try_from(length).unwrap_or(u16::MAX).to_le_bytes();
@@ -93,35 +128,54 @@ pub fn encode_vary(names: &[HeaderName], key: &Key) -> Vec<u8> {
         parts.extend_from_slice(&number(name.as_str().len()));
         parts.extend_from_slice(name.as_ref());
     }
-    frame(KIND_VARY, key, &[&parts])
+    frame(KIND_VARY, key, &[&parts], false, seal)
 }
 
-/// What `bytes`, found under `key`, hold. An entry is a share of `bytes`, and nothing of it is copied.
-pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corrupt> {
+/// What `bytes`, found under `key`, hold. Of an entry that is neither compressed nor encrypted nothing
+/// is copied: it is a share of `bytes`.
+pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64, seal: &Seal) -> Result<Frame, Corrupt> {
     match bytes.get(..3) {
         None => return Err(Corrupt::Truncated),
-        Some([MAGIC, VERSION, KIND_ENTRY | KIND_VARY]) if bytes.get(3) == Some(&0) => {}
+        Some([MAGIC, VERSION, KIND_ENTRY | KIND_VARY]) if bytes.len() > FLAGS_AT => {
+            if bytes[FLAGS_AT] & !seal::FLAGS != 0 {
+                return Err(Corrupt::Version);
+            }
+        }
         Some([MAGIC, VERSION, _]) if bytes.len() == 3 => return Err(Corrupt::Truncated),
         Some(_) => return Err(Corrupt::Version),
     }
-    if bytes.len() < HEAD_AT {
+    if bytes.len() < BLOCK_AT {
         return Err(Corrupt::Truncated);
     }
     if checksum(bytes).is_none_or(|sum| bytes[CHECKSUM_AT..KEY_AT] != sum) {
         return Err(Corrupt::Checksum);
     }
-    if bytes[KEY_AT..HEAD_AT] != *key.bytes() {
+    if bytes[KEY_AT..BLOCK_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let head = &bytes[HEAD_AT..];
-    if bytes[2] == KIND_VARY {
-        return names(head).map(Frame::Vary);
+    let kind = bytes[2];
+    let mut block = seal.open(
+        bytes.slice(BLOCK_AT..),
+        bytes[FLAGS_AT],
+        &bound_to(kind, key),
+    )?;
+    if kind == KIND_VARY {
+        return names(&block).map(Frame::Vary);
     }
-    let (received, _) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (received, _) = block.split_first_chunk().ok_or(Corrupt::Truncated)?;
     let received = u64::from_le_bytes(*received);
     let received = received.saturating_add_signed(clock_offset.saturating_neg());
     let received = Timestamp::from_millis(received);
-    Entry::read(bytes.slice(BLOCK_AT..), received).map(Frame::Entry)
+    block.advance(RECEIVED_BYTES);
+    Entry::read(block, received).map(Frame::Entry)
+}
+
+/// What an encrypted block holds good for, and nothing else.
+fn bound_to(kind: u8, key: &Key) -> [u8; 19] {
+    let mut bytes = [0; 19];
+    bytes[..3].copy_from_slice(&[MAGIC, VERSION, kind]);
+    bytes[3..].copy_from_slice(key.bytes());
+    bytes
 }
 
 fn names(head: &[u8]) -> Result<Vec<HeaderName>, Corrupt> {
@@ -140,15 +194,13 @@ fn names(head: &[u8]) -> Result<Vec<HeaderName>, Corrupt> {
     }
 }
 
-fn frame(kind: u8, key: &Key, parts: &[&[u8]]) -> Vec<u8> {
+fn frame(kind: u8, key: &Key, parts: &[&[u8]], try_compress: bool, seal: &Seal) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut bytes = Vec::with_capacity(HEAD_AT + length);
+    let mut bytes = Vec::with_capacity(BLOCK_AT + length + seal.overhead());
     bytes.extend_from_slice(&[MAGIC, VERSION, kind, 0]);
     bytes.extend_from_slice(&[0; KEY_AT - CHECKSUM_AT]);
     bytes.extend_from_slice(key.bytes());
-    for part in parts {
-        bytes.extend_from_slice(part);
-    }
+    bytes[FLAGS_AT] = seal.close(&mut bytes, parts, try_compress, &bound_to(kind, key));
     if let Some(checksum) = checksum(&bytes) {
         bytes[CHECKSUM_AT..KEY_AT].copy_from_slice(&checksum);
     }
@@ -169,6 +221,7 @@ pub fn checksum(frame: &[u8]) -> Option<[u8; 8]> {
 mod tests {
     use super::*;
     use crate::cache::{Label, Position, testing};
+    use crate::secret;
     use crate::semantics::stored::Lifetime;
     use crate::semantics::{Sharing, Stored, Vary};
     use http::{HeaderMap, HeaderValue, StatusCode};
@@ -180,7 +233,7 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8]) -> Result<Frame, Corrupt> {
-        decode(&Bytes::copy_from_slice(bytes), &key(), 0)
+        decode(&Bytes::copy_from_slice(bytes), &key(), 0, &Seal::default())
     }
 
     prop_compose! {
@@ -242,7 +295,7 @@ mod tests {
             let entry = Entry::new(&stored, &label);
             prop_assert_eq!(entry.stored(), stored.clone());
             prop_assert_eq!(entry.label(), label.clone());
-            let bytes = encode(&entry, &key(), 0);
+            let bytes = encode(&entry, &key(), 0, &Seal::default());
             prop_assert_eq!(bytes.len(), bytes.capacity());
             let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
             prop_assert_eq!((read.stored(), read.label()), (stored.clone(), label.clone()));
@@ -250,8 +303,8 @@ mod tests {
             // Another sidecar, whose clock differs, sees the same moment.
             let mut later = stored;
             later.lifetime.received = Timestamp::from_millis(10_000_000);
-            let bytes = Bytes::from(encode(&Entry::new(&later, &label), &key(), offset));
-            let Ok(Frame::Entry(read)) = decode(&bytes, &key(), offset + 5) else { panic!("not read") };
+            let bytes = Bytes::from(encode(&Entry::new(&later, &label), &key(), offset, &Seal::default()));
+            let Ok(Frame::Entry(read)) = decode(&bytes, &key(), offset + 5, &Seal::default()) else { panic!("not read") };
             prop_assert_eq!(read.received().as_millis(), 10_000_000 - 5);
             // And one whose lifetime is another is the same beside.
             later.lifetime.fresh += Duration::from_secs(1);
@@ -261,7 +314,7 @@ mod tests {
 
         #[test]
         fn no_flipped_bit_and_no_missing_byte_is_overlooked((stored, label) in entries()) {
-            let bytes = encode(&Entry::new(&stored, &label), &key(), 0);
+            let bytes = encode(&Entry::new(&stored, &label), &key(), 0, &Seal::default());
             for length in 0..bytes.len() {
                 prop_assert!(decoded(&bytes[..length]).is_err());
             }
@@ -276,8 +329,8 @@ mod tests {
         /// A forger makes the checksum right. What comes out then can be used, and be sent as it is.
         #[test]
         fn no_flipped_bit_behind_a_right_checksum_splits_a_response((stored, label) in entries()) {
-            let whole = encode(&Entry::new(&stored, &label), &key(), 0);
-            for bit in (HEAD_AT * 8..whole.len() * 8).step_by(5) {
+            let whole = encode(&Entry::new(&stored, &label), &key(), 0, &Seal::default());
+            for bit in (BLOCK_AT * 8..whole.len() * 8).step_by(5) {
                 let mut forged = whole.clone();
                 forged[bit / 8] ^= 1 << (bit % 8);
                 let sum = checksum(&forged).unwrap();
@@ -291,6 +344,36 @@ mod tests {
             }
         }
 
+        /// The same of what is compressed, encrypted, and both.
+        #[test]
+        fn sealed_entries_are_read_again_and_no_change_of_them_is_overlooked((stored, label) in entries(), compress: bool, encrypt: bool) {
+            let keys = [secret::Key::new([7; 32])];
+            let seal = Seal::new(compress.then_some(0), &keys[..usize::from(encrypt)], 1 << 20);
+            let mut stored = stored;
+            stored.body = stored.body.repeat(4).into();
+            let whole = encode(&Entry::new(&stored, &label), &key(), 0, &seal);
+            let open = |bytes: &[u8]| decode(&Bytes::copy_from_slice(bytes), &key(), 0, &seal);
+            let Ok(Frame::Entry(read)) = open(&whole) else { panic!("not read") };
+            prop_assert_eq!((read.stored(), read.label()), (stored, label));
+            let sum = |mut bytes: Vec<u8>| {
+                let sum = checksum(&bytes).unwrap();
+                bytes[CHECKSUM_AT..KEY_AT].copy_from_slice(&sum);
+                bytes
+            };
+            for bit in (0..whole.len() * 8).step_by(7) {
+                let mut flipped = whole.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                prop_assert!(open(&flipped).is_err());
+                // A forger makes the checksum right; only the tag stands against that.
+                prop_assert!(!encrypt || (CHECKSUM_AT..KEY_AT).contains(&(bit / 8)) || open(&sum(flipped)).is_err());
+            }
+            let other = Key::from_bytes([8; 16]);
+            let mut moved = whole;
+            moved[KEY_AT..BLOCK_AT].copy_from_slice(other.bytes());
+            let moved = decode(&sum(moved).into(), &other, 0, &seal);
+            prop_assert_eq!(moved.is_err(), encrypt);
+        }
+
         #[test]
         fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decoded(&bytes).is_err());
@@ -299,13 +382,13 @@ mod tests {
         /// The checks behind the checksum stand on their own feet.
         #[test]
         fn any_head_with_a_right_checksum_is_answered(rest in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..2) {
-            let _ = decoded(&frame(kind, &key(), &[&rest]));
+            let _ = decoded(&frame(kind, &key(), &[&rest], false, &Seal::default()));
         }
     }
 
     #[test]
     fn each_damage_has_its_reason() {
-        let whole = encode_vary(&[http::header::ACCEPT], &key());
+        let whole = encode_vary(&[http::header::ACCEPT], &key(), &Seal::default());
         assert!(
             matches!(decoded(&whole), Ok(Frame::Vary(names)) if names == [http::header::ACCEPT])
         );
@@ -320,10 +403,19 @@ mod tests {
         );
         let other = Key::from_bytes([8; 16]);
         let bytes = Bytes::from(whole.clone());
-        assert_eq!(decode(&bytes, &other, 0).unwrap_err(), Corrupt::OtherKey);
-        let longer = frame(KIND_VARY, &key(), &[&[0, 0, 0]]);
+        assert_eq!(
+            decode(&bytes, &other, 0, &Seal::default()).unwrap_err(),
+            Corrupt::OtherKey
+        );
+        let longer = frame(KIND_VARY, &key(), &[&[0, 0, 0]], false, &Seal::default());
         assert_eq!(decoded(&longer).unwrap_err(), Corrupt::Malformed);
-        let split = frame(KIND_VARY, &key(), &[b"\x01\0\x04\0a\r\nb"]);
+        let split = frame(
+            KIND_VARY,
+            &key(),
+            &[b"\x01\0\x04\0a\r\nb"],
+            false,
+            &Seal::default(),
+        );
         assert_eq!(decoded(&split).unwrap_err(), Corrupt::Malformed);
     }
 
@@ -332,7 +424,7 @@ mod tests {
         let mut stored = testing::stored(b"body");
         stored.vary.fields = Box::new([(http::header::ACCEPT, Some((*b"x").into()))]);
         let entry = Entry::new(&stored, &testing::label("host/a"));
-        let whole = encode(&entry, &key(), 0);
+        let whole = encode(&entry, &key(), 0, &Seal::default());
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -353,7 +445,7 @@ mod tests {
                 stored.headers.try_append(name, value).unwrap();
             }
             let entry = Entry::new(&stored, &testing::label("host/a"));
-            let read = decoded(&encode(&entry, &key(), 0));
+            let read = decoded(&encode(&entry, &key(), 0, &Seal::default()));
             match read {
                 Ok(Frame::Entry(read)) => assert_eq!(read.stored(), stored),
                 read => assert_eq!(
@@ -379,7 +471,13 @@ mod tests {
         let mut block = [&block[..at], fields, b"body"].concat();
         // Behind the lengths of the URL, the tags, and Vary.
         block[51..54].copy_from_slice(&(fields.len() as u32).to_le_bytes()[..3]);
-        decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]))
+        decoded(&frame(
+            KIND_ENTRY,
+            &key(),
+            &[&[0; 8], &block],
+            false,
+            &Seal::default(),
+        ))
     }
 
     #[test]
@@ -432,7 +530,13 @@ mod tests {
             // Nor is such an answer plain.
             for flags in [block[FLAGS_AT], block[FLAGS_AT] & 0xf] {
                 block[FLAGS_AT] = flags;
-                let read = decoded(&frame(KIND_ENTRY, &key(), &[&[0; 8], &block]));
+                let read = decoded(&frame(
+                    KIND_ENTRY,
+                    &key(),
+                    &[&[0; 8], &block],
+                    false,
+                    &Seal::default(),
+                ));
                 assert_eq!(read.unwrap_err(), Corrupt::Malformed, "{status}");
             }
         }
@@ -442,12 +546,20 @@ mod tests {
     fn nothing_of_an_entry_is_copied() {
         for length in [4, crate::cache::entry::CONTENT_WITHIN_MAX + 1] {
             let body = vec![b'x'; length];
-            let bytes = Bytes::from(encode(&testing::entry("host/a", &body), &key(), 0));
-            let Ok(Frame::Entry(read)) = decode(&bytes, &key(), 0) else {
+            let bytes = Bytes::from(encode(
+                &testing::entry("host/a", &body),
+                &key(),
+                0,
+                &Seal::default(),
+            ));
+            let Ok(Frame::Entry(read)) = decode(&bytes, &key(), 0, &Seal::default()) else {
                 panic!("not read")
             };
             assert_eq!(read.body().as_ptr(), bytes[bytes.len() - length..].as_ptr());
-            assert_eq!(read.parts()[0].as_ptr(), bytes[BLOCK_AT..].as_ptr());
+            assert_eq!(
+                read.parts()[0].as_ptr(),
+                bytes[BLOCK_AT + RECEIVED_BYTES..].as_ptr()
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod entry;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
+pub mod seal;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -16,13 +17,17 @@ pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
+use crate::cgroup;
 use crate::redis_client::Redis;
+use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
+use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
+use seal::Seal;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +73,10 @@ pub struct Cache {
 struct Shared {
     memory: Memory,
     names: Arc<Names>,
+    /// How entries are sealed; a reload may change it.
+    seal: Arc<ArcSwap<Seal>>,
+    /// The largest entry, in bytes.
+    object_max: u64,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
 }
@@ -96,6 +105,8 @@ pub struct CacheStatus {
     pub entries: usize,
     /// Bytes in memory, overheads included.
     pub bytes: u64,
+    /// Bytes that memory may hold now.
+    pub bytes_max: u64,
     /// Entries that had to leave memory for want of room.
     pub evicted: u64,
     /// Values in Redis that could not be read, by reason.
@@ -115,11 +126,15 @@ impl Cache {
     pub fn new(memory: u64, namespace: &str, max_body: u64) -> Self {
         // Beside its body an entry has a head, of at most some tens of KiB.
         let object_max = max_body.saturating_add(64 * 1024);
+        let seal = Seal::new(None, &[], bytes_max(object_max));
+        let seal = Arc::new(ArcSwap::from_pointee(seal));
         Self {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
                 names: Arc::new(Names::new(namespace)),
-                purges: Arc::new(PurgeLog::new(namespace)),
+                seal: Arc::clone(&seal),
+                object_max,
+                purges: Arc::new(PurgeLog::new(namespace, seal)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -135,6 +150,7 @@ impl Cache {
             redis,
             behind,
             Arc::clone(&shared.names),
+            Arc::clone(&shared.seal),
             Arc::clone(&shared.purges),
             Arc::clone(&shared.counters),
         );
@@ -142,6 +158,13 @@ impl Cache {
             shared,
             redis: Some(tier),
         }
+    }
+
+    /// From now on entries with more than `compress_above` bytes of content are compressed in Redis
+    /// where that pays, and everything there is encrypted with the first of `keys` and read with each.
+    pub fn seal_with(&self, compress_above: Option<u64>, keys: &[secret::Key]) {
+        let seal = Seal::new(compress_above, keys, bytes_max(self.shared.object_max));
+        self.shared.seal.store(Arc::new(seal));
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
@@ -171,6 +194,13 @@ impl Cache {
         }
         let there = self.fetch(tier, key, rule, request, now).await;
         better(here, there)
+    }
+
+    /// Gives room in memory back where the process has nearly all that it may have, and takes it again
+    /// where it has not; see [`memory::bound`]. To be called every second or so. Returns the bytes that
+    /// memory might hold before, and may from now on.
+    pub fn fit_memory(&self, process: Option<cgroup::Memory>) -> (u64, u64) {
+        self.shared.memory.fit(process)
     }
 
     /// Whether [`Cache::peek`] ever finds anything.
@@ -237,6 +267,23 @@ impl Cache {
         here || there
     }
 
+    /// Puts `renewed` in the place of `entry`, which has been found under `key` and now lasts longer: in
+    /// memory at once, in Redis behind. What is in neither place any more is not brought back.
+    pub fn renew(&self, key: &Key, entry: &Arc<Entry>, renewed: Arc<Entry>, now: Timestamp) {
+        let variant = (!renewed.is_for_all()).then(|| key.variant(&digestible(&renewed.vary())));
+        let at = variant.unwrap_or(*key);
+        if let Some(Held::Entry(held)) = self.shared.memory.get(&at)
+            && Arc::ptr_eq(&held, entry)
+        {
+            self.keep(at, &renewed);
+        }
+        if let Some(tier) = &self.redis
+            && self.shared.purges.is_current()
+        {
+            tier.renew(*key, variant, renewed, now);
+        }
+    }
+
     /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
     /// it is dropped here only: what must not come back is purged instead.
     pub async fn remove(&self, key: &Key) {
@@ -290,6 +337,10 @@ impl Cache {
         CacheStatus {
             entries: shared.memory.len(),
             bytes: shared.memory.bytes(),
+            bytes_max: match shared.memory.keeps_entries() {
+                true => shared.memory.in_force(),
+                false => 0,
+            },
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
@@ -456,17 +507,6 @@ impl Entry {
     }
 }
 
-impl Corrupt {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::Version,
-        Self::Truncated,
-        Self::Checksum,
-        Self::OtherKey,
-        Self::Malformed,
-    ];
-}
-
 impl VaryRule {
     fn new(names: Vec<HeaderName>) -> Self {
         let mut head = HeaderMap::with_capacity(names.len());
@@ -489,6 +529,10 @@ impl VaryRule {
     fn variants(&self) -> std::sync::MutexGuard<'_, Vec<Key>> {
         self.variants.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bytes_max(object_max: u64) -> usize {
+    usize::try_from(object_max).unwrap_or(usize::MAX)
 }
 
 /// The selecting fields and their values in one digestible form.

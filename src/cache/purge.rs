@@ -5,13 +5,16 @@
 //! missing, was trimmed past our place or went backwards means that everything older is stale, never
 //! that nothing was purged.
 
+use super::seal::{self, Seal};
 use crate::redis_client::{Outage, PrivateLine, Redis, Script};
 use crate::semantics::search::path_tag;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use redis::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,6 +32,14 @@ pub const SCOPE_BYTES_MAX: usize = 8 * 1_024;
 const BLOCK: Duration = Duration::from_millis(500);
 /// Deadline of a read beyond [`BLOCK`], and of everything else on the follower's line.
 const GRACE: Duration = Duration::from_secs(1);
+/// A log that was followed until now is current for so long while its server answers: time to connect
+/// anew and to catch up.
+pub const LOST_MAX: Duration = Duration::from_millis(250);
+/// For so long where its server is away while others of the same Redis answer. Nobody appends to a
+/// server that is gone, so that nothing is missed until its replica takes over; a sidecar that alone
+/// is cut off from it misses purges for this long at most. A Cluster with its usual node timeout of 15 s
+/// needs less.
+pub const LOG_AWAY_MAX: Duration = Duration::from_secs(20);
 /// Entries replayed at a time.
 const BATCH: usize = 1_000;
 /// An appended purge that has not come back through the log by then is appended again.
@@ -398,6 +409,8 @@ struct Pending {
 pub struct PurgeLog {
     stream: String,
     sidecars: String,
+    /// How what is purged is sealed: tags and URLs tell of those whom they are about.
+    seal: Arc<ArcSwap<Seal>>,
     /// Names this process in the log, so that it knows its own purges again.
     origin: String,
     table: RwLock<Table>,
@@ -415,10 +428,11 @@ pub struct PurgeLog {
 impl PurgeLog {
     /// An empty table; nothing is followed yet.
     #[must_use]
-    pub fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str, seal: Arc<ArcSwap<Seal>>) -> Self {
         Self {
             stream: format!("{namespace}:purges"),
             sidecars: format!("{namespace}:sidecars"),
+            seal,
             origin: format!("{:016x}", fastrand::u64(..)),
             table: RwLock::default(),
             local: AtomicU64::new(0),
@@ -500,18 +514,51 @@ impl PurgeLog {
 
     /// Replays the log as it grows, for as long as it is polled; appends what was kept while Redis
     /// was away, and shows that this sidecar lives. Once a process, on the background runtime.
+    ///
+    /// A log that is lost for a moment, or whose server is away while others of the same Redis answer,
+    /// is taken for current a while longer: see [`LOST_MAX`] and [`LOG_AWAY_MAX`].
     pub async fn follow(&self, redis: &Redis) -> Infallible {
+        let stream = self.stream.as_bytes();
+        let mut lost: Option<Instant> = None;
+        // Whether the log's server was seen to be away, and nothing proved otherwise since.
+        let mut away = false;
         loop {
-            if redis.is_up()
-                && let Ok(line) = redis.private_line(self.stream.as_bytes()).await
+            if redis.serves(stream)
+                && let Ok(line) = redis.private_line(stream).await
             {
-                let ended = self.session(redis, line).await;
-                self.current.store(false, Ordering::Release);
+                let caught_up = AtomicBool::new(false);
+                let ended = tokio::select! {
+                    ended = self.session(redis, line, &caught_up) => ended,
+                    never = self.distrust(&caught_up) => match never {},
+                };
+                if caught_up.into_inner() {
+                    lost = Some(Instant::now());
+                    away = false;
+                }
+                // A server that cannot take it for us yet takes it for nobody.
+                away &= matches!(
+                    ended,
+                    Outage::Connection | Outage::NotReady | Outage::Moved | Outage::ReadOnly
+                );
+                redis.line_ended(ended);
                 tracing::debug!(kind = ended.word(), "the purge log is not followed");
             }
+            away |= !redis.serves(stream);
+            let lost_for = lost.map_or(Duration::MAX, |at| at.elapsed());
+            let trusted = lost_for < LOST_MAX || (away && redis.is_up() && lost_for < LOG_AWAY_MAX);
+            self.current.store(trusted, Ordering::Release);
             let pause = Duration::from_millis(fastrand::u64(20..60));
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// A log that is not caught up with in time is not current.
+    async fn distrust(&self, caught_up: &AtomicBool) -> Infallible {
+        tokio::time::sleep(LOST_MAX).await;
+        if !caught_up.load(Ordering::Acquire) {
+            self.current.store(false, Ordering::Release);
+        }
+        std::future::pending().await
     }
 
     fn apply(&self, purges: &[Purge]) -> Vec<Pending> {
@@ -553,7 +600,9 @@ impl PurgeLog {
             return Ok(());
         }
         let mut commands = redis::pipe();
+        let seal = self.seal.load_full();
         for Pending { local, purge, .. } in pending {
+            let (field, value) = written(&purge.scope, &seal);
             commands
                 .cmd("XADD")
                 .arg(&self.stream)
@@ -563,8 +612,8 @@ impl PurgeLog {
                 .arg("*")
                 .arg("k")
                 .arg(purge.scope.word())
-                .arg("v")
-                .arg(purge.scope.value())
+                .arg(field)
+                .arg(value)
                 .arg("s")
                 .arg(u8::from(purge.soft))
                 .arg("o")
@@ -604,11 +653,16 @@ impl PurgeLog {
     }
 
     /// One connection's time of following; ends with the connection.
-    async fn session(&self, redis: &Redis, mut line: PrivateLine) -> Outage {
+    async fn session(
+        &self,
+        redis: &Redis,
+        mut line: PrivateLine,
+        caught_up: &AtomicBool,
+    ) -> Outage {
         let mut known = self.position().log;
         let had_history = known != (0, 0);
         let mut beaten: Option<Instant> = None;
-        let mut caught_up = false;
+        let has_caught_up = || caught_up.load(Ordering::Acquire);
         let mut looked: Option<Instant> = None;
         loop {
             if looked.is_none_or(|at| at.elapsed() >= BLOCK) {
@@ -616,7 +670,10 @@ impl PurgeLog {
                 if let Some(renewed) = redis.renewed_line(self.stream.as_bytes(), &line).await {
                     line = renewed;
                 }
-                match self.look(&line, known, had_history || caught_up).await {
+                match self
+                    .look(&line, known, had_history || has_caught_up())
+                    .await
+                {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
@@ -632,7 +689,7 @@ impl PurgeLog {
             }
             let mut read = redis::cmd("XREAD");
             read.arg("COUNT").arg(BATCH);
-            if caught_up {
+            if has_caught_up() {
                 read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
             }
             read.arg("STREAMS")
@@ -645,10 +702,10 @@ impl PurgeLog {
             let last_batch = entries.len() < BATCH;
             for (id, fields) in entries {
                 known = known.max(id);
-                self.replay(id, &fields, had_history || caught_up);
+                self.replay(id, &fields, had_history || has_caught_up());
             }
-            if last_batch && !caught_up {
-                caught_up = true;
+            if last_batch && !has_caught_up() {
+                caught_up.store(true, Ordering::Release);
                 self.current.store(true, Ordering::Release);
             }
         }
@@ -707,20 +764,14 @@ impl PurgeLog {
                 .get(name)
                 .and_then(|value| std::str::from_utf8(value).ok())
         };
-        let scope = match (text(b"k"), text(b"v")) {
-            (Some("genesis"), _) => {
-                let mut table = self.write();
-                table.raise_floor(id, history);
-                table.replayed(id);
-                self.local.store(table.local, Ordering::Release);
-                return;
-            }
-            (Some("tag"), Some(tag)) => Scope::Tag(tag.to_owned()),
-            (Some("url"), Some(url)) => Scope::Url(url.to_owned()),
-            (Some("prefix"), Some(prefix)) => Scope::Prefix(prefix.to_owned()),
-            // Written by a newer version, or by a stranger: it may have meant anything.
-            _ => Scope::All,
-        };
+        if text(b"k") == Some("genesis") {
+            let mut table = self.write();
+            table.raise_floor(id, history);
+            table.replayed(id);
+            self.local.store(table.local, Ordering::Release);
+            return;
+        }
+        let scope = read(fields, &self.seal.load());
         let purge = Purge {
             scope,
             soft: text(b"s") == Some("1"),
@@ -788,6 +839,43 @@ impl PurgeLog {
     fn outbox(&self) -> MutexGuard<'_, VecDeque<Pending>> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The field of the log that holds what is purged, and how it is written there.
+fn written(scope: &Scope, seal: &Seal) -> (&'static str, Vec<u8>) {
+    let value = scope.value().as_bytes();
+    if !seal.encrypts() {
+        return ("v", value.to_vec());
+    }
+    let mut sealed = Vec::new();
+    seal.close(&mut sealed, &[value], false, &bound_to(scope.word()));
+    ("x", sealed)
+}
+
+/// What an entry of the log purges. One of a newer version, of a stranger, or encrypted with a key that
+/// is not here may have meant anything, and purges everything.
+fn read(fields: &Fields, seal: &Seal) -> Scope {
+    let field = |name: &[u8]| fields.get(name);
+    let kind = field(b"k").and_then(|kind| std::str::from_utf8(kind).ok());
+    let kind = kind.unwrap_or_default();
+    let value = match field(b"x") {
+        Some(sealed) => {
+            let sealed = Bytes::copy_from_slice(sealed);
+            let value = seal.open(sealed, seal::ENCRYPTED, &bound_to(kind));
+            value.map(Into::into).ok()
+        }
+        None => field(b"v").cloned(),
+    };
+    match (kind, value.and_then(|value| String::from_utf8(value).ok())) {
+        ("tag", Some(tag)) => Scope::Tag(tag),
+        ("url", Some(url)) => Scope::Url(url),
+        ("prefix", Some(prefix)) => Scope::Prefix(prefix),
+        _ => Scope::All,
+    }
+}
+
+fn bound_to(kind: &str) -> Vec<u8> {
+    [b"larder purge ", kind.as_bytes()].concat()
 }
 
 /// KEYS: the stream. ARGV: our last id or nothing, the key's life in milliseconds.
@@ -932,7 +1020,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_of_a_server_makes_the_log_panic(answer in any_answer()) {
-            let log = PurgeLog::new("test");
+            let log = PurgeLog::new("test", Arc::default());
             for (id, fields) in stream_entries(answer) {
                 log.replay(id, &fields, true);
             }
@@ -940,7 +1028,7 @@ mod tests {
 
         #[test]
         fn an_entry_of_the_log_without_a_meaning_purges_everything(kind in "tag|url|prefix|new|", value in prop::option::of(prop::collection::vec(any::<u8>(), 0..5))) {
-            let log = PurgeLog::new("test");
+            let log = PurgeLog::new("test", Arc::default());
             let mut fields = Fields::from([(b"k".to_vec(), kind.clone().into_bytes())]);
             let readable = value.as_ref().is_some_and(|value| std::str::from_utf8(value).is_ok());
             fields.extend(value.map(|value| (b"v".to_vec(), value)));
@@ -950,6 +1038,34 @@ mod tests {
                 prop_assert_eq!(verdict, Verdict::Hard);
             }
         }
+    }
+
+    #[test]
+    fn what_is_purged_can_be_read_with_the_key_and_is_everything_without_it() {
+        let seal = |keys: &[u8]| {
+            let keys: Vec<_> = keys
+                .iter()
+                .map(|n| crate::secret::Key::new([*n; 32]))
+                .collect();
+            Seal::new(None, &keys, 0)
+        };
+        let scope = Scope::Tag("user:ann".to_owned());
+        let fields = |scope: &Scope, by: &Seal| {
+            let (field, value) = written(scope, by);
+            let kind = scope.word().as_bytes().to_vec();
+            assert_eq!(value.windows(3).any(|part| part == b"ann"), !by.encrypts());
+            Fields::from([(b"k".to_vec(), kind), (field.as_bytes().to_vec(), value)])
+        };
+        let sealed = fields(&scope, &seal(&[1]));
+        assert_eq!(read(&sealed, &seal(&[2, 1])), scope);
+        for other in [&[][..], &[2]] {
+            assert_eq!(read(&sealed, &seal(other)), Scope::All);
+        }
+        let mut other_kind = sealed;
+        other_kind.insert(b"k".to_vec(), b"url".to_vec());
+        assert_eq!(read(&other_kind, &seal(&[1])), Scope::All);
+        // While not every sidecar has a key, those without are understood.
+        assert_eq!(read(&fields(&scope, &seal(&[])), &seal(&[1])), scope);
     }
 
     #[test]
@@ -1063,7 +1179,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_redis_a_purge_is_local() {
-        let log = PurgeLog::new("t");
+        let log = PurgeLog::new("t", Arc::default());
         let outcome = log.purge(vec![tag("a", false)], None).await;
         assert_eq!((outcome, log.local()), (PurgeOutcome::Local, 1));
     }

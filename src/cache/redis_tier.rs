@@ -8,9 +8,11 @@
 
 use super::codec::{self, Corrupt, Frame};
 use super::purge::{PurgeLog, Since, Verdict};
+use super::seal::Seal;
 use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
+use arc_swap::ArcSwap;
 use http::HeaderName;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ pub struct RedisTier {
     redis: Redis,
     behind: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
     queued_bytes: Arc<AtomicUsize>,
@@ -99,6 +102,7 @@ impl RedisTier {
         redis: Redis,
         behind: Redis,
         names: Arc<Names>,
+        seal: Arc<ArcSwap<Seal>>,
         purges: Arc<PurgeLog>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -107,6 +111,7 @@ impl RedisTier {
         let writing = Writing {
             redis: behind.clone(),
             names: Arc::clone(&names),
+            seal: Arc::clone(&seal),
             purges,
             counters: Arc::clone(&counters),
             queued_bytes: Arc::clone(&queued_bytes),
@@ -118,6 +123,7 @@ impl RedisTier {
             redis,
             behind,
             names,
+            seal,
             counters,
             queue,
             queued_bytes,
@@ -157,7 +163,7 @@ impl RedisTier {
             }
             Err(outage) => return Err(outage),
         };
-        match codec::decode(&frame, variant.unwrap_or(key), offset) {
+        match codec::decode(&frame, variant.unwrap_or(key), offset, &self.seal.load()) {
             Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {
@@ -170,6 +176,23 @@ impl RedisTier {
     /// Hands an entry to the writer, or drops it and counts that. Never waits. Returns whether there
     /// is hope: a full Redis is tried now and then, and seldom takes it.
     pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) -> bool {
+        self.write(key, variant, entry, now, false)
+    }
+
+    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is
+    /// not brought back.
+    pub fn renew(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+        self.write(key, variant, entry, now, true);
+    }
+
+    fn write(
+        &self,
+        key: Key,
+        variant: Option<Key>,
+        entry: Arc<Entry>,
+        now: Timestamp,
+        renews: bool,
+    ) -> bool {
         let bytes = entry.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let name = self.names.of(&key, None);
@@ -179,6 +202,7 @@ impl RedisTier {
             entry,
             now,
             offset: self.redis.time_offset(name.as_bytes(), now),
+            renews,
         };
         if !self.behind.is_up()
             || queued + bytes > QUEUE_BYTES_MAX
@@ -222,6 +246,8 @@ enum Write {
         now: Timestamp,
         /// How far Redis's clock was ahead of ours at `now`.
         offset: i64,
+        /// Only where it lies there still.
+        renews: bool,
     },
     Remove {
         key: Key,
@@ -246,6 +272,7 @@ impl Drop for Writer {
 struct Writing {
     redis: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
     queued_bytes: Arc<AtomicUsize>,
@@ -291,6 +318,7 @@ impl Writing {
                 entry,
                 now,
                 offset,
+                renews,
             } => {
                 let bytes = entry.bytes();
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -301,25 +329,24 @@ impl Writing {
                     return 0;
                 }
                 *sets += 1;
-                if let Some(variant) = &variant {
+                let seal = self.seal.load();
+                let mut set = |variant: Option<&Key>, frame: Vec<u8>| {
+                    let set = batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, variant))
+                        .arg(frame);
+                    set.arg("PX").arg(life);
+                    if renews {
+                        set.arg("XX");
+                    }
+                };
+                if variant.is_some() {
+                    // First: if what follows never comes, it leads nowhere, and that is a miss.
                     let names: Vec<_> = entry.vary().names().cloned().collect();
-                    batch
-                        .cmd("SET")
-                        .arg(self.names.of(&key, None))
-                        .arg(codec::encode_vary(&names, &key))
-                        .arg("PX")
-                        .arg(life);
-                    let frame = codec::encode(&entry, variant, offset);
-                    batch
-                        .cmd("SET")
-                        .arg(self.names.of(&key, Some(variant)))
-                        .arg(frame)
-                } else {
-                    let frame = codec::encode(&entry, &key, offset);
-                    batch.cmd("SET").arg(self.names.of(&key, None)).arg(frame)
+                    set(None, codec::encode_vary(&names, &key, &seal));
                 }
-                .arg("PX")
-                .arg(life);
+                let at = variant.as_ref();
+                set(at, codec::encode(&entry, at.unwrap_or(&key), offset, &seal));
                 bytes
             }
             Write::Remove {

@@ -13,14 +13,16 @@ use super::redis_url::{Address as RedisAddress, RedisUrl, Topology};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
-    BodyKey, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, MaybeRedis,
-    Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
+    MaybeRedis, Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate,
+    Text, Whole,
 };
+use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{
     Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template,
 };
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::semantics::{Hosts, Policy, SetCookie, Ttl};
 use http::{HeaderName, Method, StatusCode};
 use std::collections::HashMap;
@@ -36,6 +38,10 @@ use std::time::Duration;
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Largest stored body where the file says nothing.
 const BODY_BYTES: u64 = 1 << 20;
+/// Bodies above this are compressed where the file says nothing.
+const COMPRESS_ABOVE_BYTES: u64 = 1 << 10;
+/// Keys of `cache.encrypt`: the one that writes, and the one before.
+const ENCRYPT_KEYS_MAX: usize = 2;
 /// Largest body that may be stored at all: a Redis string holds 512 MiB.
 const BODY_BYTES_MAX: u64 = 256 << 20;
 /// Negative answers live at most so long unless `by_status` says otherwise.
@@ -79,10 +85,11 @@ pub(super) fn compile(
         identified: false,
         files: Vec::new(),
     };
-    let identity = compiler.identity(raw.identity.get());
+    let mut identity = compiler.identity(raw.identity.get());
     compiler.identified = identity.jwt.is_some() || matches!(identity.user, UserSource::Header(_));
     let redis = compiler.redis(raw);
     let cache = compiler.cache(raw.cache.get(), redis.is_some());
+    identity.seal = cache.encrypt.first().cloned();
     let mut limits = compiler.limits(raw.limits.get());
     let routes = compiler.routes(raw, &mut limits);
     let mut settings = Settings {
@@ -729,15 +736,25 @@ impl Compiler<'_> {
                 "write memory: 64MiB, or set REDIS_URL",
             );
         }
-        if raw.encrypt.get().is_some_and(|keys| !keys.0.is_empty()) {
+        if let Some(process) = cgroup::Memory::of_this_process()
+            && memory > process.limit / 4 * 3
+            && !self.env.ignored
+        {
+            let limit = process.limit >> 20;
             self.tell(
-                Code::E108,
-                "cache.encrypt",
-                "`encrypt` is not supported yet",
-                "remove it",
+                Code::W212,
+                "cache.memory",
+                format!("the memory tier is too large for a process that may have {limit}MiB"),
+                format!("at most `memory: {}MiB`", limit / 4 * 3),
             );
         }
+        let encrypt = self.keys(raw.encrypt.get().map(|text| &text.0));
         Cache {
+            compress: match raw.compress.get() {
+                Some(Compress(above)) => *above,
+                None => Some(COMPRESS_ABOVE_BYTES),
+            },
+            encrypt,
             namespace: raw
                 .namespace
                 .get()
@@ -750,6 +767,39 @@ impl Compiler<'_> {
                 _ => ClientRefreshPolicy::Never,
             },
         }
+    }
+
+    /// The keys of `cache.encrypt`, the one that writes first.
+    fn keys(&mut self, given: Option<&Secret>) -> Vec<secret::Key> {
+        const PATH: &str = "cache.encrypt";
+        let Some(text) = self.secret(given, PATH) else {
+            return Vec::new();
+        };
+        if self.env.ignored {
+            return Vec::new();
+        }
+        let fix = "make a key with `openssl rand -base64 32`";
+        let mut keys = Vec::new();
+        for (index, text) in text.expose().split(',').enumerate() {
+            match secret::Key::parse(text.trim()) {
+                Ok(key) => keys.push(key),
+                Err(why) => {
+                    let which = ["the key", "the second key"][index.min(1)];
+                    let message = format!("{which} of `encrypt` cannot be used: {why}");
+                    self.tell(Code::E128, PATH, message, fix);
+                }
+            }
+        }
+        if keys.len() > ENCRYPT_KEYS_MAX {
+            let message = format!("`encrypt` has {} keys", keys.len());
+            self.tell(
+                Code::E128,
+                PATH,
+                message,
+                "two at most: the new one, the old one",
+            );
+        }
+        keys
     }
 
     fn hosts(&mut self, raw: &Raw) -> Hosts {
@@ -896,6 +946,7 @@ impl Compiler<'_> {
             jwt,
             user,
             role: raw.role.get().map(|claim| claim.0.clone()),
+            seal: None,
         }
     }
 

@@ -99,6 +99,8 @@ codes! {
         "Two settings cannot both hold, for example `no_store: true` with a `ttl`, a `min` above its `max`, or one port for two things."
     E127 "plain text to Redis"
         "`redis.require_tls` is set, and a Redis that is not on this machine would be spoken to in plain text: password and answers could be read on the way. Use `rediss://`, a loopback address or `redis+unix:`."
+    E128 "not a key"
+        "`cache.encrypt` is a key of 32 random bytes in base64 or hexadecimal digits, or two with a comma between them while keys are changed: the first encrypts, both decrypt. A password is no key: it can be guessed. `openssl rand -base64 32` makes one."
     W201 "route never reached"
         "An earlier route matches everything that this one does, and the first match wins. Put the narrower route first."
     W202 "has no effect"
@@ -119,6 +121,8 @@ codes! {
         "`larder run` listens where others can reach it, and verifies tokens with the demo's secret, which everybody knows: anyone can be any user. Set `identity.jwt.secret`. `larder check` calls it a note (N303), since the shipped file has the secret for `larder demo`."
     W210 "secret for everybody"
         "A file with a secret can be read by every user of the machine. `chmod o-r` it; Kubernetes mounts secrets so unless the volume's `defaultMode` says 0440, Docker's `secrets:` take a `mode`."
+    W212 "more memory than there is"
+        "`cache.memory` is more than three quarters of what the control group of this process may have (cgroups, as containers are limited by). The memory tier gives room back before that limit is reached and so never becomes as large as it is configured; lower `cache.memory`, or raise the limit."
     N301 "no Redis"
         "Without a Redis, larder caches in memory and counts limits in this process alone."
     N302 "Redis found in the environment"
@@ -535,7 +539,7 @@ fn begins_secret(line: &str) -> bool {
 /// The key that is unknown, where one of [`SECRET_KEYS`] was meant.
 fn misspelt_secret(problem: &Problem) -> Option<&str> {
     let meant = |key: &&str| problem.fix.contains(&format!("`{key}`"));
-    let is_secret = problem.code == Code::E107 && SECRET_KEYS.iter().any(|key| meant(&key));
+    let is_secret = problem.code == Code::E107 && SECRET_KEYS.iter().any(meant);
     problem.path.rsplit('.').next().filter(|_| is_secret)
 }
 

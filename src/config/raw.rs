@@ -192,10 +192,10 @@ pub(super) struct Cache {
     pub memory: Given<Size>,
     /// Larger bodies stream through; 1MiB by default.
     pub max_body: Given<Size>,
-    /// Only `off` so far.
+    /// Bodies above this are stored compressed in Redis where that pays, 1KiB by default; or `off`.
     pub compress: Given<Compress>,
-    /// Encryption at rest; not supported yet, an empty value is accepted.
-    #[schemars(skip)]
+    /// AES-256-GCM in Redis: a key of 32 bytes in base64 or hexadecimal digits; two, the new one
+    /// first, with a comma between them, while keys are changed.
     pub encrypt: Given<SecretText>,
     /// What a response with Set-Cookie does: it is not stored (default), stored without, or stored with.
     pub set_cookie: Given<CookieRule>,

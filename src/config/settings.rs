@@ -3,7 +3,7 @@
 use super::redis_url::RedisUrl;
 use crate::identity::IdentitySettings;
 use crate::route::Routes;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -61,6 +61,7 @@ impl Settings {
             && self.redis == other.redis
             && self.cache == other.cache
             && self.identity == other.identity
+            && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
@@ -249,6 +250,10 @@ pub struct Cache {
     pub memory: u64,
     /// Larger bodies stream through.
     pub max_body: u64,
+    /// Bodies of more bytes are compressed in Redis where that pays; `None` = never.
+    pub compress: Option<u64>,
+    /// Keys that everything in Redis is encrypted with: the first writes, all read. None: nothing is.
+    pub encrypt: Vec<secret::Key>,
     /// Whether requests' cache directives are looked at.
     pub client_refresh: ClientRefreshPolicy,
 }

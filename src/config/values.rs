@@ -506,23 +506,22 @@ impl Scalar for Count {
     }
 }
 
-/// `off`; compressing above a size will come.
+/// A number of bytes above which there is compression, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Compress;
+pub(super) struct Compress(pub Option<u64>);
 
 impl Scalar for Compress {
-    const WHAT: &'static str = "off";
+    const WHAT: &'static str = "a size like 1KiB, or off";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        match Size::parse(text) {
-            _ if text == "off" => Ok(Self),
-            Ok(_) => Err(unknown_word(text, &["off"], &[text])),
-            Err(_) => Err(unknown_word(text, &["off"], &[])),
+        match text {
+            "off" => Ok(Self(None)),
+            _ => Size::parse(text).map(|size| Self(Some(size.0))),
         }
     }
 
     fn schema() -> Schema {
-        words_schema(&["off"])
+        pattern_schema("^(off|[0-9]+(B|KiB|MiB|GiB|kB|MB|GB))$", "1KiB")
     }
 }
 

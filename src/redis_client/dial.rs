@@ -13,10 +13,11 @@ use crate::config::settings::{self, ReadFrom, RedisFound};
 use crate::secret::Secret;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -32,6 +33,8 @@ pub const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
 /// Of that, so much is kept to find out whether a port that does not speak as the URL says speaks in the
 /// other way.
 const OTHERWISE_TIME: Duration = Duration::from_millis(200);
+/// Ports that are remembered by how they speak; no others are looked at.
+const OTHERWISE_KNOWN_MAX: usize = 64;
 /// Bytes of the answers to a greeting, one after the other; a few words each.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
@@ -53,8 +56,6 @@ pub struct Access {
     found: RedisFound,
     tls: settings::RedisTls,
     connector: OnceLock<Arc<ClientConfig>>,
-    /// Whether a port that does not speak as the URL says speaks in the other way.
-    otherwise: OnceLock<bool>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -116,7 +117,6 @@ impl Dialer {
             found: found(settings, url),
             tls: settings.tls.clone(),
             connector: OnceLock::new(),
-            otherwise: OnceLock::new(),
         };
         Self {
             access: watch::Sender::new(Arc::new(access)),
@@ -145,7 +145,6 @@ impl Dialer {
                 found: found(settings, url),
                 tls: settings.tls.clone(),
                 connector: OnceLock::new(),
-                otherwise: OnceLock::new(),
             });
             true
         });
@@ -233,20 +232,6 @@ impl Access {
         }
     }
 
-    /// Whether a port that does not speak as the URL says speaks in the other way, in plain text or TLS.
-    /// It is looked at on a connection of its own, and once.
-    async fn is_otherwise(&self, looked_at: impl Future<Output = Option<bool>>) -> bool {
-        if let Some(is_otherwise) = self.otherwise.get() {
-            return *is_otherwise;
-        }
-        let looked_at = tokio::time::timeout(OTHERWISE_TIME, looked_at).await;
-        match looked_at {
-            Ok(Some(is_otherwise)) => *self.otherwise.get_or_init(|| is_otherwise),
-            // Not this time.
-            Ok(None) | Err(_) => false,
-        }
-    }
-
     /// The TLS configuration; made off this thread, since the system's authorities lie in files, and kept.
     async fn connector(&self) -> Result<Arc<ClientConfig>, Refused> {
         if let Some(config) = self.connector.get() {
@@ -262,6 +247,27 @@ impl Access {
             })?;
         Ok(Arc::clone(self.connector.get_or_init(|| config)))
     }
+}
+
+/// Whether the port at `address`, which does not speak as the URL says, speaks in the other way, plain
+/// text or TLS. That is looked at on a connection of its own, once for all handles of this process.
+async fn is_otherwise(address: &Address, looked_at: impl Future<Output = Option<bool>>) -> bool {
+    static KNOWN: Mutex<BTreeMap<Address, bool>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(is_otherwise) = known().get(address) {
+        return *is_otherwise;
+    }
+    if known().len() >= OTHERWISE_KNOWN_MAX {
+        return false;
+    }
+    // So that nobody looks meanwhile.
+    known().insert(address.clone(), false);
+    let looked_at = tokio::time::timeout(OTHERWISE_TIME, looked_at).await;
+    let is_otherwise = matches!(looked_at, Ok(Some(true)));
+    if is_otherwise {
+        known().insert(address.clone(), true);
+    }
+    is_otherwise
 }
 
 /// Whether it answers to plain text there. Nobody is named.
@@ -297,7 +303,7 @@ impl Way<'_> {
                 let greeted = self.greet(stream, address, changed).await;
                 if let Err(refused) = &greeted
                     && refused.reason == "ended"
-                    && self.access.is_otherwise(self.speaks_tls(host, *port)).await
+                    && is_otherwise(address, self.speaks_tls(host, *port)).await
                 {
                     return Err(Refused::tls_port("it took the connection and ended it"));
                 }
@@ -325,7 +331,7 @@ impl Way<'_> {
                 let shaking = connector.connect(name, stream);
                 let Ok(stream) = tokio::time::timeout_at(until, shaking).await else {
                     let plainly = speaks_plainly(host, *port);
-                    return Err(match self.access.is_otherwise(plainly).await {
+                    return Err(match is_otherwise(address, plainly).await {
                         true => Refused::plain_port(),
                         false => Refused::late(Stage::Tls, CONNECT_DEADLINE, true),
                     });

@@ -10,6 +10,7 @@ mod fault;
 mod larder;
 mod redis;
 mod token;
+mod topology;
 mod traffic;
 
 pub use app::{Answer, App, Gate, Seen, read_head};
@@ -20,6 +21,7 @@ pub use fault::{Fault, FaultProxy};
 pub use larder::{Larder, larder, larder_cli};
 pub use redis::RedisServer;
 pub use token::{SECRET, identity, signed, token};
+pub use topology::{Monitored, RedisCluster};
 pub use traffic::{Traffic, shop};
 
 use std::net::{Ipv4Addr, TcpListener};
