@@ -167,7 +167,7 @@ impl House {
         condition.app_up.store(true, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
-                cache: Cache::new(cache.memory, &cache.namespace, cache.max_body),
+                cache: Cache::new(cache.memory, &cache.namespace, cache.whole_max),
                 upstream: Upstream::new(settings.upstream.clone()),
                 settings: settings.clone(),
                 shared,

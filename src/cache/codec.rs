@@ -4,12 +4,18 @@
 //! reason why not, nothing panics, and nothing is allocated on the word of a length.
 //!
 //! ```text
-//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags (none yet)
+//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker, 2 chunked entry, 3 chunk)
+//! 3  flags (none yet)
 //! 4  checksum: XXH3 of what follows, seeded with the four bytes before
 //! 12 key, 16 bytes
 //! 28 of an entry: when it was received, on Redis's clock, 8 bytes
 //! 36 …  the entry as memory holds it (`super::entry`), whose end is the content
 //! 28 of a marker: a count, 2 bytes, and names, each behind 2 bytes of length
+//! 28 of a chunked entry: when it was received, 8 bytes, its generation, 8, bytes of its content, 8,
+//!    and of each chunk but the last, 4
+//! 56 …  the entry as memory holds it, without content
+//! 28 of a chunk: its generation, 8 bytes, and which it is, 4
+//! 40 …  a piece of the content
 //! ```
 //!
 //! The checksum finds damage, not forgery: whoever can write to Redis could make a digest right, too.
@@ -17,6 +23,7 @@
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
 use super::Entry;
+use super::chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks};
 use crate::semantics::{Key, Timestamp};
 use bytes::Bytes;
 use http::HeaderName;
@@ -29,10 +36,14 @@ pub const VERSION: u8 = 3;
 
 const KIND_ENTRY: u8 = 0;
 const KIND_VARY: u8 = 1;
+const KIND_CHUNKED: u8 = 2;
+const KIND_CHUNK: u8 = 3;
 const CHECKSUM_AT: usize = 4;
 const KEY_AT: usize = 12;
 const HEAD_AT: usize = 28;
 const BLOCK_AT: usize = 36;
+const CHUNKED_BLOCK_AT: usize = 56;
+const CHUNK_AT: usize = 40;
 
 /// What a frame held.
 #[derive(Debug)]
@@ -56,6 +67,8 @@ pub enum Corrupt {
     OtherKey,
     /// Whole, but makes no sense.
     Malformed,
+    /// A chunk of its content is not there.
+    Missing,
 }
 
 impl Corrupt {
@@ -68,6 +81,7 @@ impl Corrupt {
             Self::Checksum => "checksum",
             Self::OtherKey => "other-key",
             Self::Malformed => "malformed",
+            Self::Missing => "missing",
         }
     }
 }
@@ -79,7 +93,23 @@ pub fn encode(entry: &Entry, key: &Key, clock_offset: i64) -> Vec<u8> {
     let received = entry.received().as_millis();
     let received = received.saturating_add_signed(clock_offset).to_le_bytes();
     let [block, apart] = entry.parts();
-    frame(KIND_ENTRY, key, &[&received, block, apart])
+    match entry.chunks() {
+        None => frame(KIND_ENTRY, key, &[&received, block, apart]),
+        Some(chunks) => {
+            let generation = chunks.generation.to_le_bytes();
+            let bytes = chunks.bytes.to_le_bytes();
+            let chunk_bytes = chunks.chunk_bytes.to_le_bytes();
+            let parts: [&[u8]; 5] = [&received, &generation, &bytes, &chunk_bytes, block];
+            frame(KIND_CHUNKED, key, &parts)
+        }
+    }
+}
+
+/// The frame of one chunk of the content under `key`.
+#[must_use]
+pub fn encode_chunk(key: &Key, generation: u64, index: u32, content: &[u8]) -> Vec<u8> {
+    let parts: [&[u8]; 3] = [&generation.to_le_bytes(), &index.to_le_bytes(), content];
+    frame(KIND_CHUNK, key, &parts)
 }
 
 /// The frame of a Vary marker under `key`.
@@ -97,10 +127,52 @@ pub fn encode_vary(names: &[HeaderName], key: &Key) -> Vec<u8> {
 }
 
 /// What `bytes`, found under `key`, hold. An entry is a share of `bytes`, and nothing of it is copied.
+/// One that is chunked does not know yet how it is called.
 pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corrupt> {
+    let kind = check(bytes, key)?;
+    let head = &bytes[HEAD_AT..];
+    if kind == KIND_VARY {
+        return names(head).map(Frame::Vary);
+    }
+    let (received, head) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let received = u64::from_le_bytes(*received);
+    let received = received.saturating_add_signed(clock_offset.saturating_neg());
+    let received = Timestamp::from_millis(received);
+    let entry = match kind {
+        KIND_ENTRY => Entry::read(bytes.slice(BLOCK_AT..), received),
+        KIND_CHUNKED => {
+            let chunks = chunks(head, key)?;
+            Entry::read_chunked(bytes.slice(CHUNKED_BLOCK_AT..), received, chunks)
+        }
+        // A chunk is no entry.
+        _ => Err(Corrupt::Malformed),
+    };
+    entry.map(Frame::Entry)
+}
+
+/// The content of this chunk, if `bytes` are its frame; a share of them.
+pub fn decode_chunk(
+    bytes: &Bytes,
+    key: &Key,
+    generation: u64,
+    index: u32,
+) -> Result<Bytes, Corrupt> {
+    if check(bytes, key)? != KIND_CHUNK {
+        return Err(Corrupt::Malformed);
+    }
+    let place = [&generation.to_le_bytes()[..], &index.to_le_bytes()].concat();
+    match bytes.get(HEAD_AT..CHUNK_AT) {
+        None => Err(Corrupt::Truncated),
+        Some(found) if found != place => Err(Corrupt::OtherKey),
+        Some(_) => Ok(bytes.slice(CHUNK_AT..)),
+    }
+}
+
+/// The kind of a frame, if it is whole and `key`'s.
+fn check(bytes: &Bytes, key: &Key) -> Result<u8, Corrupt> {
     match bytes.get(..3) {
         None => return Err(Corrupt::Truncated),
-        Some([MAGIC, VERSION, KIND_ENTRY | KIND_VARY]) if bytes.get(3) == Some(&0) => {}
+        Some([MAGIC, VERSION, KIND_ENTRY..=KIND_CHUNK]) if bytes.get(3) == Some(&0) => {}
         Some([MAGIC, VERSION, _]) if bytes.len() == 3 => return Err(Corrupt::Truncated),
         Some(_) => return Err(Corrupt::Version),
     }
@@ -113,15 +185,29 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64) -> Result<Frame, Corr
     if bytes[KEY_AT..HEAD_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let head = &bytes[HEAD_AT..];
-    if bytes[2] == KIND_VARY {
-        return names(head).map(Frame::Vary);
+    Ok(bytes[2])
+}
+
+/// Where the content lies of which `head` tells.
+fn chunks(head: &[u8], key: &Key) -> Result<Chunks, Corrupt> {
+    let (generation, head) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (bytes, head) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (chunk_bytes, _) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (bytes, chunk_bytes) = (u64::from_le_bytes(*bytes), u32::from_le_bytes(*chunk_bytes));
+    if bytes == 0
+        || !(1..=CHUNK_BYTES_MAX).contains(&chunk_bytes)
+        || bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX
+    {
+        return Err(Corrupt::Malformed);
     }
-    let (received, _) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
-    let received = u64::from_le_bytes(*received);
-    let received = received.saturating_add_signed(clock_offset.saturating_neg());
-    let received = Timestamp::from_millis(received);
-    Entry::read(bytes.slice(BLOCK_AT..), received).map(Frame::Entry)
+    let generation = u64::from_le_bytes(*generation);
+    Ok(Chunks::new(
+        *key,
+        String::new(),
+        generation,
+        bytes,
+        chunk_bytes,
+    ))
 }
 
 fn names(head: &[u8]) -> Result<Vec<HeaderName>, Corrupt> {
@@ -207,6 +293,7 @@ mod tests {
                 status: StatusCode::from_u16(status).unwrap(),
                 headers: map(&fields),
                 body: body.into(),
+                elsewhere: 0,
                 trailers: map(&trailers),
                 lifetime: Lifetime {
                     received: Timestamp::from_millis(spans[0]),

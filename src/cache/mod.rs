@@ -3,8 +3,10 @@
 //! Memory is synchronous and certain; Redis is asynchronous and may be out. An outage is a miss on
 //! the way in and nothing at all on the way out.
 
+pub mod chunks;
 pub mod codec;
 pub mod entry;
+mod filling;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
@@ -12,10 +14,13 @@ pub mod redis_tier;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use chunks::{ChunkReader, Chunks, Gone};
 pub use codec::Corrupt;
 pub use entry::{Entry, Label};
+pub use filling::{Filling, GivenUp};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
+use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
 use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
 use http::header::VARY;
@@ -24,6 +29,7 @@ use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,12 +67,14 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 pub struct Cache {
     shared: Arc<Shared>,
-    redis: Option<RedisTier>,
+    redis: Option<Arc<RedisTier>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     memory: Memory,
+    /// Bytes of the largest content that is kept in one piece.
+    whole_max: u64,
     names: Arc<Names>,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
@@ -109,15 +117,17 @@ pub struct CacheStatus {
 }
 
 impl Cache {
-    /// A store without Redis: `memory` bytes (0: none), bodies of up to `max_body` bytes. Clones
-    /// share it.
+    /// A store without Redis: `memory` bytes (0: none), bodies of up to `whole_max` bytes in one piece.
+    /// Clones share it.
     #[must_use]
-    pub fn new(memory: u64, namespace: &str, max_body: u64) -> Self {
+    pub fn new(memory: u64, namespace: &str, whole_max: u64) -> Self {
         // Beside its body an entry has a head, of at most some tens of KiB.
-        let object_max = max_body.saturating_add(64 * 1024);
+        let object_max = whole_max.saturating_add(64 * 1024);
         Self {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
+                // What no tier could keep is not gathered either.
+                whole_max: whole_max.min(memory.max(WHOLE_BYTES_MAX)),
                 names: Arc::new(Names::new(namespace)),
                 purges: Arc::new(PurgeLog::new(namespace)),
                 counters: Arc::default(),
@@ -140,8 +150,99 @@ impl Cache {
         );
         Self {
             shared,
-            redis: Some(tier),
+            redis: Some(Arc::new(tier)),
         }
+    }
+
+    /// Bytes of the largest content that is kept in one piece; what is larger is stored in chunks, by
+    /// [`Cache::fill`], or not at all.
+    #[must_use]
+    pub fn whole_max(&self) -> u64 {
+        self.shared.whole_max
+    }
+
+    /// Whether content may be stored in chunks now, as far as is known without waiting.
+    #[must_use]
+    pub fn takes_chunks(&self) -> bool {
+        let is_up = |tier: &Arc<RedisTier>| tier.redis().is_up() && tier.behind().is_up();
+        self.redis.as_ref().is_some_and(is_up) && self.shared.purges.is_current()
+    }
+
+    /// Begins to store large content under `key`, for `keep`. `kept` is told how many bytes of it Redis
+    /// has, each time that it is more. `None` where that cannot be done now.
+    #[must_use]
+    pub fn fill(
+        &self,
+        key: &Key,
+        vary: &Vary,
+        keep: Duration,
+        kept: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Option<Filling> {
+        let tier = self.redis.as_ref().filter(|_| self.takes_chunks())?;
+        let variant = (!vary.is_empty()).then(|| key.variant(&digestible(vary)));
+        let tier = Arc::clone(tier);
+        Some(Filling::begin(tier, *key, variant, keep, Arc::new(kept)))
+    }
+
+    /// Nothing more is stored of some large content: counted.
+    pub fn gave_up(&self, given_up: GivenUp) {
+        if let Some(tier) = &self.redis {
+            tier.gave_up(given_up);
+        }
+    }
+
+    /// Keeps what was filled under what `entry` makes of its chunks. Waits until Redis has it, or a few
+    /// times its timeout; what was purged meanwhile is not kept. Returns whether it is.
+    pub async fn settle(
+        &self,
+        mut filling: Filling,
+        entry: impl FnOnce(Arc<Chunks>) -> Entry,
+        now: Timestamp,
+    ) -> bool {
+        let Some(tier) = &self.redis else {
+            return false;
+        };
+        let chunks = match filling.close().await {
+            Ok(chunks) => chunks,
+            Err(given_up) => {
+                tier.gave_up(given_up);
+                return false;
+            }
+        };
+        let entry = entry(chunks);
+        let since = Since::Local(entry.checked());
+        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+            return false;
+        }
+        if !tier.put_chunked(&filling, &entry, now).await {
+            tier.gave_up(GivenUp);
+            return false;
+        }
+        let (key, variant) = filling.place();
+        filling.settle();
+        if let Some(variant) = variant {
+            self.remember_variant(&key, &entry.vary(), variant);
+        }
+        // What memory has is older.
+        self.shared.memory.remove(&variant.unwrap_or(key));
+        true
+    }
+
+    /// Reads the beginning of this part of a chunked entry's content. `false`: the entry is of no use,
+    /// and should be taken for absent.
+    pub async fn open(&self, chunks: &Arc<Chunks>, range: &Range<u64>) -> bool {
+        match &self.redis {
+            Some(tier) => tier.open(chunks, range).await,
+            None => false,
+        }
+    }
+
+    /// Reads a part of a chunked entry's content, or of one that is being filled. Must be called on
+    /// this worker's runtime, as it must be read there. `None` without Redis.
+    #[must_use]
+    pub fn read(&self, chunks: &Arc<Chunks>, range: Range<u64>) -> Option<ChunkReader> {
+        let tier = Arc::clone(self.redis.as_ref()?);
+        Some(ChunkReader::new(tier, Arc::clone(chunks), range))
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
@@ -259,7 +360,7 @@ impl Cache {
     pub async fn purge(&self, mut purges: Vec<Purge>) -> PurgeOutcome {
         let paths: Vec<_> = purges.iter().filter_map(Purge::of_path).collect();
         purges.extend(paths);
-        let redis = self.redis.as_ref().map(RedisTier::behind);
+        let redis = self.redis.as_ref().map(|tier| tier.behind());
         self.shared.purges.purge(purges, redis).await
     }
 
@@ -408,7 +509,12 @@ impl Cache {
         Lookup::Absent(Reason::Vary)
     }
 
+    /// Keeps an entry in memory, but for one whose content is not there either.
     fn keep(&self, at: Key, entry: &Arc<Entry>) -> bool {
+        if entry.chunks().is_some() {
+            self.shared.memory.remove(&at);
+            return false;
+        }
         self.shared.memory.put(at, Held::Entry(Arc::clone(entry)))
     }
 
@@ -458,12 +564,13 @@ impl Entry {
 
 impl Corrupt {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Version,
         Self::Truncated,
         Self::Checksum,
         Self::OtherKey,
         Self::Malformed,
+        Self::Missing,
     ];
 }
 

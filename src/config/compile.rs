@@ -34,8 +34,8 @@ use std::time::Duration;
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Largest stored body where the file says nothing.
 const BODY_BYTES: u64 = 1 << 20;
-/// Largest body that may be stored at all: a Redis string holds 512 MiB.
-const BODY_BYTES_MAX: u64 = 256 << 20;
+/// Largest body that may be stored at all: some thousand chunks in Redis.
+const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Negative answers live at most so long unless `by_status` says otherwise.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Files with secrets are no larger.
@@ -551,11 +551,15 @@ impl Compiler<'_> {
                 Code::E117,
                 "cache.max_body",
                 "`max_body` is out of range",
-                "from 1B to 256MiB",
+                "from 1B to 1GiB",
             );
             max_body = BODY_BYTES;
         }
-        if memory > 0 && max_body > memory {
+        let whole_max = match redis {
+            true => max_body.min(WHOLE_BYTES_MAX),
+            false => max_body,
+        };
+        if memory > 0 && whole_max > memory {
             let path = if raw.max_body.is_absent() {
                 "cache.memory"
             } else {
@@ -591,6 +595,7 @@ impl Compiler<'_> {
                 .map_or_else(|| "larder".into(), |name| name.0.clone()),
             memory,
             max_body,
+            whole_max,
             client_refresh: match raw.client_refresh.get() {
                 Some(Refresh::Always) => ClientRefreshPolicy::Always,
                 Some(Refresh::Trusted) => ClientRefreshPolicy::Trusted,

@@ -157,6 +157,9 @@ pub struct Breaker {
     pub retry_after: Duration,
 }
 
+/// With Redis, a body above this is stored in chunks, and in Redis alone.
+pub const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
 /// `cache:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
@@ -166,6 +169,8 @@ pub struct Cache {
     pub memory: u64,
     /// Larger bodies stream through.
     pub max_body: u64,
+    /// Bodies above this are stored in chunks, which only Redis keeps; without it, none is.
+    pub whole_max: u64,
     /// Whether requests' cache directives are looked at.
     pub client_refresh: ClientRefreshPolicy,
 }

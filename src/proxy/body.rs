@@ -1,6 +1,8 @@
-//! What leaves for a client: slices of a stored body, the app's stream, or another request's fetch.
+//! What leaves for a client: slices of a stored body, a stored body that is read as it leaves, the app's
+//! stream, or another request's fetch.
 
-use super::coalesce::Reader;
+use super::coalesce::{Next, Reader};
+use crate::cache::{Cache, ChunkReader, Gone};
 use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
 use crate::upstream::{BrokenOff, ResponseBody};
@@ -29,7 +31,21 @@ enum Content {
         body: ResponseBody,
         patience: Option<Patience>,
     },
-    Shared(Reader),
+    Chunks {
+        reader: Box<ChunkReader>,
+        trailers: Option<HeaderMap>,
+    },
+    Shared(Box<Shared>),
+}
+
+/// What a fetch brings, for one of those who follow it.
+#[derive(Debug)]
+struct Shared {
+    reader: Reader,
+    /// Reads what of it is only in the store any more.
+    behind: Option<ChunkReader>,
+    /// That store.
+    cache: Option<Cache>,
 }
 
 /// The content broke off; the client's connection is cut, so that it cannot take the part for the whole.
@@ -44,6 +60,9 @@ pub enum BodyError {
     /// The fetch that this answer was taken from broke off.
     #[error("the fetch broke off")]
     Shared,
+    /// The rest of what is stored cannot be had.
+    #[error(transparent)]
+    Stored(#[from] Gone),
 }
 
 impl Body {
@@ -79,11 +98,27 @@ impl Body {
         }
     }
 
-    /// What a fetch brings, as it brings it.
+    /// A stored body that is read as it leaves, and its trailers.
     #[must_use]
-    pub fn shared(reader: Reader) -> Self {
+    pub fn chunks(reader: ChunkReader, trailers: Option<HeaderMap>) -> Self {
+        let reader = Box::new(reader);
         Self {
-            content: Content::Shared(reader),
+            content: Content::Chunks { reader, trailers },
+            meter: None,
+        }
+    }
+
+    /// What a fetch brings, as it brings it; what of it `cache` has already and nobody else may be read
+    /// there.
+    #[must_use]
+    pub fn shared(reader: Reader, cache: Option<Cache>) -> Self {
+        let shared = Shared {
+            reader,
+            behind: None,
+            cache,
+        };
+        Self {
+            content: Content::Shared(Box::new(shared)),
             meter: None,
         }
     }
@@ -117,6 +152,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Stored { slices, trailers } => slices.is_empty() && trailers.is_none(),
             Content::App { body, .. } => body.is_end_stream(),
+            Content::Chunks { reader, trailers } => reader.left() == 0 && trailers.is_none(),
             Content::Shared(_) => false,
         }
     }
@@ -126,10 +162,15 @@ impl HttpBody for Body {
             // With trailers it goes in chunks, and their lengths say when it ends.
             Content::Stored {
                 trailers: Some(_), ..
+            }
+            | Content::Chunks {
+                trailers: Some(_), ..
             } => SizeHint::default(),
             Content::Stored { slices, .. } => SizeHint::with_exact(slices.bytes()),
             Content::App { body, .. } => body.size_hint(),
-            Content::Shared(reader) => reader
+            Content::Chunks { reader, .. } => SizeHint::with_exact(reader.left()),
+            Content::Shared(shared) => shared
+                .reader
                 .length()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
@@ -161,7 +202,38 @@ impl Content {
                 }
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
             }
-            Self::Shared(reader) => reader.poll_frame(context),
+            Self::Chunks { reader, trailers } => match ready!(reader.poll_next(context)) {
+                Some(piece) => Poll::Ready(Some(piece.map(Frame::data).map_err(BodyError::Stored))),
+                None => Poll::Ready(trailers.take().map(|it| Ok(Frame::trailers(it)))),
+            },
+            Self::Shared(shared) => shared.poll(context),
+        }
+    }
+}
+
+impl Shared {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(behind) = &mut self.behind {
+                match ready!(behind.poll_next(context)) {
+                    Some(Ok(piece)) => {
+                        self.reader.skip(piece.len());
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                    Some(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
+                    None => self.behind = None,
+                }
+            }
+            match ready!(self.reader.poll_next(context)) {
+                Next::Frame(frame) => return Poll::Ready(frame),
+                Next::Stored(chunks, range) => {
+                    let cache = self.cache.as_ref();
+                    self.behind = cache.and_then(|cache| cache.read(&chunks, range));
+                    if self.behind.is_none() {
+                        return Poll::Ready(Some(Err(BodyError::Shared)));
+                    }
+                }
+            }
         }
     }
 }

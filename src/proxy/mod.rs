@@ -307,9 +307,20 @@ impl Proxy {
     async fn look_up(&self, ask: &Ask<'_>, key: Key) -> Result<Reply, Problem> {
         let visit = ask.visit;
         let span = ask.span.child("lookup");
-        let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
+        let mut held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
+        let mut reuse = ask.reuse(&held);
+        if let Lookup::Found { entry, .. } = &held
+            && let Some(chunks) = entry.chunks()
+            && !matches!(reuse, Reuse::Fetch(_) | Reuse::Forbidden)
+        {
+            let wanted = reply::wanted_of(visit, entry);
+            // Once its head has left, it is too late to find that the content is not there.
+            if !wanted.is_empty() && !self.0.cache.open(chunks, &wanted).await {
+                held = Lookup::Absent(Reason::Evicted);
+                reuse = ask.reuse(&held);
+            }
+        }
         drop(span);
-        let reuse = ask.reuse(&held);
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
             Lookup::Absent(reason) => {

@@ -2,7 +2,7 @@
 
 /// Every command that is sent, scripts included. Not CLIENT SETINFO, which servers before 7.2 do not
 /// know: whoever may not say what it is works all the same.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "hello",
     "auth",
     "ping",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 27] = [
     "set",
     "del",
     "pexpire",
+    "touch",
     "evalsha",
     "script|load",
     "lindex",

@@ -166,6 +166,7 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
     .ok()?;
     Some(Stored {
         body: stored.body.clone(),
+        elsewhere: stored.elsewhere,
         trailers: stored.trailers.clone(),
         // One without Vary may be kept beside some with it, as what they vary on selects it.
         vary: match renewed.vary.is_empty() {
@@ -240,7 +241,7 @@ pub fn judge_head(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> 
         None => true,
     };
     let length_agrees = match exchange.response.get(CONTENT_LENGTH) {
-        Some(length) => length.as_bytes() == stored.body.len().to_string().as_bytes(),
+        Some(length) => length.as_bytes() == stored.content_bytes().to_string().as_bytes(),
         None => true,
     };
     if !(agrees(ETAG) && agrees(LAST_MODIFIED) && length_agrees) {

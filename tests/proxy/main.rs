@@ -16,6 +16,7 @@ mod direct;
 mod doctor;
 mod explain;
 mod framing;
+mod large_bodies;
 mod limits;
 mod post_reads;
 mod presets;
