@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// Bytes of content in a chunk; with its frame just below a power of two, as rooms are handed out.
-pub const CHUNK_BYTES: u32 = 256 * 1024 - 128;
+pub const CHUNK_BYTES: u32 = 128 * 1024 - 128;
 /// The largest chunk that is read: another sidecar may write other sizes.
 pub const CHUNK_BYTES_MAX: u32 = 1024 * 1024;
 /// The most chunks of one entry.
@@ -169,7 +169,13 @@ impl ChunkReader {
         self.left.end.saturating_sub(self.left.start)
     }
 
-    /// The next piece; the last before the end, if it is [`Gone`].
+    /// What of the content is still to come.
+    #[must_use]
+    pub fn rest(&self) -> Range<u64> {
+        self.left.clone()
+    }
+
+    /// The next piece. [`Gone`] is the last.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
         if self.left() == 0 {
             return Poll::Ready(None);
@@ -184,10 +190,7 @@ impl ChunkReader {
             self.under_way = None;
             match read {
                 Ok(Ok(content)) => self.hold(index, &content),
-                Ok(Err(Gone)) | Err(_) => {
-                    self.left.start = self.left.end;
-                    return Poll::Ready(Some(Err(Gone)));
-                }
+                Ok(Err(Gone)) | Err(_) => return Poll::Ready(Some(Err(Gone))),
             }
         }
         let piece = self.ready.split_to(SLICE_BYTES.min(self.ready.len()));

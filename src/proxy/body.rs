@@ -2,6 +2,7 @@
 //! stream, or another request's fetch.
 
 use super::coalesce::{Next, Reader};
+use super::resume::Resume;
 use crate::cache::{Cache, ChunkReader, Gone};
 use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
@@ -9,6 +10,8 @@ use crate::upstream::{BrokenOff, ResponseBody};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -31,11 +34,30 @@ enum Content {
         body: ResponseBody,
         patience: Option<Patience>,
     },
-    Chunks {
-        reader: Box<ChunkReader>,
-        trailers: Option<HeaderMap>,
-    },
+    Chunks(Box<Chunks>),
     Shared(Box<Shared>),
+}
+
+/// A stored body that is read as it leaves.
+#[derive(Debug)]
+struct Chunks {
+    reader: ChunkReader,
+    trailers: Option<HeaderMap>,
+    /// Where the rest may come from, should the store not have it.
+    resume: Option<Resume>,
+    resuming: Option<Resuming>,
+}
+
+/// The app is asked for the rest.
+struct Resuming {
+    part: Pin<Box<dyn Future<Output = Option<ResponseBody>> + Send>>,
+    patience: Duration,
+}
+
+impl fmt::Debug for Resuming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resuming").finish_non_exhaustive()
+    }
 }
 
 /// What a fetch brings, for one of those who follow it.
@@ -98,12 +120,22 @@ impl Body {
         }
     }
 
-    /// A stored body that is read as it leaves, and its trailers.
+    /// A stored body that is read as it leaves, and its trailers. What the store turns out not to have
+    /// any more may be asked for by `resume`.
     #[must_use]
-    pub fn chunks(reader: ChunkReader, trailers: Option<HeaderMap>) -> Self {
-        let reader = Box::new(reader);
+    pub(super) fn chunks(
+        reader: ChunkReader,
+        trailers: Option<HeaderMap>,
+        resume: Option<Resume>,
+    ) -> Self {
+        let chunks = Chunks {
+            reader,
+            trailers,
+            resume,
+            resuming: None,
+        };
         Self {
-            content: Content::Chunks { reader, trailers },
+            content: Content::Chunks(Box::new(chunks)),
             meter: None,
         }
     }
@@ -152,7 +184,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Stored { slices, trailers } => slices.is_empty() && trailers.is_none(),
             Content::App { body, .. } => body.is_end_stream(),
-            Content::Chunks { reader, trailers } => reader.left() == 0 && trailers.is_none(),
+            Content::Chunks(chunks) => chunks.reader.left() == 0 && chunks.trailers.is_none(),
             Content::Shared(_) => false,
         }
     }
@@ -162,13 +194,11 @@ impl HttpBody for Body {
             // With trailers it goes in chunks, and their lengths say when it ends.
             Content::Stored {
                 trailers: Some(_), ..
-            }
-            | Content::Chunks {
-                trailers: Some(_), ..
             } => SizeHint::default(),
+            Content::Chunks(chunks) if chunks.trailers.is_some() => SizeHint::default(),
             Content::Stored { slices, .. } => SizeHint::with_exact(slices.bytes()),
             Content::App { body, .. } => body.size_hint(),
-            Content::Chunks { reader, .. } => SizeHint::with_exact(reader.left()),
+            Content::Chunks(chunks) => SizeHint::with_exact(chunks.reader.left()),
             Content::Shared(shared) => shared
                 .reader
                 .length()
@@ -202,12 +232,51 @@ impl Content {
                 }
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
             }
-            Self::Chunks { reader, trailers } => match ready!(reader.poll_next(context)) {
-                Some(piece) => Poll::Ready(Some(piece.map(Frame::data).map_err(BodyError::Stored))),
-                None => Poll::Ready(trailers.take().map(|it| Ok(Frame::trailers(it)))),
-            },
+            Self::Chunks(chunks) => {
+                let (body, patience) = match ready!(chunks.poll(context)) {
+                    Ok(frame) => return Poll::Ready(frame.map(Ok)),
+                    Err(Ok(resumed)) => resumed,
+                    Err(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
+                };
+                let patience = Some(Patience {
+                    limit: patience,
+                    sleep: None,
+                });
+                *self = Self::App { body, patience };
+                self.poll(context)
+            }
             Self::Shared(shared) => shared.poll(context),
         }
+    }
+}
+
+/// The next of a stored body, or how it goes on without the store.
+type Chunk = Result<Option<Frame<Bytes>>, Result<(ResponseBody, Duration), Gone>>;
+
+impl Chunks {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Chunk> {
+        if self.resuming.is_none() {
+            match ready!(self.reader.poll_next(context)) {
+                Some(Ok(piece)) => return Poll::Ready(Ok(Some(Frame::data(piece)))),
+                None => return Poll::Ready(Ok(self.trailers.take().map(Frame::trailers))),
+                Some(Err(gone)) => match self.resume.take() {
+                    // Trailers are of the whole, and the app would not send them with a part.
+                    Some(resume) if self.trailers.is_none() => {
+                        let patience = resume.patience();
+                        let part = Box::pin(resume.part(self.reader.rest()));
+                        self.resuming = Some(Resuming { part, patience });
+                    }
+                    _ => return Poll::Ready(Err(Err(gone))),
+                },
+            }
+        }
+        let Some(resuming) = &mut self.resuming else {
+            return Poll::Ready(Err(Err(Gone)));
+        };
+        let part = ready!(resuming.part.as_mut().poll(context));
+        let resumed = part.map(|body| (body, resuming.patience)).ok_or(Gone);
+        self.resuming = None;
+        Poll::Ready(Err(resumed))
     }
 }
 

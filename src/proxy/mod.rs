@@ -13,6 +13,7 @@ mod purge;
 mod ready;
 mod reply;
 mod respond;
+mod resume;
 mod search;
 mod tunnel;
 mod visit;
@@ -52,6 +53,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
+use resume::Resume;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -333,18 +335,23 @@ impl Proxy {
                 };
             }
         };
+        let stored = |outcome, reason| {
+            let reply = Reply::stored(ask, &entry, outcome, reason).from(tier);
+            match entry.chunks() {
+                Some(_) => reply.resumed_by(Resume::of(self, ask, &entry)),
+                None => reply,
+            }
+        };
         match reuse {
             Reuse::Fresh => {
                 self.renew(ask, key, &entry);
-                Ok(Reply::stored(ask, &entry, Outcome::Hit, tier.reason()).from(tier))
+                Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.refresh(ask, key, &entry);
-                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+                Ok(stored(Outcome::Stale, reason))
             }
-            Reuse::Stale(reason) => {
-                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
-            }
+            Reuse::Stale(reason) => Ok(stored(Outcome::Stale, reason)),
             Reuse::Validate(reason) if visit.method == Method::HEAD => {
                 Box::pin(self.head(ask, Some((key, entry)), reason)).await
             }

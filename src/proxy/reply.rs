@@ -3,6 +3,7 @@
 use super::body::{Body, Meter};
 use super::ready::Rest;
 use super::respond::Problem;
+use super::resume::Resume;
 use super::visit::Visit;
 use super::wire::{self, Head, Over};
 use super::{Ask, Rooms, forward};
@@ -58,8 +59,9 @@ pub(super) struct Reply {
     reason = "moved a few times; a box would be one more allocation a pass"
 )]
 enum Answer {
-    /// As it is held: what of it the client gets, and in which form, is settled when it leaves.
-    Stored(Arc<Entry>),
+    /// As it is held: what of it the client gets, and in which form, is settled when it leaves. Content
+    /// that is read only then may come from the app in the end.
+    Stored(Arc<Entry>, Option<Box<Resume>>),
     Made(Response<Body>),
 }
 
@@ -89,7 +91,7 @@ impl Reply {
 
     /// From the store.
     pub fn stored(ask: &Ask<'_>, entry: &Arc<Entry>, outcome: Outcome, reason: Reason) -> Self {
-        let answer = Answer::Stored(Arc::clone(entry));
+        let answer = Answer::Stored(Arc::clone(entry), None);
         let told = Told::stored(ask, entry, outcome, reason);
         Self { answer, told }
     }
@@ -97,7 +99,7 @@ impl Reply {
     /// The answer, unless it is the store's.
     pub fn made(&mut self) -> Option<&mut Response<Body>> {
         match &mut self.answer {
-            Answer::Stored(_) => None,
+            Answer::Stored(..) => None,
             Answer::Made(response) => Some(response),
         }
     }
@@ -122,6 +124,14 @@ impl Reply {
         });
         reply.told.fwd_status = status;
         reply
+    }
+
+    /// Names where the rest of a content may come from that is read only when it leaves.
+    pub fn resumed_by(mut self, resume: Option<Resume>) -> Self {
+        if let Answer::Stored(_, by) = &mut self.answer {
+            *by = resume.map(Box::new);
+        }
+        self
     }
 
     /// Names the tier it came from.
@@ -287,7 +297,7 @@ impl Reply {
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
         let entry = match &self.answer {
-            Answer::Stored(entry) if entry.is_plain() => entry,
+            Answer::Stored(entry, _) if entry.is_plain() => entry,
             _ => return self.write_made(rooms, ask, limits, active, out),
         };
         let took = ask.visit.began.elapsed();
@@ -328,11 +338,12 @@ impl Answer {
     /// What this client gets of it.
     fn response(self, visit: &Visit, cache: &Cache) -> Response<Body> {
         match self {
-            Self::Stored(entry) if entry.is_plain() && asks_for_all(visit) => {
+            Self::Stored(entry, _) if entry.is_plain() && asks_for_all(visit) => {
                 all_of(&entry, visit.now)
             }
-            Self::Stored(entry) => {
-                let chunks = entry.chunks().map(|chunks| (cache, chunks));
+            Self::Stored(entry, resume) => {
+                let resume = resume.map(|resume| *resume);
+                let chunks = entry.chunks().map(|chunks| (cache, chunks, resume));
                 from_stored(visit, entry.stored(), chunks)
             }
             Self::Made(response) => response,
@@ -537,7 +548,7 @@ pub(super) fn wanted_of(visit: &Visit, entry: &Entry) -> Range<u64> {
 fn from_stored(
     visit: &Visit,
     mut stored: Stored,
-    chunks: Option<(&Cache, &Arc<Chunks>)>,
+    chunks: Option<(&Cache, &Arc<Chunks>, Option<Resume>)>,
 ) -> Response<Body> {
     let (status, stored_trailers) = (stored.status, std::mem::take(&mut stored.trailers));
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
@@ -558,11 +569,11 @@ fn from_stored(
         headers.insert(CONTENT_LENGTH, number(length));
     }
     let trailers = has_trailers.then_some(stored_trailers);
-    let reader = chunks
+    let chunked = chunks
         .filter(|_| !answer.elsewhere.is_empty())
-        .and_then(|(cache, chunks)| cache.read(chunks, answer.elsewhere));
-    let mut response = Response::new(match reader {
-        Some(reader) => Body::chunks(reader, trailers),
+        .and_then(|(cache, chunks, resume)| Some((cache.read(chunks, answer.elsewhere)?, resume)));
+    let mut response = Response::new(match chunked {
+        Some((reader, resume)) => Body::chunks(reader, trailers, resume),
         None => Body::stored(answer.body, trailers),
     });
     *response.status_mut() = answer.status;
