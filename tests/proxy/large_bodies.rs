@@ -198,7 +198,7 @@ async fn of_a_stored_body_only_what_is_asked_for_is_read() {
 /// The names of the chunks in Redis, in order.
 async fn chunks(redis: &RedisServer) -> Vec<String> {
     let mut keys = redis.keys().await;
-    keys.retain(|key| key.matches(':').count() > 2 && !key.contains("purges"));
+    keys.retain(|key| key.matches(':').count() > 3);
     keys.sort_by_key(|key| {
         key.rsplit(':')
             .next()
@@ -617,4 +617,89 @@ async fn an_endless_body_streams_through_and_is_not_held() {
         let grown = memory(&larder, "VmHWM:") - before;
         assert!(grown < 16 * MIB, "{} MiB more", grown / MIB);
     }
+}
+
+/// An app with one file that says 304 where it may; the file is another in each language.
+async fn validating(files: [Vec<u8>; 2]) -> App {
+    App::says(move |seen| {
+        let german = seen.header("accept-language") == Some("de");
+        let etag = if german { "\"de\"" } else { "\"en\"" };
+        if seen.header("if-none-match") == Some(etag) {
+            return Answer::new(304, "")
+                .header("ETag", etag)
+                .header("Cache-Control", "public, max-age=60");
+        }
+        file_of(&files[usize::from(german)], seen, etag).header("Vary", "Accept-Language")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_confirmed_keeps_its_chunks_and_each_variant_has_its_own() {
+    let redis = RedisServer::start().await;
+    let both = [content(2 * MIB, 10), content(3 * MIB, 11)];
+    let app = validating(both.clone()).await;
+    let yaml = ROUTES.replace("64MiB", "64MiB, client_refresh: true");
+    let larder = start(&app, &redis, &yaml).await;
+    let ask = async |language: &'static str, directive: &str| {
+        let asked = [("Accept-Language", language), ("Cache-Control", directive)];
+        let answer = get(&larder, "/file", &asked).await;
+        same(&answer.body, &both[usize::from(language == "de")], language);
+        answer.cache()
+    };
+    for expected in ["MISS", "HIT"] {
+        assert_eq!(ask("en", "").await, expected);
+        assert_eq!(ask("de", "").await, expected);
+    }
+    let before = chunks(&redis).await;
+    for (directive, expected) in [("no-cache", "REVALIDATED"), ("", "HIT")] {
+        assert_eq!(ask("en", directive).await, expected);
+        assert_eq!(ask("de", directive).await, expected);
+    }
+    larder
+        .purge(serde_json::json!({ "tags": ["all"], "soft": true }))
+        .await;
+    assert_eq!(ask("de", "").await, "STALE");
+    eventually("it is confirmed behind", async || {
+        (ask("de", "").await == "HIT").then_some(())
+    })
+    .await;
+    assert_eq!(chunks(&redis).await, before, "none is written again");
+    // A purge takes all; what is fetched then lets the chunks go in whose place it is.
+    larder
+        .purge(serde_json::json!({ "tags": ["all"], "soft": false }))
+        .await;
+    assert_eq!(ask("en", "").await, "MISS");
+    assert_eq!(ask("de", "").await, "MISS");
+    eventually("the replaced ones end in minutes", async || {
+        let mut short = 0;
+        for chunk in &before {
+            let ttl: i64 = redis.cli(&["PTTL", chunk]).await.parse().unwrap();
+            short += usize::from((1..=300_000).contains(&ttl));
+        }
+        (short == before.len()).then_some(())
+    })
+    .await;
+    assert_eq!(ask("en", "").await, "HIT");
+}
+
+#[tokio::test]
+async fn a_value_larger_than_any_that_is_written_is_not_read() {
+    let redis = RedisServer::start().await;
+    let app = App::says(|_| Answer::public("small")).await;
+    let yaml = ROUTES.replace("64MiB", "64MiB, memory: 0B");
+    let larder = start(&app, &redis, &yaml).await;
+    assert_eq!(get(&larder, "/a", &[]).await.cache(), "MISS");
+    let name = eventually("it is stored", async || {
+        redis.keys().await.into_iter().find(|key| key.contains('{'))
+    })
+    .await;
+    redis.cli(&["SETRANGE", &name, "100000000", "x"]).await;
+    let before = memory(&larder, "VmHWM:");
+    for _ in 0..20 {
+        let answer = get(&larder, "/a", &[]).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "small"));
+    }
+    let grown = memory(&larder, "VmHWM:") - before;
+    assert!(grown < 8 * MIB, "{} MiB more", grown / MIB);
 }
