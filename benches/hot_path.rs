@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use larder::cache::purge::{Since, Subject, Table};
+use larder::cache::seal::Seal;
 use larder::cache::{Cache, Entry, Label, Lookup, Purge, Scope, codec};
 use larder::clock::Clock;
 use larder::config::{self, Environment, Settings, Source as Text};
@@ -203,15 +204,16 @@ fn storing(criterion: &mut Criterion) {
             bench.iter(|| table.verdict(black_box(subject), Since::Local(0)));
         });
     }
+    let plain = Seal::default();
     for bytes in [1_024, 16_384] {
-        let frame = Bytes::from(codec::encode(&entry(bytes), &key(1), 0));
+        let frame = Bytes::from(codec::encode(&entry(bytes), &key(1), 0, &plain));
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::new("entry: decode, body of", bytes), |bench| {
-            bench.iter(|| codec::decode(black_box(&frame), &key(1), 0).is_ok());
+            bench.iter(|| codec::decode(black_box(&frame), &key(1), 0, &plain).is_ok());
         });
         let entry = entry(bytes);
         group.bench_function(BenchmarkId::new("entry: encode, body of", bytes), |bench| {
-            bench.iter(|| codec::encode(black_box(&entry), &key(1), 0));
+            bench.iter(|| codec::encode(black_box(&entry), &key(1), 0, &plain));
         });
     }
     group.finish();

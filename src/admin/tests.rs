@@ -50,6 +50,8 @@ fn settings() -> Settings {
             memory: 1 << 20,
             max_body: 1 << 20,
             whole_max: 1 << 20,
+            compress: None,
+            encrypt: Vec::new(),
             client_refresh: settings::ClientRefreshPolicy::Never,
         },
         identity: crate::identity::IdentitySettings::default(),

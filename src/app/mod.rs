@@ -163,11 +163,13 @@ impl House {
             traces: otlp.traces(),
             clock,
         });
+        let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
+        store.seal_with(cache.compress, &cache.encrypt);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
-                cache: Cache::new(cache.memory, &cache.namespace, cache.whole_max),
+                cache: store,
                 upstream: Upstream::new(settings.upstream.clone()),
                 settings: settings.clone(),
                 shared,
@@ -250,6 +252,13 @@ impl House {
             gauges.memory_limit_bytes = Some(memory);
             gauges.memory_objects = Some(status.entries as u64);
             gauges.memory_evictions = vec![("size", status.evicted)];
+            let unreadable = status.corrupt.iter();
+            gauges.cache_unreadable = match &ways {
+                Some(_) => unreadable
+                    .map(|(why, count)| (why.word(), *count))
+                    .collect(),
+                None => Vec::new(),
+            };
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(Ways::gauges);

@@ -97,6 +97,8 @@ fn take_up(house: &House, settings: Settings) {
     if settings.upstream != before.upstream {
         kit.upstream.set(settings.upstream.clone());
     }
+    let cache = &settings.cache;
+    kit.cache.seal_with(cache.compress, &cache.encrypt);
     reload_certificate(house, &settings);
     house.log.set_level(settings.log.level);
     kit.shared

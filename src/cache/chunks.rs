@@ -4,8 +4,10 @@
 //! client takes them. The entry's own value is written last and ends first, so that who finds it finds
 //! the chunks. Whether an entry may be used is not decided here.
 
+use super::Corrupt;
 use super::codec;
 use super::redis_tier::RedisTier;
+use super::seal::Seal;
 use crate::semantics::Key;
 use bytes::Bytes;
 use std::ops::Range;
@@ -81,6 +83,11 @@ impl Chunks {
         self.bytes
     }
 
+    /// Whether it is not known yet how much there will be.
+    pub(super) fn is_filling(&self) -> bool {
+        self.bytes == u64::MAX
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -112,12 +119,13 @@ impl Chunks {
     }
 
     /// What a chunk's frame holds, if it is just that chunk.
-    pub(super) fn read(&self, frame: &Bytes, index: u32) -> Result<Bytes, super::Corrupt> {
-        let content = codec::decode_chunk(frame, &self.key, self.generation, index)?;
+    pub(super) fn read(&self, frame: &Bytes, index: u32, seal: &Seal) -> Result<Bytes, Corrupt> {
+        let place = (self.generation, index);
+        let content = codec::decode_chunk(frame, &self.key, place, seal)?;
         let span = self.span(index);
         match content.len() as u64 == span.end - span.start {
             true => Ok(content),
-            false => Err(super::Corrupt::Malformed),
+            false => Err(Corrupt::Malformed),
         }
     }
 
@@ -261,17 +269,26 @@ mod tests {
 
     #[test]
     fn a_chunk_is_that_of_its_key_its_fill_and_its_place_or_none() {
-        let ours = chunks(150);
+        let (ours, seal) = (chunks(150), Seal::default());
         let frame = |generation, index, length| {
             let content = vec![b'x'; length];
-            Bytes::from(codec::encode_chunk(&ours.key, generation, index, &content))
+            Bytes::from(codec::encode_chunk(
+                &ours.key,
+                (generation, index),
+                &content,
+                true,
+                &seal,
+            ))
         };
-        assert_eq!(ours.read(&frame(0xab, 1, 50), 1).unwrap(), vec![b'x'; 50]);
+        assert_eq!(
+            ours.read(&frame(0xab, 1, 50), 1, &seal).unwrap(),
+            vec![b'x'; 50]
+        );
         for other in [frame(0xac, 1, 50), frame(0xab, 0, 50), frame(0xab, 1, 49)] {
-            assert!(ours.read(&other, 1).is_err());
+            assert!(ours.read(&other, 1, &seal).is_err());
         }
         let mut damaged = frame(0xab, 1, 50).to_vec();
         damaged[60] ^= 1;
-        assert!(ours.read(&damaged.into(), 1).is_err());
+        assert!(ours.read(&damaged.into(), 1, &seal).is_err());
     }
 }

@@ -23,7 +23,7 @@ use crate::semantics::range::Part;
 use crate::semantics::reuse::Terms;
 use crate::semantics::stored::Lifetime;
 use crate::semantics::writing;
-use crate::semantics::{Sharing, Stored, Timestamp, Vary, vary};
+use crate::semantics::{Sharing, Stored, Timestamp, Vary, content, vary};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use memchr::{memchr, memchr_iter};
@@ -329,6 +329,13 @@ impl Entry {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
+    }
+
+    /// Whether nothing says that its content is compressed already.
+    #[must_use]
+    pub fn may_shrink(&self) -> bool {
+        let lines = self.fields();
+        !fields(lines).any(|(name, value)| content::says_compressed(name, &lines[value]))
     }
 
     /// When and for how long it may be used.

@@ -24,6 +24,7 @@ pub struct Filling {
     /// Of a length not known yet.
     chunks: Arc<Chunks>,
     life: Duration,
+    may_shrink: bool,
     gathered: Vec<u8>,
     /// Chunks handed to the writer.
     count: u32,
@@ -39,12 +40,12 @@ pub struct GivenUp;
 
 impl Filling {
     /// Begins to store the content of `key` (or its `variant`) under a generation of its own; `keep` is
-    /// how long the entry is to live.
+    /// how long the entry is to live, and `may_shrink` whether compressing may pay.
     pub(super) fn begin(
         tier: Arc<RedisTier>,
         key: Key,
         variant: Option<Key>,
-        keep: Duration,
+        (keep, may_shrink): (Duration, bool),
         kept: Kept,
     ) -> Self {
         let name = tier.names().of(&key, variant.as_ref());
@@ -57,6 +58,7 @@ impl Filling {
             variant,
             chunks: Arc::new(chunks),
             life: keep.min(TTL_MAX),
+            may_shrink,
             gathered: Vec::new(),
             count: 0,
             bytes: 0,
@@ -130,7 +132,8 @@ impl Filling {
             key, generation, ..
         } = &*self.chunks;
         let index = self.count;
-        let frame = codec::encode_chunk(key, *generation, index, &self.gathered);
+        let (place, seal) = ((*generation, index), self.tier.seal());
+        let frame = codec::encode_chunk(key, place, &self.gathered, self.may_shrink, &seal);
         let end = u64::from(index) * u64::from(CHUNK_BYTES) + self.gathered.len() as u64;
         self.gathered.clear();
         self.count += 1;

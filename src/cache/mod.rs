@@ -10,6 +10,7 @@ mod filling;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
+pub mod seal;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,12 +23,15 @@ pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
-use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
+use crate::secret;
+use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
+use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
+use seal::Seal;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +80,10 @@ struct Shared {
     /// Bytes of the largest content that is kept in one piece.
     whole_max: u64,
     names: Arc<Names>,
+    /// How entries are sealed; a reload may change it.
+    seal: Arc<ArcSwap<Seal>>,
+    /// The largest entry, in bytes.
+    object_max: u64,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
 }
@@ -129,6 +137,12 @@ impl Cache {
                 // What no tier could keep is not gathered either.
                 whole_max: whole_max.min(memory.max(WHOLE_BYTES_MAX)),
                 names: Arc::new(Names::new(namespace)),
+                seal: Arc::new(ArcSwap::from_pointee(Seal::new(
+                    None,
+                    &[],
+                    bytes_max(object_max),
+                ))),
+                object_max,
                 purges: Arc::new(PurgeLog::new(namespace)),
                 counters: Arc::default(),
             }),
@@ -145,6 +159,7 @@ impl Cache {
             redis,
             behind,
             Arc::clone(&shared.names),
+            Arc::clone(&shared.seal),
             Arc::clone(&shared.purges),
             Arc::clone(&shared.counters),
         );
@@ -168,20 +183,24 @@ impl Cache {
         self.redis.as_ref().is_some_and(is_up) && self.shared.purges.is_current()
     }
 
-    /// Begins to store large content under `key`, for `keep`. `kept` is told how many bytes of it Redis
-    /// has, each time that it is more. `None` where that cannot be done now.
+    /// Begins to store large content under `key`, of a response with the head `stored`. `kept` is told
+    /// how many bytes of it Redis has, each time that it is more. `None` where that cannot be done now.
     #[must_use]
     pub fn fill(
         &self,
         key: &Key,
-        vary: &Vary,
-        keep: Duration,
+        stored: &Stored,
+        now: Timestamp,
         kept: impl Fn(u64) + Send + Sync + 'static,
     ) -> Option<Filling> {
         let tier = self.redis.as_ref().filter(|_| self.takes_chunks())?;
-        let variant = (!vary.is_empty()).then(|| key.variant(&digestible(vary)));
+        let variant = (!stored.vary.is_empty()).then(|| key.variant(&digestible(&stored.vary)));
+        let says = |(name, value): (&HeaderName, &HeaderValue)| {
+            content::says_compressed(name.as_ref(), value.as_bytes())
+        };
+        let manner = (stored.keep(now), !stored.headers.iter().any(says));
         let tier = Arc::clone(tier);
-        Some(Filling::begin(tier, *key, variant, keep, Arc::new(kept)))
+        Some(Filling::begin(tier, *key, variant, manner, Arc::new(kept)))
     }
 
     /// Nothing more is stored of some large content: counted.
@@ -243,6 +262,13 @@ impl Cache {
     pub fn read(&self, chunks: &Arc<Chunks>, range: Range<u64>) -> Option<ChunkReader> {
         let tier = Arc::clone(self.redis.as_ref()?);
         Some(ChunkReader::new(tier, Arc::clone(chunks), range))
+    }
+
+    /// From now on entries with more than `compress_above` bytes of content are compressed in Redis
+    /// where that pays, and everything there is encrypted with the first of `keys` and read with each.
+    pub fn seal_with(&self, compress_above: Option<u64>, keys: &[secret::Key]) {
+        let seal = Seal::new(compress_above, keys, bytes_max(self.shared.object_max));
+        self.shared.seal.store(Arc::new(seal));
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
@@ -562,18 +588,6 @@ impl Entry {
     }
 }
 
-impl Corrupt {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 6] = [
-        Self::Version,
-        Self::Truncated,
-        Self::Checksum,
-        Self::OtherKey,
-        Self::Malformed,
-        Self::Missing,
-    ];
-}
-
 impl VaryRule {
     fn new(names: Vec<HeaderName>) -> Self {
         let mut head = HeaderMap::with_capacity(names.len());
@@ -596,6 +610,10 @@ impl VaryRule {
     fn variants(&self) -> std::sync::MutexGuard<'_, Vec<Key>> {
         self.variants.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bytes_max(object_max: u64) -> usize {
+    usize::try_from(object_max).unwrap_or(usize::MAX)
 }
 
 /// The selecting fields and their values in one digestible form.

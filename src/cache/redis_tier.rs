@@ -10,9 +10,11 @@ use super::chunks::{CHUNK_TIME, Chunks, Gone, READERS_TIME, TOUCHED_MAX};
 use super::codec::{self, Corrupt, Frame};
 use super::filling::{Filling, GivenUp};
 use super::purge::{PurgeLog, Since, Verdict};
+use super::seal::Seal;
 use super::{Counters, Entry};
-use crate::redis_client::{Outage, Redis, refusal};
+use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use http::HeaderName;
 use redis::Value;
@@ -64,6 +66,7 @@ pub struct RedisTier {
     redis: Redis,
     behind: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
     queued_bytes: Arc<AtomicUsize>,
@@ -97,20 +100,6 @@ impl Names {
         };
         name
     }
-
-    /// What tells those who look under `key` that its answers vary, where this one does.
-    fn add_marker(&self, batch: &mut redis::Pipeline, key: &Key, entry: &Entry, life: Duration) {
-        if entry.is_for_all() {
-            return;
-        }
-        let names: Vec<_> = entry.vary().names().cloned().collect();
-        batch
-            .cmd("SET")
-            .arg(self.of(key, None))
-            .arg(codec::encode_vary(&names, key))
-            .arg("PX")
-            .arg(millis(life));
-    }
 }
 
 impl RedisTier {
@@ -121,6 +110,7 @@ impl RedisTier {
         redis: Redis,
         behind: Redis,
         names: Arc<Names>,
+        seal: Arc<ArcSwap<Seal>>,
         purges: Arc<PurgeLog>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -129,6 +119,7 @@ impl RedisTier {
         let writing = Writing {
             redis: behind.clone(),
             names: Arc::clone(&names),
+            seal: Arc::clone(&seal),
             purges,
             counters: Arc::clone(&counters),
             queued_bytes: Arc::clone(&queued_bytes),
@@ -140,6 +131,7 @@ impl RedisTier {
             redis,
             behind,
             names,
+            seal,
             counters,
             queue,
             queued_bytes,
@@ -168,7 +160,7 @@ impl RedisTier {
     ) -> Result<Found, Outage> {
         let name = self.names.of(key, variant);
         // While `now` is now: the wait for the answer is no difference between two clocks.
-        let offset = self.redis.time_offset(now);
+        let offset = self.redis.time_offset(name.as_bytes(), now);
         let frame = match self.redis.get(name.as_bytes()).await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Found::Nothing),
@@ -179,7 +171,7 @@ impl RedisTier {
             }
             Err(outage) => return Err(outage),
         };
-        match codec::decode(&frame, variant.unwrap_or(key), offset) {
+        match codec::decode(&frame, variant.unwrap_or(key), offset, &self.seal.load()) {
             Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry.named(&name))),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {
@@ -207,16 +199,15 @@ impl RedisTier {
             touch.arg(chunks.name(index));
             touched += 1;
         }
-        let Ok(answers) = self.redis.pipeline("get", &both).await else {
-            return false;
-        };
-        let read = match <[Value; 2]>::try_from(answers) {
-            Ok([Value::BulkString(frame), Value::Int(there)]) if there == touched => {
-                chunks.read(&frame.into(), first)
+        let answers = self.redis.pipeline("get", &both).await;
+        let read = match <[_; 2]>::try_from(answers) {
+            Ok([Ok(Value::BulkString(frame)), Ok(Value::Int(there))]) if there == touched => {
+                chunks.read(&frame.into(), first, &self.seal.load())
             }
-            Ok([Value::BulkString(_) | Value::Nil, Value::Int(_)]) => Err(Corrupt::Missing),
-            // Another type lies there, or the command is refused.
-            _ => Err(Corrupt::Version),
+            Ok([Ok(Value::BulkString(_) | Value::Nil), Ok(Value::Int(_))]) => Err(Corrupt::Missing),
+            // Another type lies there.
+            Ok([Err(Outage::Protocol), _]) => Err(Corrupt::Version),
+            _ => return false,
         };
         match read {
             Ok(content) => {
@@ -241,10 +232,14 @@ impl RedisTier {
         let begun = Instant::now();
         let corrupt = loop {
             match self.redis.get(name.as_bytes()).await {
-                Ok(Some(frame)) => match chunks.read(&frame, index) {
+                Ok(Some(frame)) => match chunks.read(&frame, index, &self.seal.load()) {
                     Ok(content) => return Ok(content),
                     Err(corrupt) => break corrupt,
                 },
+                // What is on its way into Redis may come late to where it is read.
+                Ok(None) if chunks.is_filling() && begun.elapsed() < CHUNK_TIME => {
+                    tokio::time::sleep(CHUNK_PAUSE).await;
+                }
                 Ok(None) => break Corrupt::Missing,
                 Err(Outage::Protocol) => break Corrupt::Version,
                 Err(_) if begun.elapsed() < CHUNK_TIME => tokio::time::sleep(CHUNK_PAUSE).await,
@@ -264,7 +259,9 @@ impl RedisTier {
             let Ok(Some(frame)) = tier.behind.get(chunks.name.as_bytes()).await else {
                 return;
             };
-            if generation(&frame, &chunks.key).is_some_and(|(at, _)| at == chunks.generation) {
+            if generation(&frame, &chunks.key, &tier.seal.load())
+                .is_some_and(|(at, _)| at == chunks.generation)
+            {
                 let mut del = redis::cmd("DEL");
                 del.arg(&chunks.name);
                 // It ends by itself, too.
@@ -305,30 +302,28 @@ impl RedisTier {
         let bound_to = variant.unwrap_or(key);
         let mut batch = redis::pipe();
         batch.cmd("GET").arg(&name);
-        self.names.add_marker(&mut batch, &key, entry, life);
-        let frame = codec::encode(entry, &bound_to, self.redis.time_offset(now));
-        (batch.cmd("SET").arg(&name).arg(frame))
-            .arg("PX")
-            .arg(millis(life));
-        let outage = match self.behind.pipeline("set", &batch).await {
-            // What lies there may be of another type: that is no refusal.
-            Ok(answers) => match answers.iter().skip(1).find_map(refusal) {
-                None => {
-                    if let Some(Value::BulkString(frame)) = answers.into_iter().next()
-                        && let Some((_, replaced)) = generation(&frame.into(), &bound_to)
-                    {
-                        let replaced = replaced.named(&name);
-                        if let Some(chunks) = replaced.chunks() {
-                            self.let_go(chunks, chunks.count());
-                        }
-                    }
-                    None
-                }
-                Some(outage) => Some(outage),
-            },
-            Err(outage) => Some(outage),
-        };
+        let (seal, life) = (self.seal.load_full(), millis(life));
+        if variant.is_some() {
+            let names: Vec<_> = entry.vary().names().cloned().collect();
+            let marker = codec::encode_vary(&names, &key, &seal);
+            let set = batch.cmd("SET").arg(self.names.of(&key, None)).arg(marker);
+            set.arg("PX").arg(life);
+        }
+        let offset = self.redis.time_offset(name.as_bytes(), now);
+        let frame = codec::encode(entry, &bound_to, offset, &seal);
+        (batch.cmd("SET").arg(&name).arg(frame)).arg("PX").arg(life);
+        let mut answers = self.behind.pipeline("set", &batch).await.into_iter();
+        let replaced = answers.next();
+        // What lies there may be of another type: that refuses nothing.
+        let outage = answers.find_map(Result::err);
         self.behind.wrote(outage);
+        if outage.is_none()
+            && let Some(Ok(Value::BulkString(frame))) = replaced
+            && let Some((_, replaced)) = generation(&frame.into(), &bound_to, &seal)
+            && let Some(chunks) = replaced.named(&name).chunks()
+        {
+            self.let_go(chunks, chunks.count());
+        }
         outage.is_none()
     }
 
@@ -339,6 +334,11 @@ impl RedisTier {
             // Dropped where there is no room: they end by themselves, later.
             let _ = self.queue.try_send(Write::LetGo { chunks, count });
         }
+    }
+
+    /// How values are sealed.
+    pub(super) fn seal(&self) -> Guard<Arc<Seal>> {
+        self.seal.load()
     }
 
     /// How keys are called.
@@ -356,12 +356,13 @@ impl RedisTier {
     pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) -> bool {
         let bytes = entry.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let name = self.names.of(&key, None);
         let write = Write::Put {
             key,
             variant,
             entry,
             now,
-            offset: self.redis.time_offset(now),
+            offset: self.redis.time_offset(name.as_bytes(), now),
         };
         if !self.behind.is_up()
             || queued + bytes > QUEUE_BYTES_MAX
@@ -433,6 +434,7 @@ impl Drop for Writer {
 struct Writing {
     redis: Redis,
     names: Arc<Names>,
+    seal: Arc<ArcSwap<Seal>>,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
     queued_bytes: Arc<AtomicUsize>,
@@ -444,7 +446,7 @@ impl Writing {
     async fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
         while let Some(first) = waiting.recv().await {
             let mut batch = redis::pipe();
-            let mut sets = 0;
+            let mut sets = 0_usize;
             let mut bytes = 0;
             let mut done = Vec::new();
             let mut next = Some(first);
@@ -454,9 +456,8 @@ impl Writing {
                     next = waiting.try_recv().ok();
                 }
             }
-            if !batch.is_empty() && !self.send(&batch).await {
-                (0..sets).for_each(|_| self.counters.write_dropped());
-            }
+            let lost = self.send(batch).await.min(sets);
+            (0..lost).for_each(|_| self.counters.write_dropped());
             for done in done {
                 // Whoever waited for it may have given up.
                 let _ = done.send(());
@@ -469,7 +470,7 @@ impl Writing {
         &self,
         batch: &mut redis::Pipeline,
         write: Write,
-        sets: &mut u32,
+        sets: &mut usize,
         done: &mut Vec<oneshot::Sender<()>>,
     ) -> usize {
         match write {
@@ -495,14 +496,27 @@ impl Writing {
                     let life = millis(life + READERS_TIME);
                     batch.cmd("PEXPIRE").arg(name).arg(life);
                 }
-                self.names.add_marker(batch, &key, &entry, life);
-                let frame = codec::encode(&entry, &variant.unwrap_or(key), offset);
-                batch
-                    .cmd("SET")
-                    .arg(self.names.of(&key, variant.as_ref()))
-                    .arg(frame)
-                    .arg("PX")
-                    .arg(millis(life));
+                let life = millis(life);
+                let seal = self.seal.load();
+                if let Some(variant) = &variant {
+                    let names: Vec<_> = entry.vary().names().cloned().collect();
+                    batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, None))
+                        .arg(codec::encode_vary(&names, &key, &seal))
+                        .arg("PX")
+                        .arg(life);
+                    let frame = codec::encode(&entry, variant, offset, &seal);
+                    batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, Some(variant)))
+                        .arg(frame)
+                } else {
+                    let frame = codec::encode(&entry, &key, offset, &seal);
+                    batch.cmd("SET").arg(self.names.of(&key, None)).arg(frame)
+                }
+                .arg("PX")
+                .arg(life);
                 bytes
             }
             Write::LetGo { chunks, count } => {
@@ -533,50 +547,73 @@ impl Writing {
         }
     }
 
-    /// Sends a batch, again where that may help. Returns whether Redis took it.
-    async fn send(&mut self, batch: &redis::Pipeline) -> bool {
+    /// Sends a batch, and what of it was not taken again where that may help. Returns how many commands
+    /// Redis did not take.
+    async fn send(&mut self, mut batch: redis::Pipeline) -> usize {
         if self
             .paused_until
             .is_some_and(|until| Instant::now() < until)
         {
-            return false;
+            return batch.len();
         }
         let mut pause = TRY_PAUSE;
-        for attempt in 1..=TRIES_MAX {
-            let outage = match self.redis.pipeline("set", batch).await {
-                Ok(answers) => match answers.iter().find_map(crate::redis_client::refusal) {
-                    None => {
-                        self.redis.wrote(None);
-                        self.paused_until = None;
-                        self.pause = REFUSED_PAUSE;
-                        return true;
-                    }
-                    Some(outage) => outage,
-                },
-                Err(outage) => outage,
-            };
-            self.redis.wrote(Some(outage));
-            match outage {
-                Outage::Full | Outage::ReadOnly | Outage::Denied => {
-                    self.paused_until = Some(Instant::now() + self.pause);
-                    self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
-                    return false;
-                }
-                Outage::Open | Outage::Protocol => return false,
-                _ if attempt == TRIES_MAX => return false,
-                _ => {
+        for _ in 1..TRIES_MAX {
+            match self.try_to_send(&mut batch).await {
+                Some(outage) if is_worth_a_try(outage) => {
                     tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     pause *= 2;
                 }
+                _ => return batch.len(),
             }
         }
-        false
+        self.try_to_send(&mut batch).await;
+        batch.len()
+    }
+
+    /// Sends a batch once; what was not taken stays in it. Returns why, where that is so.
+    async fn try_to_send(&mut self, batch: &mut redis::Pipeline) -> Option<Outage> {
+        if batch.is_empty() {
+            return None;
+        }
+        let answers = self.redis.pipeline("set", batch).await;
+        let outages = || answers.iter().filter_map(|answer| answer.as_ref().err());
+        // What may help on another try is told first.
+        let outage = outages().copied();
+        let outage = outage.max_by_key(|outage| is_worth_a_try(*outage));
+        self.redis.wrote(outage);
+        match outage {
+            None => {
+                self.paused_until = None;
+                self.pause = REFUSED_PAUSE;
+            }
+            Some(Outage::Full | Outage::ReadOnly | Outage::Denied) => {
+                self.paused_until = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
+            }
+            Some(_) => {}
+        }
+        let mut left = redis::pipe();
+        for (command, answer) in batch.cmd_iter().zip(&answers) {
+            if answer.is_err() {
+                left.add_command(command.clone());
+            }
+        }
+        *batch = left;
+        outage
     }
 }
 
+/// Whether a write that ended so may be taken a moment later.
+const fn is_worth_a_try(outage: Outage) -> bool {
+    !matches!(
+        outage,
+        Outage::Full | Outage::ReadOnly | Outage::Denied | Outage::Open | Outage::Protocol
+    )
+}
+
 /// The generation of a chunked entry's value, and the entry.
-fn generation(frame: &Bytes, key: &Key) -> Option<(u64, Entry)> {
-    match codec::decode(frame, key, 0) {
+fn generation(frame: &Bytes, key: &Key, seal: &Seal) -> Option<(u64, Entry)> {
+    match codec::decode(frame, key, 0, seal) {
         Ok(Frame::Entry(entry)) => Some((entry.chunks()?.generation, entry)),
         _ => None,
     }

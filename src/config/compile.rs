@@ -9,17 +9,19 @@ use super::preset::{self, Addition};
 use super::problem::{Code, Fault, Problem};
 use super::raw::{self, Raw};
 use super::read::{Given, owner};
+use super::redis_url::{Address as RedisAddress, RedisUrl, Topology};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
-    BodyKey, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List, Mode,
-    OneOrMany, PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
+    MaybeRedis, Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate,
+    Text, Whole,
 };
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{
     Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template,
 };
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::semantics::{Hosts, Policy, SetCookie, Ttl};
 use http::{HeaderName, Method, StatusCode};
 use std::collections::HashMap;
@@ -36,6 +38,10 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const BODY_BYTES: u64 = 1 << 20;
 /// Largest body that may be stored at all: some thousand chunks in Redis.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+/// Bodies above this are compressed where the file says nothing.
+const COMPRESS_ABOVE_BYTES: u64 = 1 << 10;
+/// Keys of `cache.encrypt`: the one that writes, and the one before.
+const ENCRYPT_KEYS_MAX: usize = 2;
 /// Negative answers live at most so long unless `by_status` says otherwise.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Files with secrets are no larger.
@@ -76,10 +82,11 @@ pub(super) fn compile(
         problems,
         identified: false,
     };
-    let identity = compiler.identity(raw.identity.get());
+    let mut identity = compiler.identity(raw.identity.get());
     compiler.identified = identity.jwt.is_some() || matches!(identity.user, UserSource::Header(_));
     let redis = compiler.redis(raw);
     let cache = compiler.cache(raw.cache.get(), redis.is_some());
+    identity.seal = cache.encrypt.first().cloned();
     let mut limits = compiler.limits(raw.limits.get());
     let routes = compiler.routes(raw, &mut limits);
     let mut settings = Settings {
@@ -463,7 +470,7 @@ impl Compiler<'_> {
             }
             None => self.found_redis()?,
         };
-        if tls_ca.is_some() && !url.expose().starts_with("rediss:") {
+        if tls_ca.is_some() && !url.topology.is_tls() {
             self.tell(
                 Code::W202,
                 "redis.tls.ca",
@@ -477,13 +484,18 @@ impl Compiler<'_> {
             pool_max: NonZeroU32::new(pool_max)?,
             timeout,
             breaker,
+            read_from: match raw.read_from.get() {
+                Some(ReadFromWord::Replica) => ReadFrom::Replica,
+                Some(ReadFromWord::Nearest) => ReadFrom::Nearest,
+                Some(ReadFromWord::Primary) | None => ReadFrom::Primary,
+            },
             tls_ca,
             limits_url,
         })
     }
 
     /// A Redis that the file does not name, but the environment does.
-    fn found_redis(&mut self) -> Option<Secret> {
+    fn found_redis(&mut self) -> Option<RedisUrl> {
         let path = if self.root.find("redis").is_some() {
             "redis"
         } else {
@@ -493,7 +505,7 @@ impl Compiler<'_> {
             let Some(url) = self.env.get(name) else {
                 continue;
             };
-            match RedisUrl::parse(url) {
+            match MaybeRedis::parse(url) {
                 Ok(url) => {
                     self.tell(
                         Code::N302,
@@ -521,16 +533,19 @@ impl Compiler<'_> {
                 .ok()
                 .and_then(|uri| uri.host().map(str::to_owned));
             let Some(host) = host else { continue };
-            let token =
-                percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
-            let secret = Secret::new(format!("rediss://default:{token}@{host}:6379"));
+            let guess = RedisUrl {
+                topology: Topology::Single(RedisAddress::Tls(host.clone(), 6_379)),
+                username: Some("default".to_owned()),
+                password: Some(Secret::new(token)),
+                database: 0,
+            };
             self.tell(
                 Code::W204,
                 path,
                 format!("Redis is guessed from {url}: {host}, port 6379 with TLS"),
                 "set REDIS_URL to the address of the Redis protocol",
             );
-            return Some(secret);
+            return Some(guess);
         }
         self.tell(
             Code::N301,
@@ -580,15 +595,13 @@ impl Compiler<'_> {
                 "write memory: 64MiB, or set REDIS_URL",
             );
         }
-        if raw.encrypt.get().is_some_and(|keys| !keys.0.is_empty()) {
-            self.tell(
-                Code::E108,
-                "cache.encrypt",
-                "`encrypt` is not supported yet",
-                "remove it",
-            );
-        }
+        let encrypt = self.keys(raw.encrypt.get().map(|text| &text.0));
         Cache {
+            compress: match raw.compress.get() {
+                Some(Compress(above)) => *above,
+                None => Some(COMPRESS_ABOVE_BYTES),
+            },
+            encrypt,
             namespace: raw
                 .namespace
                 .get()
@@ -602,6 +615,39 @@ impl Compiler<'_> {
                 _ => ClientRefreshPolicy::Never,
             },
         }
+    }
+
+    /// The keys of `cache.encrypt`, the one that writes first.
+    fn keys(&mut self, given: Option<&Secret>) -> Vec<secret::Key> {
+        const PATH: &str = "cache.encrypt";
+        let Some(text) = self.secret(given, PATH) else {
+            return Vec::new();
+        };
+        if self.env.ignored {
+            return Vec::new();
+        }
+        let fix = "make a key with `openssl rand -base64 32`";
+        let mut keys = Vec::new();
+        for (index, text) in text.expose().split(',').enumerate() {
+            match secret::Key::parse(text.trim()) {
+                Ok(key) => keys.push(key),
+                Err(why) => {
+                    let which = ["the key", "the second key"][index.min(1)];
+                    let message = format!("{which} of `encrypt` cannot be used: {why}");
+                    self.tell(Code::E128, PATH, message, fix);
+                }
+            }
+        }
+        if keys.len() > ENCRYPT_KEYS_MAX {
+            let message = format!("`encrypt` has {} keys", keys.len());
+            self.tell(
+                Code::E128,
+                PATH,
+                message,
+                "two at most: the new one, the old one",
+            );
+        }
+        keys
     }
 
     fn hosts(&mut self, raw: &Raw) -> Hosts {
@@ -748,6 +794,7 @@ impl Compiler<'_> {
             jwt,
             user,
             role: raw.role.get().map(|claim| claim.0.clone()),
+            seal: None,
         }
     }
 

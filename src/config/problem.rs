@@ -97,6 +97,8 @@ codes! {
         "An admin token that can be reached from other machines needs at least 32 bytes. `openssl rand -hex 32` makes one."
     E126 "settings contradict each other"
         "Two settings cannot both hold, for example `no_store: true` with a `ttl`, a `min` above its `max`, or one port for two things."
+    E128 "not a key"
+        "`cache.encrypt` is a key of 32 random bytes in base64 or hexadecimal digits, or two with a comma between them while keys are changed: the first encrypts, both decrypt. A password is no key: it can be guessed. `openssl rand -base64 32` makes one."
     W201 "route never reached"
         "An earlier route matches everything that this one does, and the first match wins. Put the narrower route first."
     W202 "has no effect"

@@ -168,7 +168,7 @@ impl Reader<'_> {
 }
 
 /// Keys that are accepted only while they are empty.
-const IDLE: [&str; 2] = ["alerts", "encrypt"];
+const IDLE: [&str; 1] = ["alerts"];
 
 /// The way from the root, on the stack.
 enum Path<'a> {

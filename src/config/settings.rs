@@ -1,8 +1,9 @@
 //! The configuration as the rest of the house uses it: every value checked, every default filled in.
 
+use super::redis_url::RedisUrl;
 use crate::identity::IdentitySettings;
 use crate::route::Routes;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
 use std::net::SocketAddr;
@@ -56,6 +57,7 @@ impl Settings {
         self.hash == other.hash
             && self.redis == other.redis
             && self.identity == other.identity
+            && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
@@ -128,8 +130,8 @@ pub enum MaxInFlight {
 /// `redis:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redis {
-    /// Connection URL with its password: `redis:`, `rediss:` or `redis+unix:`.
-    pub url: Secret,
+    /// Where it is, and who we are there.
+    pub url: RedisUrl,
     /// Fewest connections kept, over all workers.
     pub pool_min: u32,
     /// Most connections, over all workers.
@@ -138,10 +140,24 @@ pub struct Redis {
     pub timeout: Duration,
     /// When to stop asking.
     pub breaker: Breaker,
+    /// Who is asked for hits; everything else is the primary's.
+    pub read_from: ReadFrom,
     /// CA bundle (PEM) for `rediss:`; the system's roots without.
     pub tls_ca: Option<PathBuf>,
     /// A second Redis for limits.
-    pub limits_url: Option<Secret>,
+    pub limits_url: Option<RedisUrl>,
+}
+
+/// `redis.read_from:`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// The primary.
+    #[default]
+    Primary,
+    /// A replica, the nearest of several; the primary where none is to be had.
+    Replica,
+    /// Whoever answers soonest.
+    Nearest,
 }
 
 /// `redis.breaker:`
@@ -171,6 +187,10 @@ pub struct Cache {
     pub max_body: u64,
     /// Bodies above this are stored in chunks, which only Redis keeps; without it, none is.
     pub whole_max: u64,
+    /// Bodies of more bytes are compressed in Redis where that pays; `None` = never.
+    pub compress: Option<u64>,
+    /// Keys that everything in Redis is encrypted with: the first writes, all read. None: nothing is.
+    pub encrypt: Vec<secret::Key>,
     /// Whether requests' cache directives are looked at.
     pub client_refresh: ClientRefreshPolicy,
 }

@@ -7,7 +7,7 @@ mod address;
 mod credential;
 mod token;
 
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::semantics::Timestamp;
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
@@ -32,6 +32,9 @@ pub struct IdentitySettings {
     pub user: UserSource,
     /// Path of the claim that holds the role, or roles, e.g. `["app_metadata", "role"]`.
     pub role: Option<Vec<String>>,
+    /// The key that digests of callers are keyed with where there is no JWT secret: the first of
+    /// `cache.encrypt`.
+    pub seal: Option<secret::Key>,
 }
 
 impl Default for IdentitySettings {
@@ -42,6 +45,7 @@ impl Default for IdentitySettings {
             jwt: None,
             user: UserSource::default(),
             role: None,
+            seal: None,
         }
     }
 }
@@ -86,12 +90,13 @@ impl Identity {
     /// An identity with no keys yet, unless the source is a secret.
     #[must_use]
     pub fn new(settings: IdentitySettings) -> Self {
+        let seal = settings.seal.as_ref().map(secret::Key::expose);
         let (keys, secret) = match &settings.jwt {
-            Some(JwtSource::Secret(secret)) => (Keys::secret(secret), secret.expose()),
-            _ => (Keys::none(), ""),
+            Some(JwtSource::Secret(secret)) => (Keys::secret(secret), secret.expose().as_bytes()),
+            _ => (Keys::none(), seal.map_or(&[][..], |key| key)),
         };
         // A key of its own, so that no digest tells anything of what tokens are signed with.
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let derived = hmac::sign(&secret, b"larder credentials");
         Self {
             settings,
@@ -225,13 +230,24 @@ impl Caller<'_> {
     /// A digest of the credential that the request carries, verified or not: its Authorization, or
     /// without one its session cookies; none without either. Never the credential itself.
     ///
-    /// With a JWT secret configured it is keyed by that (HMAC-SHA-256): who can read Redis cannot try
-    /// credentials out on it. Without one, only the credential's own entropy protects it.
+    /// With a JWT secret configured, or else a key for encryption, it is keyed by that (HMAC-SHA-256):
+    /// who can read Redis cannot try credentials out on it. Without both, only the credential's own
+    /// entropy protects it.
     #[must_use]
     pub fn token(&self) -> Option<[u8; 32]> {
         let digest = credential::digest(self.headers)?;
         let sealed = hmac::sign(&self.identity.seal, &digest);
         sealed.as_ref().try_into().ok()
+    }
+
+    /// What stands for this user or address in keys: with a key for encryption a digest keyed by it
+    /// (HMAC-SHA-256), so that who can read Redis cannot try out whose entries it holds.
+    #[must_use]
+    pub fn pseudonym(&self, whose: &[u8]) -> Vec<u8> {
+        match self.identity.settings.seal {
+            Some(_) => hmac::sign(&self.identity.seal, whose).as_ref().to_vec(),
+            None => whose.to_vec(),
+        }
     }
 
     /// A field that is there twice was added to by somebody: no user.

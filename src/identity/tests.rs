@@ -416,6 +416,26 @@ fn a_credentials_digest_depends_on_the_secret_and_on_nothing_else_of_a_configura
     assert_ne!(digest(Some("a"), 64), digest(None, 64));
 }
 
+#[test]
+fn with_a_key_for_encryption_no_caller_can_be_tried_out_on_what_is_stored() {
+    let headers = bearer_headers("opaque");
+    let told = |jwt: Option<&str>, seal: Option<u8>| {
+        let identity = Identity::new(IdentitySettings {
+            jwt: jwt.map(|secret| JwtSource::Secret(Secret::new(secret))),
+            seal: seal.map(|n| crate::secret::Key::new([n; 32])),
+            ..IdentitySettings::default()
+        });
+        let caller = identity.caller("192.0.2.1:1".parse().unwrap(), &headers, NOW);
+        (caller.token(), caller.pseudonym(b"ann"))
+    };
+    assert_ne!(told(None, Some(1)).0, told(None, Some(2)).0);
+    assert_ne!(told(None, Some(1)), told(None, None));
+    // A change of the key for encryption leaves digests alone that a JWT secret keys.
+    assert_eq!(told(Some("a"), Some(1)).0, told(Some("a"), Some(2)).0);
+    assert_eq!(told(Some("a"), None).1, b"ann");
+    assert_ne!(told(None, Some(1)).1, told(None, Some(2)).1);
+}
+
 fn bearer_headers(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let value = format!("Bearer {token}").parse().unwrap();

@@ -896,7 +896,7 @@ impl Job {
                         fill.has_kept(bytes);
                     }
                 };
-                let begun = cache.fill(key, &head.vary, head.keep(self.now()), kept)?;
+                let begun = cache.fill(key, head, self.now(), kept)?;
                 before = fill.keep_in(begun.chunks());
                 filling.insert(begun)
             }

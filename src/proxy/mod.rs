@@ -610,8 +610,11 @@ impl<'a> Ask<'a> {
     /// The caller's part of a key that is one each.
     fn part(&self, per: Per) -> Option<Vec<u8>> {
         match per {
-            Per::Ip => Some(self.caller.network().into_bytes()),
-            Per::User => self.caller.user().map(|user| user.id.as_bytes().to_vec()),
+            Per::Ip => Some(self.caller.pseudonym(self.caller.network().as_bytes())),
+            Per::User => {
+                let user = self.caller.user()?;
+                Some(self.caller.pseudonym(user.id.as_bytes()))
+            }
             Per::Token => self.caller.token().map(|digest| digest.to_vec()),
         }
     }

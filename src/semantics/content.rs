@@ -41,6 +41,26 @@ pub fn fits_path(path: &str, response: &HeaderMap) -> bool {
         .is_some_and(|essence| kind.fits(&essence.to_ascii_lowercase()))
 }
 
+/// Whether a field says that compressing the content again would gain nothing: a coding, or a kind
+/// that is compressed in itself. `name` in lower case.
+#[must_use]
+pub fn says_compressed(name: &[u8], value: &[u8]) -> bool {
+    let begins = |with: &str| {
+        let beginning = value.get(..with.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    match name {
+        b"content-encoding" => !value.is_empty() && !value.eq_ignore_ascii_case(b"identity"),
+        b"content-type" => {
+            ["image/", "video/", "audio/"]
+                .iter()
+                .any(|kind| begins(kind))
+                && !begins("image/svg+xml")
+        }
+        _ => false,
+    }
+}
+
 impl Kind {
     fn of_path(path: &str) -> Option<Self> {
         let name = path.rsplit('/').next()?;

@@ -162,6 +162,8 @@ pub struct Gauges {
     pub memory_objects: Option<u64>,
     /// Entries the memory tier gave up, by reason (`size`, `expired` …), since the start.
     pub memory_evictions: Vec<(&'static str, u64)>,
+    /// Values in Redis that could not be read, by reason.
+    pub cache_unreadable: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Whether limits are counted here because Redis is away.
@@ -899,6 +901,9 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number(family, &[], number as f64);
         }
     }
+    for (reason, count) in &gauges.cache_unreadable {
+        out.number("larder_cache_unreadable_total", &[reason], *count as f64);
+    }
     for (reason, count) in &gauges.memory_evictions {
         out.number("larder_memory_evictions_total", &[reason], *count as f64);
     }
@@ -1082,6 +1087,7 @@ mod tests {
                 memory_limit_bytes: Some(2),
                 memory_objects: Some(3),
                 memory_evictions: vec![("size", 4)],
+                cache_unreadable: vec![("checksum", 5)],
                 purge_log_followed: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
@@ -1167,6 +1173,7 @@ mod tests {
             ),
             ("db_client_connection_count", 3.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
+            ("larder_cache_unreadable_total{reason=\"checksum\"}", 5.0),
             ("larder_config_last_reload_successful", 0.0),
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),

@@ -67,6 +67,8 @@ table! {
     Counter "larder_cache_purges_total" ["kind", "soft"] "Purges carried out, by what they hit.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
+    Counter "larder_cache_unreadable_total" ["reason"]
+        "Values in Redis that could not be read: misses, overwritten by the next fetch.";
     Gauge "larder_memory_bytes" [] "Bytes in the memory tier.";
     Gauge "larder_memory_limit_bytes" [] "Most bytes of the memory tier.";
     Gauge "larder_memory_objects" [] "Responses in the memory tier.";
