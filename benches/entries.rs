@@ -302,6 +302,7 @@ fn entry(body_bytes: usize, received: Timestamp, position: Position) -> Entry {
         status: StatusCode::OK,
         headers,
         body: json(body_bytes).into(),
+        elsewhere: 0,
         trailers: HeaderMap::new(),
         lifetime: Lifetime {
             received,

@@ -49,6 +49,7 @@ fn settings() -> Settings {
             namespace: "test".into(),
             memory: 1 << 20,
             max_body: 1 << 20,
+            whole_max: 1 << 20,
             compress: None,
             encrypt: Vec::new(),
             client_refresh: settings::ClientRefreshPolicy::Never,

@@ -166,7 +166,7 @@ impl House {
             traces: otlp.traces(),
             clock,
         });
-        let store = Cache::new(cache.memory, &cache.namespace, cache.max_body);
+        let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);

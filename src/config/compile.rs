@@ -37,12 +37,12 @@ use std::time::Duration;
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Largest stored body where the file says nothing.
 const BODY_BYTES: u64 = 1 << 20;
+/// Largest body that may be stored at all: some thousand chunks in Redis.
+const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Bodies above this are compressed where the file says nothing.
 const COMPRESS_ABOVE_BYTES: u64 = 1 << 10;
 /// Keys of `cache.encrypt`: the one that writes, and the one before.
 const ENCRYPT_KEYS_MAX: usize = 2;
-/// Largest body that may be stored at all: a Redis string holds 512 MiB.
-const BODY_BYTES_MAX: u64 = 256 << 20;
 /// Negative answers live at most so long unless `by_status` says otherwise.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Files with secrets are no larger.
@@ -567,11 +567,15 @@ impl Compiler<'_> {
                 Code::E117,
                 "cache.max_body",
                 "`max_body` is out of range",
-                "from 1B to 256MiB",
+                "from 1B to 1GiB",
             );
             max_body = BODY_BYTES;
         }
-        if memory > 0 && max_body > memory {
+        let whole_max = match redis {
+            true => max_body.min(WHOLE_BYTES_MAX),
+            false => max_body,
+        };
+        if memory > 0 && whole_max > memory {
             let path = if raw.max_body.is_absent() {
                 "cache.memory"
             } else {
@@ -617,6 +621,7 @@ impl Compiler<'_> {
                 .map_or_else(|| "larder".into(), |name| name.0.clone()),
             memory,
             max_body,
+            whole_max,
             client_refresh: match raw.client_refresh.get() {
                 Some(Refresh::Always) => ClientRefreshPolicy::Always,
                 Some(Refresh::Trusted) => ClientRefreshPolicy::Trusted,

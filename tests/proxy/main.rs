@@ -17,6 +17,7 @@ mod doctor;
 mod entries;
 mod explain;
 mod framing;
+mod large_bodies;
 mod limits;
 mod post_reads;
 mod presets;
