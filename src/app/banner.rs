@@ -47,7 +47,7 @@ fn greeting(settings: &Settings) -> String {
         line("admin", format!("http://{admin}"));
     }
     match &settings.redis {
-        Some(redis) => line("redis", address(redis.url.expose())),
+        Some(redis) => line("redis", redis.url.to_string()),
         None => line(
             "redis",
             "none: caching in memory only, limits counted here".into(),

@@ -6,7 +6,7 @@
 //! that nothing was purged.
 
 use super::seal::{self, Seal};
-use crate::redis_client::{Outage, PrivateLine, Redis, Script, error_reply};
+use crate::redis_client::{Outage, PrivateLine, Redis, Script};
 use crate::semantics::search::path_tag;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -32,6 +32,14 @@ pub const SCOPE_BYTES_MAX: usize = 8 * 1_024;
 const BLOCK: Duration = Duration::from_millis(500);
 /// Deadline of a read beyond [`BLOCK`], and of everything else on the follower's line.
 const GRACE: Duration = Duration::from_secs(1);
+/// A log that was followed until now is current for so long while its server answers: time to connect
+/// anew and to catch up.
+pub const LOST_MAX: Duration = Duration::from_millis(250);
+/// For so long where its server is away while others of the same Redis answer. Nobody appends to a
+/// server that is gone, so that nothing is missed until its replica takes over; a sidecar that alone
+/// is cut off from it misses purges for this long at most. A Cluster with its usual node timeout of 15 s
+/// needs less.
+pub const LOG_AWAY_MAX: Duration = Duration::from_secs(20);
 /// Entries replayed at a time.
 const BATCH: usize = 1_000;
 /// An appended purge that has not come back through the log by then is appended again.
@@ -506,18 +514,51 @@ impl PurgeLog {
 
     /// Replays the log as it grows, for as long as it is polled; appends what was kept while Redis
     /// was away, and shows that this sidecar lives. Once a process, on the background runtime.
+    ///
+    /// A log that is lost for a moment, or whose server is away while others of the same Redis answer,
+    /// is taken for current a while longer: see [`LOST_MAX`] and [`LOG_AWAY_MAX`].
     pub async fn follow(&self, redis: &Redis) -> Infallible {
+        let stream = self.stream.as_bytes();
+        let mut lost: Option<Instant> = None;
+        // Whether the log's server was seen to be away, and nothing proved otherwise since.
+        let mut away = false;
         loop {
-            if redis.is_up()
-                && let Ok(line) = redis.private_line().await
+            if redis.serves(stream)
+                && let Ok(line) = redis.private_line(stream).await
             {
-                let ended = self.session(redis, &line).await;
-                self.current.store(false, Ordering::Release);
+                let caught_up = AtomicBool::new(false);
+                let ended = tokio::select! {
+                    ended = self.session(redis, &line, &caught_up) => ended,
+                    never = self.distrust(&caught_up) => match never {},
+                };
+                if caught_up.into_inner() {
+                    lost = Some(Instant::now());
+                    away = false;
+                }
+                // A server that cannot take it for us yet takes it for nobody.
+                away &= matches!(
+                    ended,
+                    Outage::Connection | Outage::NotReady | Outage::Moved | Outage::ReadOnly
+                );
+                redis.line_ended(ended);
                 tracing::debug!(kind = ended.word(), "the purge log is not followed");
             }
+            away |= !redis.serves(stream);
+            let lost_for = lost.map_or(Duration::MAX, |at| at.elapsed());
+            let trusted = lost_for < LOST_MAX || (away && redis.is_up() && lost_for < LOG_AWAY_MAX);
+            self.current.store(trusted, Ordering::Release);
             let pause = Duration::from_millis(fastrand::u64(20..60));
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// A log that is not caught up with in time is not current.
+    async fn distrust(&self, caught_up: &AtomicBool) -> Infallible {
+        tokio::time::sleep(LOST_MAX).await;
+        if !caught_up.load(Ordering::Acquire) {
+            self.current.store(false, Ordering::Release);
+        }
+        std::future::pending().await
     }
 
     fn apply(&self, purges: &[Purge]) -> Vec<Pending> {
@@ -582,13 +623,17 @@ impl PurgeLog {
             .cmd("PEXPIRE")
             .arg(&self.stream)
             .arg(STREAM_TTL.as_millis() as u64);
-        let answers = redis.pipeline("purge", &commands).await?;
-        let mut all = true;
+        let answers = redis.pipeline("purge", &commands).await;
+        let mut missing = None;
         let mut table = self.write();
         let mut outbox = self.outbox();
         for (pending, answer) in pending.iter().zip(&answers) {
-            match log_id(answer) {
-                Some(id) => {
+            let id = match answer {
+                Ok(answer) => log_id(answer).ok_or(Outage::Protocol),
+                Err(outage) => Err(*outage),
+            };
+            match id {
+                Ok(id) => {
                     table.confirm(&pending.purge, pending.local, id);
                     self.appended.fetch_add(1, Ordering::Relaxed);
                     // It stays in the outbox until it has come back: what Redis acknowledged may
@@ -598,28 +643,25 @@ impl PurgeLog {
                         .filter(|kept| kept.local == pending.local)
                         .for_each(|kept| kept.appended = Some(Instant::now()));
                 }
-                None => {
-                    all = false;
-                    tracing::debug!(
-                        refused = error_reply(answer).is_some(),
-                        "a purge was not taken by the log"
-                    );
+                Err(outage) => {
+                    tracing::debug!(kind = outage.word(), "a purge was not taken by the log");
+                    missing = Some(outage);
                 }
             }
         }
-        if all { Ok(()) } else { Err(Outage::Full) }
+        missing.map_or(Ok(()), Err)
     }
 
     /// One connection's time of following; ends with the connection.
-    async fn session(&self, redis: &Redis, line: &PrivateLine) -> Outage {
+    async fn session(&self, redis: &Redis, line: &PrivateLine, caught_up: &AtomicBool) -> Outage {
         let mut known = self.position().log;
         let had_history = known != (0, 0);
         let mut beaten: Option<Instant> = None;
-        let mut caught_up = false;
+        let has_caught_up = || caught_up.load(Ordering::Acquire);
         let mut looked: Option<Instant> = None;
         loop {
             if looked.is_none_or(|at| at.elapsed() >= BLOCK) {
-                match self.look(line, known, had_history || caught_up).await {
+                match self.look(line, known, had_history || has_caught_up()).await {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
@@ -635,7 +677,7 @@ impl PurgeLog {
             }
             let mut read = redis::cmd("XREAD");
             read.arg("COUNT").arg(BATCH);
-            if caught_up {
+            if has_caught_up() {
                 read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
             }
             read.arg("STREAMS")
@@ -648,10 +690,10 @@ impl PurgeLog {
             let last_batch = entries.len() < BATCH;
             for (id, fields) in entries {
                 known = known.max(id);
-                self.replay(id, &fields, had_history || caught_up);
+                self.replay(id, &fields, had_history || has_caught_up());
             }
-            if last_batch && !caught_up {
-                caught_up = true;
+            if last_batch && !has_caught_up() {
+                caught_up.store(true, Ordering::Release);
                 self.current.store(true, Ordering::Release);
             }
         }

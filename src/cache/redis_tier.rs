@@ -152,7 +152,7 @@ impl RedisTier {
     ) -> Result<Found, Outage> {
         let name = self.names.of(key, variant);
         // While `now` is now: the wait for the answer is no difference between two clocks.
-        let offset = self.redis.time_offset(now);
+        let offset = self.redis.time_offset(name.as_bytes(), now);
         let frame = match self.redis.get(name.as_bytes()).await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Found::Nothing),
@@ -195,12 +195,13 @@ impl RedisTier {
     ) -> bool {
         let bytes = entry.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let name = self.names.of(&key, None);
         let write = Write::Put {
             key,
             variant,
             entry,
             now,
-            offset: self.redis.time_offset(now),
+            offset: self.redis.time_offset(name.as_bytes(), now),
             renews,
         };
         if !self.behind.is_up()
@@ -283,7 +284,7 @@ impl Writing {
     async fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
         while let Some(first) = waiting.recv().await {
             let mut batch = redis::pipe();
-            let mut sets = 0;
+            let mut sets = 0_usize;
             let mut bytes = 0;
             let mut done = Vec::new();
             let mut next = Some(first);
@@ -293,9 +294,8 @@ impl Writing {
                     next = waiting.try_recv().ok();
                 }
             }
-            if !batch.is_empty() && !self.send(&batch).await {
-                (0..sets).for_each(|_| self.counters.write_dropped());
-            }
+            let lost = self.send(batch).await.min(sets);
+            (0..lost).for_each(|_| self.counters.write_dropped());
             for done in done {
                 // Whoever waited for it may have given up.
                 let _ = done.send(());
@@ -308,7 +308,7 @@ impl Writing {
         &self,
         batch: &mut redis::Pipeline,
         write: Write,
-        sets: &mut u32,
+        sets: &mut usize,
         done: &mut Vec<oneshot::Sender<()>>,
     ) -> usize {
         match write {
@@ -370,45 +370,68 @@ impl Writing {
         }
     }
 
-    /// Sends a batch, again where that may help. Returns whether Redis took it.
-    async fn send(&mut self, batch: &redis::Pipeline) -> bool {
+    /// Sends a batch, and what of it was not taken again where that may help. Returns how many commands
+    /// Redis did not take.
+    async fn send(&mut self, mut batch: redis::Pipeline) -> usize {
         if self
             .paused_until
             .is_some_and(|until| Instant::now() < until)
         {
-            return false;
+            return batch.len();
         }
         let mut pause = TRY_PAUSE;
-        for attempt in 1..=TRIES_MAX {
-            let outage = match self.redis.pipeline("set", batch).await {
-                Ok(answers) => match answers.iter().find_map(crate::redis_client::refusal) {
-                    None => {
-                        self.redis.wrote(None);
-                        self.paused_until = None;
-                        self.pause = REFUSED_PAUSE;
-                        return true;
-                    }
-                    Some(outage) => outage,
-                },
-                Err(outage) => outage,
-            };
-            self.redis.wrote(Some(outage));
-            match outage {
-                Outage::Full | Outage::ReadOnly | Outage::Denied => {
-                    self.paused_until = Some(Instant::now() + self.pause);
-                    self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
-                    return false;
-                }
-                Outage::Open | Outage::Protocol => return false,
-                _ if attempt == TRIES_MAX => return false,
-                _ => {
+        for _ in 1..TRIES_MAX {
+            match self.try_to_send(&mut batch).await {
+                Some(outage) if is_worth_a_try(outage) => {
                     tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     pause *= 2;
                 }
+                _ => return batch.len(),
             }
         }
-        false
+        self.try_to_send(&mut batch).await;
+        batch.len()
     }
+
+    /// Sends a batch once; what was not taken stays in it. Returns why, where that is so.
+    async fn try_to_send(&mut self, batch: &mut redis::Pipeline) -> Option<Outage> {
+        if batch.is_empty() {
+            return None;
+        }
+        let answers = self.redis.pipeline("set", batch).await;
+        let outages = || answers.iter().filter_map(|answer| answer.as_ref().err());
+        // What may help on another try is told first.
+        let outage = outages().copied();
+        let outage = outage.max_by_key(|outage| is_worth_a_try(*outage));
+        self.redis.wrote(outage);
+        match outage {
+            None => {
+                self.paused_until = None;
+                self.pause = REFUSED_PAUSE;
+            }
+            Some(Outage::Full | Outage::ReadOnly | Outage::Denied) => {
+                self.paused_until = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
+            }
+            Some(_) => {}
+        }
+        let mut left = redis::pipe();
+        for (command, answer) in batch.cmd_iter().zip(&answers) {
+            if answer.is_err() {
+                left.add_command(command.clone());
+            }
+        }
+        *batch = left;
+        outage
+    }
+}
+
+/// Whether a write that ended so may be taken a moment later.
+const fn is_worth_a_try(outage: Outage) -> bool {
+    !matches!(
+        outage,
+        Outage::Full | Outage::ReadOnly | Outage::Denied | Outage::Open | Outage::Protocol
+    )
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ use super::preset::{self, Addition};
 use super::problem::{Code, Fault, Problem};
 use super::raw::{self, Raw};
 use super::read::{Given, owner};
+use super::redis_url::{Address as RedisAddress, RedisUrl, Topology};
 use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
     BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
-    Mode, OneOrMany, PerWho, RedisUrl, Refresh, Shape, Short, Span, TagTemplate, Text, Whole,
+    MaybeRedis, Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate,
+    Text, Whole,
 };
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
@@ -469,7 +471,7 @@ impl Compiler<'_> {
             }
             None => self.found_redis()?,
         };
-        if tls_ca.is_some() && !url.expose().starts_with("rediss:") {
+        if tls_ca.is_some() && !url.topology.is_tls() {
             self.tell(
                 Code::W202,
                 "redis.tls.ca",
@@ -483,13 +485,18 @@ impl Compiler<'_> {
             pool_max: NonZeroU32::new(pool_max)?,
             timeout,
             breaker,
+            read_from: match raw.read_from.get() {
+                Some(ReadFromWord::Replica) => ReadFrom::Replica,
+                Some(ReadFromWord::Nearest) => ReadFrom::Nearest,
+                Some(ReadFromWord::Primary) | None => ReadFrom::Primary,
+            },
             tls_ca,
             limits_url,
         })
     }
 
     /// A Redis that the file does not name, but the environment does.
-    fn found_redis(&mut self) -> Option<Secret> {
+    fn found_redis(&mut self) -> Option<RedisUrl> {
         let path = if self.root.find("redis").is_some() {
             "redis"
         } else {
@@ -499,7 +506,7 @@ impl Compiler<'_> {
             let Some(url) = self.env.get(name) else {
                 continue;
             };
-            match RedisUrl::parse(url) {
+            match MaybeRedis::parse(url) {
                 Ok(url) => {
                     self.tell(
                         Code::N302,
@@ -527,16 +534,19 @@ impl Compiler<'_> {
                 .ok()
                 .and_then(|uri| uri.host().map(str::to_owned));
             let Some(host) = host else { continue };
-            let token =
-                percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
-            let secret = Secret::new(format!("rediss://default:{token}@{host}:6379"));
+            let guess = RedisUrl {
+                topology: Topology::Single(RedisAddress::Tls(host.clone(), 6_379)),
+                username: Some("default".to_owned()),
+                password: Some(Secret::new(token)),
+                database: 0,
+            };
             self.tell(
                 Code::W204,
                 path,
                 format!("Redis is guessed from {url}: {host}, port 6379 with TLS"),
                 "set REDIS_URL to the address of the Redis protocol",
             );
-            return Some(secret);
+            return Some(guess);
         }
         self.tell(
             Code::N301,

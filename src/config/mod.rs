@@ -14,6 +14,7 @@ mod preset;
 pub mod problem;
 mod raw;
 mod read;
+pub mod redis_url;
 pub mod settings;
 mod tree;
 mod values;
@@ -23,6 +24,7 @@ pub use env::Environment;
 pub use load::{Origin, RunOptions};
 pub use places::Places;
 pub use problem::{Code, Format, Problem, Report, Severity};
+pub use redis_url::RedisUrl;
 pub use settings::Settings;
 pub use tree::{FILE_BYTES_MAX, Place, Source};
 
@@ -167,7 +169,10 @@ mod tests {
                 .map(|problem| problem.code.as_str())
                 .collect();
             (
-                settings.redis.map(|redis| redis.url.expose().to_owned()),
+                settings.redis.map(|redis| {
+                    let password = redis.url.password.clone().unwrap_or_default();
+                    format!("{} {}", redis.url, password.expose())
+                }),
                 codes.join(" "),
             )
         };
@@ -176,17 +181,17 @@ mod tests {
         let unset = "upstream: http://a\nredis: ${MY_REDIS}\n";
         assert_eq!(
             found(said, &[redis, kv]),
-            (Some("redis://f".into()), String::new())
+            (Some("redis://f:6379 ".into()), String::new())
         );
         assert_eq!(
             found(bare, &[redis, kv, rest, token]),
-            (Some("redis://r".into()), "N302".into())
+            (Some("redis://r:6379 ".into()), "N302".into())
         );
         assert_eq!(
             found(unset, &[kv, rest, token]),
-            (Some("rediss://k".into()), "N302".into())
+            (Some("rediss://k:6379 ".into()), "N302".into())
         );
-        let guess = Some("rediss://default:a%2Fb@eu1-calm-cat.upstash.io:6379".to_owned());
+        let guess = Some("rediss://eu1-calm-cat.upstash.io:6379 a/b".to_owned());
         assert_eq!(found(bare, &[rest, token]), (guess, "W204".into()));
         assert_eq!(found(unset, &[]), (None, "N301".into()));
     }

@@ -108,8 +108,8 @@ impl OneLine for Upstream {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a URL or a map")]
 pub(super) struct Redis {
-    /// `redis://`, `rediss://` or `redis+unix:`.
-    pub url: Given<RedisUrl>,
+    /// `redis://`, `rediss://`, `redis+unix:`, `redis+sentinel:` or `redis+cluster:`.
+    pub url: Given<MaybeRedis>,
     /// Connections.
     pub pool: Given<Pool>,
     /// One command; 100ms by default.
@@ -117,16 +117,16 @@ pub(super) struct Redis {
     /// When to stop asking.
     pub breaker: Given<Breaker>,
     /// Where hits are read from.
-    pub read_from: Given<ReadFrom>,
+    pub read_from: Given<ReadFromWord>,
     /// For `rediss:`.
     pub tls: Given<RedisTls>,
     /// A second Redis for limits.
-    pub limits_url: Given<RedisUrl>,
+    pub limits_url: Given<MaybeRedis>,
 }
 
 impl OneLine for Redis {
-    type Line = RedisUrl;
-    fn from_line(line: RedisUrl) -> Self {
+    type Line = MaybeRedis;
+    fn from_line(line: MaybeRedis) -> Self {
         Self {
             url: Given::Value(line),
             ..Self::default()

@@ -1,5 +1,6 @@
 //! The configuration as the rest of the house uses it: every value checked, every default filled in.
 
+use super::redis_url::RedisUrl;
 use crate::identity::IdentitySettings;
 use crate::route::Routes;
 use crate::secret::{self, Secret};
@@ -129,8 +130,8 @@ pub enum MaxInFlight {
 /// `redis:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redis {
-    /// Connection URL with its password: `redis:`, `rediss:` or `redis+unix:`.
-    pub url: Secret,
+    /// Where it is, and who we are there.
+    pub url: RedisUrl,
     /// Fewest connections kept, over all workers.
     pub pool_min: u32,
     /// Most connections, over all workers.
@@ -139,10 +140,24 @@ pub struct Redis {
     pub timeout: Duration,
     /// When to stop asking.
     pub breaker: Breaker,
+    /// Who is asked for hits; everything else is the primary's.
+    pub read_from: ReadFrom,
     /// CA bundle (PEM) for `rediss:`; the system's roots without.
     pub tls_ca: Option<PathBuf>,
     /// A second Redis for limits.
-    pub limits_url: Option<Secret>,
+    pub limits_url: Option<RedisUrl>,
+}
+
+/// `redis.read_from:`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// The primary.
+    #[default]
+    Primary,
+    /// A replica, the nearest of several; the primary where none is to be had.
+    Replica,
+    /// Whoever answers soonest.
+    Nearest,
 }
 
 /// `redis.breaker:`

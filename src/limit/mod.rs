@@ -198,11 +198,11 @@ impl Limiter {
             return Decision::uncounted();
         };
         let telling = (checks.iter().any(Check::is_batched))
-            .then(|| Telling::begin(&self.shared, checks, true, now, there(redis, now)));
+            .then(|| Telling::begin(&self.shared, checks, true, now, self.there(redis, now)));
         let told = telling.as_ref().map_or(&[][..], Telling::told);
         let began = Instant::now();
         let answer = self.ask(redis, COUNT, checks, told).await;
-        let (took, there) = (began.elapsed(), there(redis, now));
+        let (took, there) = (began.elapsed(), self.there(redis, now));
         self.settle(checks, telling, answer, down, (now, there), took)
     }
 
@@ -220,7 +220,7 @@ impl Limiter {
         if !checks.iter().all(Check::is_batched) || !redis.is_up() {
             return None;
         }
-        let readings = (self.shared).count_batched(checks, now, there(redis, now))?;
+        let readings = (self.shared).count_batched(checks, now, self.there(redis, now))?;
         Some(decision(checks, Counted::Local, &readings))
     }
 
@@ -283,12 +283,20 @@ impl Limiter {
             // The calls before may have taken long.
             let now = clock.now();
             let checks: Vec<Check<'_>> = counters.iter().map(Due::check).collect();
-            let telling = Telling::begin(&self.shared, &checks, false, now, there(redis, now));
+            let telling = Telling::begin(&self.shared, &checks, false, now, self.there(redis, now));
             let answer = self.ask(redis, TELL, &checks, telling.told()).await;
             let answer = answer.and_then(|answer| parse(&answer, &checks).ok_or(Outage::Protocol));
             self.shared.set_redis_away(answer.is_err());
             telling.end(&checks, answer.as_deref(), now);
         }
+    }
+
+    /// What the clock of the counters' server shows when ours shows `now`, in microseconds; as exact as
+    /// half a round trip.
+    fn there(&self, redis: &Redis, now: Timestamp) -> u64 {
+        let offset = redis.time_offset(self.prefix.as_bytes(), now);
+        let millis = now.as_millis().saturating_add_signed(offset);
+        millis.saturating_mul(1_000)
     }
 
     /// The one place where the script is called. `told` is what Redis is told beside, a counter each;
@@ -449,14 +457,6 @@ impl<'a> Call<'a> {
         }
         (self.keys.iter().map(Vec::as_slice).collect(), args)
     }
-}
-
-/// What Redis's clock shows when ours shows `now`, in microseconds; as exact as half a round trip.
-fn there(redis: &Redis, now: Timestamp) -> u64 {
-    let millis = now
-        .as_millis()
-        .saturating_add_signed(redis.time_offset(now));
-    millis.saturating_mul(1_000)
 }
 
 /// What a counter showed at a decision.

@@ -88,7 +88,7 @@ impl Outage {
         match self {
             Self::Connection | Self::Denied | Self::NotReady => Weight::Hard,
             Self::Timeout => Weight::Soft,
-            Self::ReadOnly | Self::Full | Self::Protocol => Weight::Answered,
+            Self::ReadOnly | Self::Full | Self::Moved | Self::Protocol => Weight::Answered,
             Self::Open | Self::Spent | Self::Stalled | Self::Saturated => Weight::None,
         }
     }

@@ -4,9 +4,11 @@
 
 use super::Outage;
 use super::breaker::{Breaker, STALL_WAITING, State};
+use super::dial::{CONNECT_DEADLINE, Dialer, Greeting, Refused};
 use super::link::{Link, taken};
+use super::node::Ways;
 use super::resp::Reply;
-use super::target::{CONNECT_DEADLINE, Refused, Target};
+use crate::config::redis_url::Address;
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use bb8_redis::bb8::{self, ManageConnection, Pool};
@@ -25,14 +27,23 @@ pub const CONNECT_SPACING: Duration = Duration::from_millis(500);
 pub const CONNECT_JITTER: Duration = Duration::from_millis(300);
 /// Pause between probes while all is well.
 pub const PROBE_PAUSE_CLOSED: Duration = Duration::from_secs(1);
+/// A replica that has not heard of its primary for longer is not read from. A primary without writes
+/// pings its replicas every 10 s (`repl-ping-replica-period`).
+pub const REPLICA_SILENCE_SECONDS_MAX: u64 = 12;
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
 
 /// What callers and keeper share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Where to connect.
-    pub target: Arc<Target>,
+    /// How to connect.
+    pub dialer: Arc<Dialer>,
+    /// Where to.
+    pub address: Address,
+    /// Whether it may be a replica that is read from.
+    reads_replicas: bool,
+    /// It is a replica that has lost its primary, or is far behind it.
+    pub behind: AtomicBool,
     /// Deadline of one command.
     pub timeout: Duration,
     /// Connections kept, and the most there may be.
@@ -65,24 +76,23 @@ pub struct Shared {
 impl Shared {
     /// Nothing is connected yet.
     #[must_use]
-    pub fn new(
-        settings: &crate::config::settings::Redis,
-        target: Target,
-        connections: (u32, u32),
-        recorder: Recorder,
-    ) -> Self {
-        let most = connections.1.max(1);
-        let least = connections.0.clamp(1, most);
-        let news = News::of(&target.address());
+    pub fn new(ways: &Ways, address: Address) -> Self {
+        let (least, most) = ways.connections;
+        let most = most.max(1);
+        let least = least.clamp(1, most);
+        let news = News::of(&address);
         Self {
-            target: Arc::new(target),
-            timeout: settings.timeout,
+            dialer: Arc::clone(&ways.dialer),
+            address,
+            reads_replicas: ways.reads_replicas,
+            behind: AtomicBool::new(false),
+            timeout: ways.settings.timeout,
             connections: (least, most),
             wanted: AtomicU32::new(least),
             links: ArcSwap::default(),
             state: AtomicU8::new(State::Open as u8),
             opened: AtomicU64::new(0),
-            breaker: Mutex::new(Breaker::new(settings.breaker)),
+            breaker: Mutex::new(Breaker::new(ways.settings.breaker)),
             epoch: Instant::now(),
             server_epoch: AtomicI64::new(i64::MIN),
             ping: AtomicU64::new(0),
@@ -90,7 +100,7 @@ impl Shared {
             doubt: Notify::new(),
             busy: Notify::new(),
             news,
-            recorder,
+            recorder: ways.recorder.clone(),
         }
     }
 
@@ -170,45 +180,17 @@ impl Shared {
                 self.doubt.notify_one();
                 if self.news.turned(Standing::Away) {
                     tracing::warn!(
-                        redis = self.target.address(),
+                        redis = %self.address,
                         kind = outage.word(),
                         "Redis is away ({why}); answering from memory and the app"
                     );
                 }
             }
             (State::Open | State::HalfOpen, State::Closed) if self.news.turned(Standing::InUse) => {
-                tracing::info!(redis = self.target.address(), "Redis is in use");
+                tracing::info!(redis = %self.address, "Redis is in use");
             }
             _ => {}
         }
-    }
-
-    /// A write was taken, or refused for `outage`: says so where that is a change.
-    pub fn wrote(&self, outage: Option<Outage>) {
-        let full = match outage {
-            None => false,
-            Some(Outage::Full) => true,
-            // Nothing about whether it is full.
-            Some(_) => return,
-        };
-        // Read first: nearly always nothing has changed.
-        if self.is_full() == full || self.news.full.swap(full, Ordering::Relaxed) == full {
-            return;
-        }
-        let redis = self.target.address();
-        if full && self.news.is_due("full") {
-            tracing::warn!(
-                redis,
-                "Redis is full: it takes no writes; what it holds is still read, the rest is kept in memory alone"
-            );
-        } else if !full && self.news.is_due("room") {
-            tracing::info!(redis, "Redis takes writes again");
-        }
-    }
-
-    /// Whether it took no write when last asked to.
-    pub fn is_full(&self) -> bool {
-        self.news.full.load(Ordering::Relaxed)
     }
 
     /// A connect was refused: one line, whatever the breaker does.
@@ -217,8 +199,8 @@ impl Shared {
         self.recorder.redis("connect", Some(kind), Duration::ZERO);
         if self.news.is_due(kind) {
             tracing::warn!(
-                redis = self.target.address(),
-                user = self.target.user(),
+                redis = %self.address,
+                user = self.dialer.user(),
                 kind,
                 "no connection to Redis: {}",
                 refused.text
@@ -230,7 +212,8 @@ impl Shared {
 /// Runs until it is dropped.
 pub async fn keep(shared: Arc<Shared>) {
     let manager = Manager {
-        target: Arc::clone(&shared.target),
+        dialer: Arc::clone(&shared.dialer),
+        address: shared.address.clone(),
         changed: Arc::clone(&shared.changed),
     };
     // The pool owns the connections and throws dead ones out. It makes none by itself, tests none
@@ -254,7 +237,7 @@ pub async fn keep(shared: Arc<Shared>) {
 
 /// Keeps as many live links as are wanted.
 async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
-    let turnstile = Turnstile::to(&shared.target.address());
+    let turnstile = Turnstile::to(&shared.address);
     loop {
         let live = sweep(pool).await;
         let missing = (live.len() as u32) < shared.wanted.load(Ordering::Relaxed);
@@ -356,22 +339,31 @@ async fn probe(shared: &Shared) -> Infallible {
 async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
     let mut probe = redis::pipe();
     probe.cmd("PING").cmd("TIME");
+    if shared.reads_replicas {
+        probe.cmd("INFO").arg("replication");
+    }
     for attempt in 0..2 {
         let answers = link.answers();
         let begun = Instant::now();
         let outage = match link.commands(&probe, shared.timeout).await {
-            Ok(replies) => match <[Reply; 2]>::try_from(replies) {
-                Ok([ping, time]) => match taken(ping).and_then(|_| taken(time)) {
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
+                let ping = replies.next().ok_or(Outage::Protocol).and_then(taken);
+                let time = replies.next().ok_or(Outage::Protocol).and_then(taken);
+                match ping.and(time) {
                     Ok(time) => {
                         let took = begun.elapsed();
                         note_time(shared, &time, took);
+                        if let Some(Reply::Bulk(info)) = replies.next() {
+                            let behind = is_behind(&String::from_utf8_lossy(&info));
+                            shared.behind.store(behind, Ordering::Relaxed);
+                        }
                         shared.recorder.redis("probe", None, took);
                         return Ok(());
                     }
                     Err(outage) => outage,
-                },
-                Err(_) => Outage::Protocol,
-            },
+                }
+            }
             Err(Outage::Saturated) => {
                 // No room for a probe: whether others are answered meanwhile tells as much.
                 tokio::time::sleep(shared.timeout).await;
@@ -422,6 +414,20 @@ fn note_time(shared: &Shared, time: &Reply, took: Duration) {
     }
 }
 
+/// Whether INFO's section `replication` is that of a replica without its primary, or far behind it.
+fn is_behind(info: &str) -> bool {
+    let value = |name: &str| {
+        let mut lines = info
+            .lines()
+            .filter_map(|line| line.trim_end().split_once(':'));
+        lines.find_map(|(known, value)| (known == name).then_some(value))
+    };
+    let silent = || value("master_last_io_seconds_ago")?.parse::<u64>().ok();
+    value("role") == Some("slave")
+        && (value("master_link_status") != Some("up")
+            || silent().is_none_or(|seconds| seconds > REPLICA_SILENCE_SECONDS_MAX))
+}
+
 /// Looks for silence while many commands wait; asleep while few do.
 async fn watch(shared: &Shared) -> Infallible {
     loop {
@@ -455,7 +461,8 @@ async fn watch(shared: &Shared) -> Infallible {
 /// Makes connections for the pool and tells it which are dead.
 #[derive(Debug)]
 struct Manager {
-    target: Arc<Target>,
+    dialer: Arc<Dialer>,
+    address: Address,
     changed: Arc<Notify>,
 }
 
@@ -465,7 +472,8 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Arc<Link>, Refused> {
         let changed = Arc::clone(&self.changed);
-        self.target.connect(changed).await
+        let (address, greeting) = (&self.address, Greeting::Server);
+        self.dialer.connect(address, greeting, changed).await
     }
 
     async fn is_valid(&self, link: &mut Arc<Link>) -> Result<(), Refused> {
@@ -517,7 +525,7 @@ impl Standing {
 
 /// What was said of one Redis: every worker sees the same thing happen, and it is told once.
 #[derive(Debug, Default)]
-struct News {
+pub struct News {
     said: Mutex<Said>,
     /// It refused a write for lack of room when last asked.
     full: AtomicBool,
@@ -532,10 +540,47 @@ struct Said {
 }
 
 impl News {
-    /// The news of `address`, shared by all who ask while one of them lives.
-    fn of(address: &str) -> Arc<Self> {
+    /// The news of what is called so, shared by all who ask while one of them lives.
+    pub fn of(address: &(impl ToString + ?Sized)) -> Arc<Self> {
         static ALL: OnceLock<Mutex<HashMap<String, Weak<News>>>> = OnceLock::new();
-        shared_by_address(&ALL, address, Self::default)
+        shared_by_name(&ALL, address, Self::default)
+    }
+
+    /// A write to `redis` was taken, or refused for `outage`: says so where that is a change.
+    pub fn wrote(&self, redis: &str, outage: Option<Outage>) {
+        let full = match outage {
+            None => false,
+            Some(Outage::Full) => true,
+            // Nothing about whether it is full.
+            Some(_) => return,
+        };
+        // Read first: nearly always nothing has changed.
+        if self.is_full() == full || self.full.swap(full, Ordering::Relaxed) == full {
+            return;
+        }
+        if full && self.is_due("full") {
+            tracing::warn!(
+                redis,
+                "Redis is full: it takes no writes; what it holds is still read, the rest is kept in memory alone"
+            );
+        } else if !full && self.is_due("room") {
+            tracing::info!(redis, "Redis takes writes again");
+        }
+    }
+
+    /// Who was taken for one server is a node of a Cluster.
+    pub fn is_of_cluster(&self, redis: &str) {
+        if self.is_due("cluster") {
+            tracing::warn!(
+                redis,
+                "this is a node of a Redis Cluster and has a part of the keys only: write redis+cluster:// in redis.url"
+            );
+        }
+    }
+
+    /// Whether it took no write when last asked to.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Whether it is to be told that this is how it stands now: not what was told last, and not told
@@ -550,7 +595,7 @@ impl News {
     }
 
     /// Whether this kind has not been told for a while; it is told now.
-    fn is_due(&self, kind: &'static str) -> bool {
+    pub fn is_due(&self, kind: &'static str) -> bool {
         self.said().is_due(kind)
     }
 
@@ -571,10 +616,10 @@ impl Said {
     }
 }
 
-/// One of a kind for each address in this process, as long as somebody has it.
-fn shared_by_address<T>(
+/// One of a kind for each name in this process, as long as somebody has it.
+pub fn shared_by_name<T>(
     all: &OnceLock<Mutex<HashMap<String, Weak<T>>>>,
-    address: &str,
+    name: &(impl ToString + ?Sized),
     make: impl FnOnce() -> T,
 ) -> Arc<T> {
     let mut all = all
@@ -582,11 +627,12 @@ fn shared_by_address<T>(
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     all.retain(|_, one| one.strong_count() > 0);
-    if let Some(one) = all.get(address).and_then(Weak::upgrade) {
+    let name = name.to_string();
+    if let Some(one) = all.get(&name).and_then(Weak::upgrade) {
         return one;
     }
     let one = Arc::new(make());
-    all.insert(address.to_owned(), Arc::downgrade(&one));
+    all.insert(name, Arc::downgrade(&one));
     one
 }
 
@@ -600,9 +646,9 @@ struct Turnstile {
 
 impl Turnstile {
     /// The turnstile of `address`, shared by all who ask while one of them lives.
-    fn to(address: &str) -> Arc<Self> {
+    fn to(address: &Address) -> Arc<Self> {
         static ALL: OnceLock<Mutex<HashMap<String, Weak<Turnstile>>>> = OnceLock::new();
-        shared_by_address(&ALL, address, || Self {
+        shared_by_name(&ALL, address, || Self {
             next: Mutex::new(Instant::now()),
             opened: Notify::new(),
         })
@@ -625,6 +671,28 @@ impl Turnstile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_is_read_from_while_it_hears_of_its_primary() {
+        for (info, behind) in [
+            ("role:master\r\nconnected_slaves:1\r\n", false),
+            (
+                "role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:3\r\n",
+                false,
+            ),
+            (
+                "role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:30\r\n",
+                true,
+            ),
+            (
+                "role:slave\r\nmaster_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\n",
+                true,
+            ),
+            ("role:slave\r\n", true),
+        ] {
+            assert_eq!(is_behind(info), behind, "{info}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_every_worker_sees_is_told_once_for_all() {

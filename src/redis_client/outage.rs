@@ -3,7 +3,6 @@
 //! It reads codes and texts and decides nothing else.
 
 use super::Outage;
-use redis::{ServerError, Value};
 
 /// The outage that the line of an error reply is: a code, a blank, a sentence.
 #[must_use]
@@ -13,33 +12,11 @@ pub fn of_line(line: &[u8]) -> Outage {
     of_reply(code, detail)
 }
 
-/// The outage that an error reply is.
-#[must_use]
-pub fn of_server_error(error: &ServerError) -> Outage {
-    of_reply(error.code(), error.details().unwrap_or_default())
-}
-
-/// The error reply in `value`, if it is one.
-#[must_use]
-pub fn error_reply(value: &Value) -> Option<&ServerError> {
-    match value {
-        Value::ServerError(error) => Some(error),
-        _ => None,
-    }
-}
-
-/// The outage in `value`, if it is an error reply.
-#[must_use]
-pub fn refusal(value: &Value) -> Option<Outage> {
-    error_reply(value).map(of_server_error)
-}
-
 /// Redis's error codes, and the one refusal that has none.
 fn of_reply(code: &str, detail: &str) -> Outage {
     match code {
-        "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "UNKILLABLE" => {
-            Outage::NotReady
-        }
+        "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "UNKILLABLE" => Outage::NotReady,
+        "MOVED" | "ASK" | "TRYAGAIN" => Outage::Moved,
         "READONLY" => Outage::ReadOnly,
         "OOM" | "MISCONF" | "NOREPLICAS" => Outage::Full,
         "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => Outage::Denied,
@@ -63,7 +40,7 @@ mod tests {
             ("BUSY", "Redis is busy running a script", Outage::NotReady),
             ("MASTERDOWN", "Link with MASTER is down", Outage::NotReady),
             ("CLUSTERDOWN", "The cluster is down", Outage::NotReady),
-            ("TRYAGAIN", "Multiple keys request", Outage::NotReady),
+            ("TRYAGAIN", "Multiple keys request", Outage::Moved),
             ("READONLY", "You can't write", Outage::ReadOnly),
             ("OOM", "command not allowed", Outage::Full),
             ("MISCONF", "Errors writing to the AOF", Outage::Full),

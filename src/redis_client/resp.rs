@@ -597,7 +597,9 @@ mod tests {
         };
         assert_eq!(value.as_ptr(), at);
         let error = Reply::Error(Bytes::from_static(b"MOVED 1 a:1\r\n+OK")).into_value();
-        let error = super::super::error_reply(&error).unwrap();
+        let Value::ServerError(error) = error else {
+            panic!("an error");
+        };
         assert_eq!(
             (error.code(), error.details()),
             ("MOVED", Some("1 a:1  +OK"))

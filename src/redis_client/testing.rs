@@ -1,8 +1,8 @@
 //! For tests: a real redis-server that can be killed, stopped, continued and started again.
 
 use super::Redis;
+use crate::config::RedisUrl;
 use crate::config::settings;
-use crate::secret::Secret;
 use crate::telemetry::Recorder;
 use std::net::TcpListener;
 use std::num::NonZeroU32;
@@ -107,7 +107,7 @@ impl Drop for Server {
 
 pub(crate) fn settings_for(url: &str) -> settings::Redis {
     settings::Redis {
-        url: Secret::new(url),
+        url: RedisUrl::parse(url).unwrap(),
         pool_min: 1,
         pool_max: NonZeroU32::new(2).unwrap(),
         timeout: Duration::from_millis(100),
@@ -117,6 +117,7 @@ pub(crate) fn settings_for(url: &str) -> settings::Redis {
             min_calls: 10,
             retry_after: Duration::from_secs(15),
         },
+        read_from: settings::ReadFrom::Primary,
         tls_ca: None,
         limits_url: None,
     }

@@ -31,5 +31,6 @@ mod session;
 mod stopping;
 mod telemetry;
 mod tls;
+mod topologies;
 mod unkeyed;
 mod websocket;

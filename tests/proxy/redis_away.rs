@@ -206,7 +206,7 @@ async fn slow_counts_as_down() {
     let redis = RedisServer::start().await;
     let network = FaultProxy::before(redis.address()).await;
     let larder = larder(&app)
-        .redis_block(block(&format!("redis://{}", network.address)))
+        .redis_block(block(&redis.url_by(network.address)))
         .yaml(ROUTES)
         .start()
         .await;
@@ -225,7 +225,7 @@ async fn silence_resets_cuts_and_noise_on_the_way_are_survived() {
     let redis = RedisServer::start().await;
     let network = FaultProxy::before(redis.address()).await;
     let larder = larder(&app)
-        .redis_block(block(&format!("redis://{}", network.address)))
+        .redis_block(block(&redis.url_by(network.address)))
         .yaml(ROUTES)
         .start()
         .await;
@@ -325,7 +325,7 @@ async fn while_it_is_away_it_is_not_stormed_with_connections() {
     let redis = RedisServer::absent();
     let network = FaultProxy::before(redis.address()).await;
     let larder = larder(&app)
-        .redis_block(block(&format!("redis://{}", network.address)))
+        .redis_block(block(&redis.url_by(network.address)))
         .yaml(ROUTES)
         .start()
         .await;

@@ -110,3 +110,45 @@ async fn a_process_can_be_stopped_and_continued() {
     assert!(silent.is_err());
     assert_eq!(redis.cli(&["PING"]).await, "PONG");
 }
+
+#[tokio::test]
+async fn what_larder_must_not_do_to_redis_fails_the_scenario_that_saw_it() {
+    let redis = RedisServer::start().await;
+    let told = |redis: &RedisServer| {
+        let checked = std::panic::AssertUnwindSafe(|| redis.check());
+        let panic = std::panic::catch_unwind(checked).err()?;
+        panic.downcast_ref::<String>().cloned()
+    };
+    assert_eq!(told(&redis), None);
+    // Names made inside a script are not the scenario's own.
+    for (script, why) in [
+        (
+            "redis.call('SET', 'larder:' .. 1, 'x')",
+            "larder:1 (no TTL)",
+        ),
+        (
+            "redis.call('SET', 'other:' .. 1, 'x', 'EX', 60)",
+            "other:1 (outside larder:)",
+        ),
+    ] {
+        redis.cli(&["EVAL", script, "0"]).await;
+        let told = told(&redis).unwrap();
+        assert!(told.contains(why), "{told}");
+        redis.cli(&["FLUSHALL"]).await;
+    }
+    redis.cli(&["SET", "mine", "x"]).await;
+    assert_eq!(told(&redis), None, "a scenario's own");
+    let larder = ["--user", "larder", "-a", "pw", "KEYS", "*"];
+    let port = redis.port.to_string();
+    let sent = std::process::Command::new("redis-cli")
+        .args(["-p", &port])
+        .args(larder)
+        .output();
+    assert!(sent.is_ok());
+    let told = told(&redis).unwrap();
+    for why in ["KEYS was sent 1 times", "keys was refused (command)"] {
+        assert!(told.contains(why), "{told}");
+    }
+    redis.cli(&["ACL", "LOG", "RESET"]).await;
+    redis.cli(&["CONFIG", "RESETSTAT"]).await;
+}

@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::config::Settings;
 use crate::config::settings::{self, LimitPer};
-use crate::redis_client::{Outage, Refused};
+use crate::redis_client::{self, Outage, Refused};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -44,8 +44,20 @@ pub(super) struct RedisFacts {
     pub info: Option<HashMap<String, String>>,
     /// By how much its clock is ahead of ours.
     pub ahead_millis: Option<i64>,
-    /// Our user's line of `ACL LIST`, where it may be asked.
-    pub rules: Option<String>,
+    /// What our user may do there.
+    pub rights: Rights,
+}
+
+/// What a user may do.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Rights {
+    /// A server that does not say.
+    #[default]
+    Unknown,
+    /// It may not even ask, so it is a user that was cut to size.
+    Hidden,
+    /// Its line of `ACL LIST`.
+    Rules { name: String, rules: String },
 }
 
 impl RedisFacts {
@@ -279,14 +291,17 @@ fn clock(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
 
 /// Whether our user may do more than it needs.
 fn rights(of: &'static str, settings: &Settings, facts: &RedisFacts) -> Option<Finding> {
-    let rules = facts.rules.as_deref()?;
-    let all_keys = rules
-        .split(' ')
-        .any(|rule| matches!(rule, "~*" | "allkeys"));
-    let all_commands = rules
-        .split(' ')
-        .any(|rule| matches!(rule, "+@all" | "allcommands"));
-    let open = rules.split(' ').any(|rule| rule == "nopass");
+    let (name, rules) = match &facts.rights {
+        Rights::Unknown => return None,
+        Rights::Hidden => {
+            return Some(Finding::good(
+                of,
+                "larder's user is one of its own: it may not even ask what it may do",
+            ));
+        }
+        Rights::Rules { name, rules } => (name, rules),
+    };
+    let any = |wide: &[&str]| rules.split(' ').any(|rule| wide.contains(&rule));
     let loopback = [
         "redis://127.",
         "redis://localhost",
@@ -295,23 +310,34 @@ fn rights(of: &'static str, settings: &Settings, facts: &RedisFacts) -> Option<F
     ]
     .iter()
     .any(|near| facts.address.starts_with(near));
-    Some(if open && !loopback {
-        Finding::bad(
+    let narrow = redis_client::acl(&settings.cache.namespace);
+    let mend =
+        format!("{narrow}   (larder export acl), then redis://larder:PASSWORD@… in redis.url");
+    // `-@dangerous` and the like after it take away too little to be looked at.
+    let wide = match (any(&["+@all", "allcommands"]), any(&["~*", "allkeys"])) {
+        (true, _) => Some("everything, FLUSHALL included"),
+        (false, true) => Some("what it likes with every key of this Redis"),
+        (false, false) => [
+            "+@dangerous",
+            "+@admin",
+            "+@keyspace",
+            "+flushall",
+            "+flushdb",
+            "+config",
+            "+keys",
+            "+scan",
+        ]
+        .into_iter()
+        .find(|rule| any(&[rule])),
+    };
+    Some(match wide {
+        _ if any(&["nopass"]) && !loopback => Finding::bad(
             of,
-            "it lets everybody in who reaches it: no password",
-            "requirepass, or a user of larder's own: larder export acl",
-        )
-    } else if all_commands || all_keys {
-        Finding::advice(
-            of,
-            "larder's user may do everything, FLUSHALL included",
-            format!(
-                "a user for `{}:*` alone: larder export acl",
-                settings.cache.namespace
-            ),
-        )
-    } else {
-        Finding::good(of, "larder's user may do what it needs and no more")
+            format!("it lets everybody in who reaches it: the user `{name}` has no password"),
+            mend,
+        ),
+        Some(wide) => Finding::advice(of, format!("larder's user `{name}` may do {wide}"), mend),
+        None => Finding::good(of, "larder's user may do what it needs and no more"),
     })
 }
 
@@ -358,7 +384,7 @@ mod tests {
                     .collect(),
             ),
             ahead_millis: Some(3),
-            rules: None,
+            rights: Rights::Unknown,
         }
     }
 

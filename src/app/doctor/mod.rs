@@ -5,13 +5,12 @@
 mod judge;
 
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::config::settings;
-use crate::redis_client::{self, PrivateLine};
-use crate::secret::Secret;
+use crate::config::{RedisUrl, Settings};
+use crate::redis_client::{self, Outage, PrivateLine};
 use crate::server;
 use crate::upstream::Upstream;
-use judge::{RedisFacts, Use};
+use judge::{RedisFacts, Rights, Use};
 use redis::{Value, cmd};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -139,25 +138,42 @@ fn port(settings: &Settings) -> Finding {
 async fn server(
     settings: &Settings,
     redis: &settings::Redis,
-    url: &Secret,
+    url: &RedisUrl,
     used_for: Use,
 ) -> Vec<Finding> {
     let of = used_for.word();
-    let line = match redis_client::line(redis, url).await {
-        Ok(line) => line,
-        Err(refused) => return vec![judge::refused(of, &refused)],
+    let servers = match redis_client::servers(redis, url).await {
+        Ok(servers) => servers,
+        Err(why) => {
+            return vec![Finding::bad(
+                of,
+                format!("the servers of {url} are not known: {why}"),
+                "start it, or mend redis.url",
+            )];
+        }
     };
-    match facts(&line, redis_client::address(redis, url)).await {
-        Ok(facts) => judge::redis(settings, redis, used_for, &facts),
-        Err(outage) => vec![Finding::bad(
-            of,
-            format!("took the connection and then failed: {}", outage.word()),
-            "look at Redis's own log",
-        )],
+    let mut findings = Vec::new();
+    for address in servers {
+        let line = match redis_client::line(redis, url, &address).await {
+            Ok(line) => line,
+            Err(refused) => {
+                findings.push(judge::refused(of, &refused));
+                continue;
+            }
+        };
+        match facts(&line, address.to_string()).await {
+            Ok(facts) => findings.extend(judge::redis(settings, redis, used_for, &facts)),
+            Err(outage) => findings.push(Finding::bad(
+                of,
+                format!("took the connection and then failed: {}", outage.word()),
+                "look at Redis's own log",
+            )),
+        }
     }
+    findings
 }
 
-async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_client::Outage> {
+async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, Outage> {
     let mut trips = Vec::with_capacity(TRIPS);
     for _ in 0..TRIPS {
         let began = Instant::now();
@@ -171,31 +187,38 @@ async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, redis_
     let time = line.query(&cmd("TIME"), ANSWER_TIME).await;
     // It was read half a round trip ago, as far as anybody can tell.
     let here = clock.now().as_millis() - as_millis(began.elapsed() / 2);
-    let rules = whose_rules(line).await;
+    let rights = rights(line).await;
     Ok(RedisFacts {
         address,
         trips,
         info: info.ok().map(|info| read_info(&info)),
         ahead_millis: time.ok().and_then(|time| ahead(&time, here)),
-        rules,
+        rights,
     })
 }
 
-/// The rules that this user lives under, as `ACL LIST` would print them.
-async fn whose_rules(line: &PrivateLine) -> Option<String> {
+/// What this user may do, as far as it may know.
+async fn rights(line: &PrivateLine) -> Rights {
     let mut whoami = cmd("ACL");
     whoami.arg("WHOAMI");
-    let name = text(&line.query(&whoami, ANSWER_TIME).await.ok()?)?;
+    let name = match line.query(&whoami, ANSWER_TIME).await {
+        Ok(name) => text(&name).unwrap_or_default(),
+        Err(Outage::Denied) => return Rights::Hidden,
+        Err(_) => return Rights::Unknown,
+    };
     let mut list = cmd("ACL");
     list.arg("LIST");
-    let Value::Array(users) = line.query(&list, ANSWER_TIME).await.ok()? else {
-        return None;
+    let users = match line.query(&list, ANSWER_TIME).await {
+        Ok(Value::Array(users)) => users,
+        Err(Outage::Denied) => return Rights::Hidden,
+        _ => return Rights::Unknown,
     };
     let start = format!("user {name} ");
     users
         .iter()
         .filter_map(text)
         .find(|user| user.starts_with(&start))
+        .map_or(Rights::Unknown, |rules| Rights::Rules { name, rules })
 }
 
 fn read_info(info: &Value) -> HashMap<String, String> {

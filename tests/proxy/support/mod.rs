@@ -3,18 +3,24 @@
 #![allow(dead_code, reason = "the rig is larger than what one scenario uses")]
 
 mod app;
+mod check;
 mod client;
 mod fault;
 mod larder;
 mod redis;
 mod token;
+mod topology;
+mod traffic;
 
 pub use app::{Answer, App, Gate, Seen, read_head};
+pub use check::NEVER_SENT;
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
 pub use larder::{Larder, larder, larder_cli};
 pub use redis::RedisServer;
 pub use token::{SECRET, identity, signed, token};
+pub use topology::{Monitored, RedisCluster};
+pub use traffic::{Traffic, shop};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};

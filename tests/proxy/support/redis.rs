@@ -1,13 +1,22 @@
 //! A real redis-server on a port and in a folder of its own.
+//!
+//! larder is let in as the user that `larder export acl` prints and as nobody else, and what it leaves
+//! there is looked at when the server ends: see [`check`](super::check).
 
+use super::check::{self, Harness};
 use super::{eventually, free_port, signal};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+/// Options by which a scenario brings users of its own: the server is then open as it says.
+const OWN_USERS: [&str; 3] = ["--requirepass", "--user", "--aclfile"];
 
 /// Killed when dropped. Its append-only file keeps every write, so that a kill -9 loses nothing
 /// and a test can read whatever was ever stored.
@@ -16,6 +25,9 @@ pub struct RedisServer {
     folder: TempDir,
     child: Option<Child>,
     options: Vec<String>,
+    namespace: String,
+    stopped: AtomicBool,
+    harness: Harness,
 }
 
 impl RedisServer {
@@ -25,7 +37,13 @@ impl RedisServer {
 
     /// With further options, e.g. `["--maxmemory", "2mb"]`.
     pub async fn with(options: &[&str]) -> Self {
+        Self::of("larder", options).await
+    }
+
+    /// The same for a larder whose `cache.namespace` is this.
+    pub async fn of(namespace: &str, options: &[&str]) -> Self {
         let mut server = Self::absent();
+        server.namespace = namespace.into();
         server.options = options.iter().map(|option| (*option).to_owned()).collect();
         server.up().await;
         server
@@ -39,11 +57,30 @@ impl RedisServer {
             folder,
             child: None,
             options: Vec::new(),
+            namespace: "larder".into(),
+            stopped: AtomicBool::new(false),
+            harness: Harness::default(),
         }
     }
 
+    /// With the user that larder is.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.url_by(self.address())
+    }
+
+    /// The same by another way, such as a network that fails.
+    pub fn url_by(&self, address: SocketAddr) -> String {
+        format!("redis://larder:{PASSWORD}@{address}")
+    }
+
+    /// larder may be refused this here, by the scenario's own doing: `command` as ACL LOG names it.
+    pub fn may_refuse(&self, command: &str) {
+        self.harness.may_refuse(command);
+    }
+
+    /// Others than larder send this: `command` as INFO names it.
+    pub fn others_send(&self, command: &str) {
+        self.harness.others_send(command);
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -63,6 +100,7 @@ impl RedisServer {
                     "yes",
                 ])
                 .args(["--dir", &self.folder.path().to_string_lossy()])
+                .args(self.users())
                 .args(&self.options)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -70,14 +108,38 @@ impl RedisServer {
                 .spawn()
                 .expect("redis-server is installed (make setup)"),
         );
+        self.harness.begins();
         eventually("redis-server answers", async || {
             (self.cli(&["PING"]).await == "PONG").then_some(())
         })
         .await;
     }
 
+    /// Nobody but us and larder, as the smallest user that it can work as.
+    fn users(&self) -> Vec<String> {
+        let admin = "--user harness on nopass ~* &* +@all";
+        let mut users: Vec<String> = admin.split(' ').map(str::to_owned).collect();
+        let own = |option: &String| OWN_USERS.contains(&option.as_str());
+        if !self.options.iter().any(own) {
+            users.extend(["--user", "default", "off"].map(str::to_owned));
+            users.push("--user".into());
+            users.extend(larder_user(&self.namespace));
+        }
+        users
+    }
+
+    /// What larder did there and left there is as it should be. Says nothing of a server that does not
+    /// run, or is stopped.
+    pub fn check(&self) {
+        if self.child.is_some() && !self.stopped.load(Ordering::Relaxed) {
+            check::check(self.port, &self.namespace, &self.harness);
+        }
+    }
+
     /// kill -9.
     pub async fn kill(&mut self) {
+        self.check();
+        self.stopped.store(false, Ordering::Relaxed);
         if let Some(mut child) = self.child.take() {
             let _ = child.kill().await;
         }
@@ -98,17 +160,21 @@ impl RedisServer {
 
     /// SIGSTOP: connections stand, nothing answers.
     pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
         signal(self.pid(), "STOP");
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
         signal(self.pid(), "CONT");
+        self.stopped.store(false, Ordering::Relaxed);
     }
 
+    /// As somebody who may do everything. A key that is named here is the scenario's own.
     pub async fn cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
+        self.harness.says(arguments);
+        let output = self
+            .redis_cli()
             .args(arguments)
             .output()
             .await
@@ -134,8 +200,21 @@ impl RedisServer {
     }
 
     fn connect(&self) -> redis::Connection {
-        let client = redis::Client::open(self.url()).unwrap();
+        let url = format!("redis://harness:any@{}", self.address());
+        let client = redis::Client::open(url).unwrap();
         client.get_connection().unwrap()
+    }
+
+    fn redis_cli(&self) -> Command {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args([
+            "--user",
+            "harness",
+            "--no-auth-warning",
+            "-a",
+            "any",
+        ]);
+        command
     }
 
     pub async fn keys(&self) -> Vec<String> {
@@ -164,8 +243,9 @@ impl RedisServer {
 
     /// Every command from now on.
     pub async fn monitor(&self) -> Monitor {
-        let mut child = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string(), "MONITOR"])
+        let mut child = self
+            .redis_cli()
+            .arg("MONITOR")
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -199,9 +279,47 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            if self.stopped.load(Ordering::Relaxed) {
+                self.resume();
+            }
+            self.check();
+        }
         // A stopped process dies of SIGKILL all the same; kill_on_drop sends it.
         self.child = None;
     }
+}
+
+/// larder's password, wherever nothing else is asked for.
+const PASSWORD: &str = "pw";
+
+/// What `larder export acl` prints for this namespace, from the name on. Asked for once.
+fn larder_user(namespace: &str) -> Vec<String> {
+    static PRINTED: OnceLock<Mutex<HashMap<String, Vec<String>>>> = OnceLock::new();
+    let mut printed = PRINTED.get_or_init(Mutex::default).lock().unwrap();
+    let print = || {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("proxy.yaml");
+        let yaml = format!("upstream: http://localhost:1\ncache: {{ namespace: {namespace} }}\n");
+        std::fs::write(&config, yaml).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["export", "acl", "-c"])
+            .arg(config)
+            .output()
+            .unwrap();
+        let rule = String::from_utf8(output.stdout).unwrap();
+        let words = rule.trim_end().strip_prefix("ACL SETUSER ");
+        let words = words.unwrap_or_else(|| panic!("not a rule: {rule}"));
+        words
+            .replace(">PASSWORD", &format!(">{PASSWORD}"))
+            .split(' ')
+            .map(str::to_owned)
+            .collect()
+    };
+    printed
+        .entry(namespace.to_owned())
+        .or_insert_with(print)
+        .clone()
 }
 
 /// What MONITOR told.

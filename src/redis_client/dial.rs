@@ -1,13 +1,14 @@
-//! How a connection to a Redis server is made: name, socket, TLS, greeting.
+//! How a connection to one Redis server is made: name, socket, TLS, greeting.
 //!
 //! Nothing here decides whether Redis is asked, and nothing here is logged.
 
 use super::link::Link;
 use super::resp::{Reply, write_command};
 use super::{Outage, outage};
-use crate::config::settings;
+use crate::config::RedisUrl;
+use crate::config::redis_url::{Address, Topology};
+use crate::config::settings::{self, ReadFrom};
 use crate::secret::Secret;
-use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -28,35 +29,6 @@ pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// An idle connection is looked after this often (TCP keepalive).
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Which servers make up this Redis. One server today; Sentinel and Cluster are further kinds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topology {
-    /// One server.
-    Single(Address),
-}
-
-/// Where one server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `redis://host:port`
-    Tcp(String, u16),
-    /// `rediss://host:port`
-    Tls(String, u16),
-    /// `redis+unix:///path`
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    /// Without user and password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) => write!(f, "redis://{host}:{port}"),
-            Self::Tls(host, port) => write!(f, "rediss://{host}:{port}"),
-            Self::Unix(path) => write!(f, "redis+unix://{}", path.display()),
-        }
-    }
-}
-
 /// Why there is no connection: the kind, and a sentence for the log that holds no password.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -75,71 +47,58 @@ impl Refused {
     }
 }
 
-/// What is needed to connect, read once from the settings.
-pub struct Target {
-    topology: Result<Topology, String>,
-    greeting: RedisConnectionInfo,
-    user: String,
+/// What every server of one Redis is connected to with, read once from the settings.
+pub struct Dialer {
+    username: Option<String>,
+    password: Option<Secret>,
+    database: u16,
+    /// Whether nodes of a Cluster may answer for the primaries that they follow (READONLY).
+    reads_replicas: bool,
     tls_ca: Option<PathBuf>,
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
-impl Target {
-    /// Reads `url`. A URL that makes no sense is kept as a reason that every connect answers with.
+/// Who is greeted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// A server with data.
+    Server,
+    /// A Sentinel.
+    Sentinel,
+    /// A Sentinel that asks for a password: it is given the one for what it monitors.
+    ClosedSentinel,
+}
+
+impl Dialer {
+    /// For the servers of `url`.
     #[must_use]
-    pub fn new(settings: &settings::Redis, url: &Secret) -> Self {
-        let (topology, greeting) = match url.expose().into_connection_info() {
-            Ok(info) => {
-                let greeting = info.redis_settings().clone();
-                let address = match info.addr().clone() {
-                    ConnectionAddr::Tcp(host, port) => Ok(Address::Tcp(host, port)),
-                    ConnectionAddr::TcpTls { insecure: true, .. } => {
-                        Err("a TLS connection without verification is not made".to_owned())
-                    }
-                    ConnectionAddr::TcpTls { host, port, .. } => Ok(Address::Tls(host, port)),
-                    ConnectionAddr::Unix(path) => Ok(Address::Unix(path)),
-                    _ => Err("this kind of Redis URL is not supported".to_owned()),
-                };
-                (address.map(Topology::Single), greeting)
-            }
-            // The crate's own message may quote the URL, so it is not passed on.
-            Err(_) => (
-                Err("the Redis URL cannot be read".to_owned()),
-                RedisConnectionInfo::default(),
-            ),
-        };
+    pub fn new(settings: &settings::Redis, url: &RedisUrl) -> Self {
         Self {
-            topology,
-            user: greeting.username().unwrap_or("default").to_owned(),
-            greeting,
+            username: url.username.clone(),
+            password: url.password.clone(),
+            database: url.database,
+            reads_replicas: settings.read_from != ReadFrom::Primary
+                && matches!(url.topology, Topology::Cluster(_)),
             tls_ca: settings.tls_ca.clone(),
             tls: OnceLock::new(),
-        }
-    }
-
-    /// Where it is, without user and password.
-    #[must_use]
-    pub fn address(&self) -> String {
-        match &self.topology {
-            Ok(Topology::Single(address)) => address.to_string(),
-            Err(_) => "unknown".to_owned(),
         }
     }
 
     /// Who we are there.
     #[must_use]
     pub fn user(&self) -> &str {
-        &self.user
+        self.username.as_deref().unwrap_or("default")
     }
 
     /// Makes a connection within [`CONNECT_DEADLINE`]. Names are resolved anew each time.
     /// `changed` is told when it ends.
-    pub async fn connect(&self, changed: Arc<Notify>) -> Result<Arc<Link>, Refused> {
-        let Topology::Single(address) = self.topology.as_ref().map_err(|text| Refused {
-            outage: Outage::Protocol,
-            text: text.clone(),
-        })?;
-        tokio::time::timeout(CONNECT_DEADLINE, self.dial(address, changed))
+    pub async fn connect(
+        &self,
+        address: &Address,
+        greeting: Greeting,
+        changed: Arc<Notify>,
+    ) -> Result<Arc<Link>, Refused> {
+        tokio::time::timeout(CONNECT_DEADLINE, self.dial(address, greeting, changed))
             .await
             .unwrap_or_else(|_| {
                 Err(Refused {
@@ -149,9 +108,17 @@ impl Target {
             })
     }
 
-    async fn dial(&self, address: &Address, changed: Arc<Notify>) -> Result<Arc<Link>, Refused> {
+    async fn dial(
+        &self,
+        address: &Address,
+        greeting: Greeting,
+        changed: Arc<Notify>,
+    ) -> Result<Arc<Link>, Refused> {
         match address {
-            Address::Tcp(host, port) => self.greet(tcp(host, *port).await?, changed).await,
+            Address::Tcp(host, port) => {
+                let stream = tcp(host, *port).await?;
+                self.greet(stream, greeting, changed).await
+            }
             Address::Tls(host, port) => {
                 let name = ServerName::try_from(host.clone()).map_err(Refused::connection)?;
                 let connector = tokio_rustls::TlsConnector::from(self.tls().await?);
@@ -159,38 +126,48 @@ impl Target {
                     .connect(name, tcp(host, *port).await?)
                     .await
                     .map_err(|error| Refused::connection(format_args!("TLS: {error}")))?;
-                self.greet(stream, changed).await
+                self.greet(stream, greeting, changed).await
             }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)
                     .await
                     .map_err(Refused::connection)?;
-                self.greet(stream, changed).await
+                self.greet(stream, greeting, changed).await
             }
         }
     }
 
     /// Says who we are, all at once. Whoever lacks the right to name the connection may still use it.
-    async fn greet<S>(&self, stream: S, changed: Arc<Notify>) -> Result<Arc<Link>, Refused>
+    async fn greet<S>(
+        &self,
+        stream: S,
+        greeting: Greeting,
+        changed: Arc<Notify>,
+    ) -> Result<Arc<Link>, Refused>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let link = Link::new(stream, changed);
-        let database = self.greeting.db().to_string();
-        let (user, password) = (self.greeting.username(), self.greeting.password());
+        let database = self.database.to_string();
+        let user = self.username.as_deref();
+        let password = self.password.as_ref().map(Secret::expose);
+        let password = password.filter(|_| greeting != Greeting::Sentinel);
+        let has_data = greeting == Greeting::Server;
         let auth = match (user, password) {
             (_, None) => None,
             (None, Some(password)) => Some(vec!["AUTH", password]),
             (Some(user), Some(password)) => Some(vec!["AUTH", user, password]),
         };
-        let select = (database != "0").then(|| vec!["SELECT", &database]);
+        let select = (has_data && database != "0").then(|| vec!["SELECT", &database]);
+        let read_only = (has_data && self.reads_replicas).then(|| vec!["READONLY"]);
         let version = env!("CARGO_PKG_VERSION");
         let names = [
             vec!["CLIENT", "SETINFO", "LIB-NAME", "larder"],
             vec!["CLIENT", "SETINFO", "LIB-VER", version],
             vec!["CLIENT", "SETNAME", "larder"],
         ];
-        let needed = auth.into_iter().chain(select).map(|words| (words, true));
+        let needed = [auth, select, read_only];
+        let needed = needed.into_iter().flatten().map(|words| (words, true));
         let wished = names.into_iter().map(|words| (words, false));
         let now = Instant::now();
         let closed = |_| Refused::connection("the connection was closed");
@@ -248,9 +225,9 @@ impl Target {
     }
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Target").field(&self.address()).finish()
+        f.debug_tuple("Dialer").field(&self.user()).finish()
     }
 }
 
@@ -297,28 +274,4 @@ fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::redis_client::testing::settings_for;
-
-    #[test]
-    fn the_address_shows_neither_user_nor_password() {
-        for (url, shown) in [
-            ("redis://u:hunter2@cache:6380/2", "redis://cache:6380"),
-            ("rediss://:hunter2@cache", "rediss://cache:6379"),
-            (
-                "redis+unix:///run/redis.sock?db=1&pass=hunter2",
-                "redis+unix:///run/redis.sock",
-            ),
-            ("http://u:hunter2@cache", "unknown"),
-            ("rediss://:hunter2@cache/#insecure", "unknown"),
-        ] {
-            let target = Target::new(&settings_for(url), &Secret::new(url));
-            assert_eq!(target.address(), shown);
-            assert!(!format!("{target:?}").contains("hunter2"));
-        }
-    }
 }
