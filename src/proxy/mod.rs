@@ -627,10 +627,13 @@ impl<'a> Ask<'a> {
     /// The caller's part of a key that is one each.
     fn part(&self, per: Per) -> Option<Vec<u8>> {
         match per {
-            Per::Ip => Some(self.caller.pseudonym(self.caller.network().as_bytes())),
+            Per::Ip => {
+                let network = self.caller.network();
+                Some(self.caller.pseudonym(network.as_bytes()).into_owned())
+            }
             Per::User => {
                 let user = self.caller.user()?;
-                Some(self.caller.pseudonym(user.id.as_bytes()))
+                Some(self.caller.pseudonym(user.id.as_bytes()).into_owned())
             }
             Per::Token => self.caller.token().map(|digest| digest.to_vec()),
         }
