@@ -336,6 +336,32 @@ impl RedisTier {
         }
     }
 
+    /// Lets the chunks go of what lies under `key` and its `variants`.
+    async fn let_chunks_go(&self, key: &Key, variants: &[Key]) {
+        let names = std::iter::once((self.names.of(key, None), key));
+        let of_variants = variants.iter().map(|it| (self.names.of(key, Some(it)), it));
+        let names: Vec<_> = names.chain(of_variants).collect();
+        let mut beginnings = redis::pipe();
+        for (name, _) in &names {
+            beginnings
+                .cmd("GETRANGE")
+                .arg(name)
+                .arg(0)
+                .arg(codec::KIND_AT);
+        }
+        let beginnings = self.behind.pipeline("get", &beginnings).await;
+        for ((name, bound_to), beginning) in names.iter().zip(beginnings) {
+            if let Ok(Value::BulkString(beginning)) = beginning
+                && codec::is_chunked(&beginning)
+                && let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await
+                && let Some((_, entry)) = generation(&frame, bound_to, &self.seal.load_full())
+                && let Some(chunks) = entry.named(name).chunks()
+            {
+                self.let_go(chunks, chunks.count());
+            }
+        }
+    }
+
     /// How values are sealed.
     pub(super) fn seal(&self) -> Guard<Arc<Seal>> {
         self.seal.load()
@@ -377,6 +403,7 @@ impl RedisTier {
 
     /// Removes names behind the writes that wait already; returns when that is done or given up.
     pub async fn remove(&self, key: Key, variants: Vec<Key>) {
+        self.let_chunks_go(&key, &variants).await;
         let (done, wait) = oneshot::channel();
         let write = Write::Remove {
             key,
