@@ -322,17 +322,21 @@ impl RedisTier {
             && let Some((_, replaced)) = generation(&frame.into(), &bound_to, &seal)
             && let Some(chunks) = replaced.named(&name).chunks()
         {
-            self.let_go(chunks, chunks.count());
+            self.let_go(chunks, chunks.count(), READERS_TIME);
         }
         outage.is_none()
     }
 
-    /// Leaves the first `count` of these chunks to end as soon as nobody can be reading them any more.
-    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32) {
+    /// Leaves the first `count` of these chunks to end after `life`, when nobody is reading them any more.
+    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32, life: Duration) {
         if count > 0 {
             let chunks = Arc::clone(chunks);
             // Dropped where there is no room: they end by themselves, later.
-            let _ = self.queue.try_send(Write::LetGo { chunks, count });
+            let _ = self.queue.try_send(Write::LetGo {
+                chunks,
+                count,
+                life,
+            });
         }
     }
 
@@ -357,7 +361,7 @@ impl RedisTier {
                 && let Some((_, entry)) = generation(&frame, bound_to, &self.seal.load_full())
                 && let Some(chunks) = entry.named(name).chunks()
             {
-                self.let_go(chunks, chunks.count());
+                self.let_go(chunks, chunks.count(), READERS_TIME);
             }
         }
     }
@@ -437,6 +441,7 @@ enum Write {
     LetGo {
         chunks: Arc<Chunks>,
         count: u32,
+        life: Duration,
     },
     Remove {
         key: Key,
@@ -546,8 +551,12 @@ impl Writing {
                 .arg(life);
                 bytes
             }
-            Write::LetGo { chunks, count } => {
-                let life = millis(READERS_TIME);
+            Write::LetGo {
+                chunks,
+                count,
+                life,
+            } => {
+                let life = millis(life);
                 for index in 0..count {
                     batch.cmd("PEXPIRE").arg(chunks.name(index)).arg(life);
                 }
