@@ -26,6 +26,8 @@ pub const CHUNKS_MAX: u64 = 1 << 20;
 /// How long chunks outlive their entry's value, and those of a replaced entry live on: what a reader has
 /// who has just begun.
 pub const READERS_TIME: Duration = Duration::from_secs(5 * 60);
+/// How long what was written of a fill that is given up lives on: who follows it may be behind.
+pub const GIVEN_UP_TIME: Duration = Duration::from_secs(60);
 /// How long a chunk may take to come once its answer has begun: several times what a request waits for
 /// Redis, since there is nothing else to go on with.
 pub const CHUNK_TIME: Duration = Duration::from_secs(3);
@@ -75,6 +77,12 @@ impl Chunks {
             chunk_bytes,
             opened: Mutex::default(),
         }
+    }
+
+    /// Those of a fill that is under way.
+    #[cfg(test)]
+    pub(crate) fn testing() -> Self {
+        Self::new(Key::from_bytes([0; 16]), String::new(), 0, u64::MAX, 100)
     }
 
     /// Bytes of the content.

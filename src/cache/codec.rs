@@ -45,6 +45,8 @@ const KEY_AT: usize = 12;
 /// Where the sealed block begins.
 const BLOCK_AT: usize = 28;
 const FLAGS_AT: usize = 3;
+/// Where a frame says what it is.
+pub(super) const KIND_AT: usize = 2;
 /// Bytes of an entry's block before the entry: when it was received.
 const RECEIVED_BYTES: usize = 8;
 /// The same of a chunked one, and of a chunk before its piece of the content.
@@ -207,6 +209,11 @@ pub fn decode_chunk(
     }
 }
 
+/// Whether this is the beginning of a chunked entry's frame, at least to [`KIND_AT`].
+pub(super) fn is_chunked(beginning: &[u8]) -> bool {
+    beginning == [MAGIC, VERSION, KIND_CHUNKED]
+}
+
 /// The kind of a frame and its block, if it is whole and `key`'s.
 fn open(bytes: &Bytes, key: &Key, seal: &Seal) -> Result<(u8, Bytes), Corrupt> {
     match bytes.get(..3) {
@@ -228,7 +235,7 @@ fn open(bytes: &Bytes, key: &Key, seal: &Seal) -> Result<(u8, Bytes), Corrupt> {
     if bytes[KEY_AT..BLOCK_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let kind = bytes[2];
+    let kind = bytes[KIND_AT];
     let block = seal.open(
         bytes.slice(BLOCK_AT..),
         bytes[FLAGS_AT],

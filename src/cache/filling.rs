@@ -4,13 +4,14 @@
 //! in time ends the storing, never the fetch. What was written of a fill that did not come to its end is
 //! left to end soon by itself.
 
-use super::chunks::{CHUNK_BYTES, Chunks, READERS_TIME};
+use super::chunks::{CHUNK_BYTES, Chunks, GIVEN_UP_TIME, READERS_TIME};
 use super::codec;
 use super::redis_tier::{RedisTier, TTL_MAX};
 use crate::semantics::Key;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// Told how many bytes of the content are in Redis, each time that it is more.
@@ -161,8 +162,18 @@ impl Filling {
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.tier.let_go(&self.chunks, self.count);
+        if self.is_over {
+            return;
+        }
+        let (tier, chunks, count) = (self.tier.clone(), self.chunks(), self.count);
+        let let_go = move || tier.let_go(&chunks, count, GIVEN_UP_TIME);
+        match (self.under_way.take(), Handle::try_current()) {
+            // What is being written would come after it.
+            (Some(under_way), Ok(runtime)) => drop(runtime.spawn(async move {
+                let _ = under_way.await;
+                let_go();
+            })),
+            _ => let_go(),
         }
     }
 }

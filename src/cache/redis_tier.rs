@@ -322,17 +322,47 @@ impl RedisTier {
             && let Some((_, replaced)) = generation(&frame.into(), &bound_to, &seal)
             && let Some(chunks) = replaced.named(&name).chunks()
         {
-            self.let_go(chunks, chunks.count());
+            self.let_go(chunks, chunks.count(), READERS_TIME);
         }
         outage.is_none()
     }
 
-    /// Leaves the first `count` of these chunks to end as soon as nobody can be reading them any more.
-    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32) {
+    /// Leaves the first `count` of these chunks to end after `life`, when nobody is reading them any more.
+    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32, life: Duration) {
         if count > 0 {
             let chunks = Arc::clone(chunks);
             // Dropped where there is no room: they end by themselves, later.
-            let _ = self.queue.try_send(Write::LetGo { chunks, count });
+            let _ = self.queue.try_send(Write::LetGo {
+                chunks,
+                count,
+                life,
+            });
+        }
+    }
+
+    /// Lets the chunks go of what lies under `key` and its `variants`.
+    async fn let_chunks_go(&self, key: &Key, variants: &[Key]) {
+        let names = std::iter::once((self.names.of(key, None), key));
+        let of_variants = variants.iter().map(|it| (self.names.of(key, Some(it)), it));
+        let names: Vec<_> = names.chain(of_variants).collect();
+        let mut beginnings = redis::pipe();
+        for (name, _) in &names {
+            beginnings
+                .cmd("GETRANGE")
+                .arg(name)
+                .arg(0)
+                .arg(codec::KIND_AT);
+        }
+        let beginnings = self.behind.pipeline("get", &beginnings).await;
+        for ((name, bound_to), beginning) in names.iter().zip(beginnings) {
+            if let Ok(Value::BulkString(beginning)) = beginning
+                && codec::is_chunked(&beginning)
+                && let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await
+                && let Some((_, entry)) = generation(&frame, bound_to, &self.seal.load_full())
+                && let Some(chunks) = entry.named(name).chunks()
+            {
+                self.let_go(chunks, chunks.count(), READERS_TIME);
+            }
         }
     }
 
@@ -395,6 +425,7 @@ impl RedisTier {
 
     /// Removes names behind the writes that wait already; returns when that is done or given up.
     pub async fn remove(&self, key: Key, variants: Vec<Key>) {
+        self.let_chunks_go(&key, &variants).await;
         let (done, wait) = oneshot::channel();
         let write = Write::Remove {
             key,
@@ -430,6 +461,7 @@ enum Write {
     LetGo {
         chunks: Arc<Chunks>,
         count: u32,
+        life: Duration,
     },
     Remove {
         key: Key,
@@ -538,8 +570,12 @@ impl Writing {
                 set(at, codec::encode(&entry, at.unwrap_or(&key), offset, &seal));
                 bytes
             }
-            Write::LetGo { chunks, count } => {
-                let life = millis(READERS_TIME);
+            Write::LetGo {
+                chunks,
+                count,
+                life,
+            } => {
+                let life = millis(life);
                 for index in 0..count {
                     batch.cmd("PEXPIRE").arg(chunks.name(index)).arg(life);
                 }

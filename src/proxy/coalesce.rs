@@ -129,6 +129,12 @@ impl Coalescer {
         self.lock().apart.add(key, now);
     }
 
+    /// Whether [`Coalescer::set_apart`] was said of `key` lately.
+    #[must_use]
+    pub fn is_apart(&self, key: &Key, now: Timestamp) -> bool {
+        self.lock().apart.holds(key, now)
+    }
+
     /// Remembers that the app had nothing new for a client while nothing was stored: the next fetch
     /// under `key` is to bring the whole, whatever its client has.
     pub fn want_whole(&self, key: Key, now: Timestamp) {
@@ -461,8 +467,13 @@ impl Fill {
         let mut state = self.lock();
         let (slot, length) = match &mut state.phase {
             Phase::Streaming(stream) => {
-                stream.readers.push(Some(0));
-                (stream.readers.len() - 1, stream.length)
+                let free = stream.readers.iter().position(Option::is_none);
+                let slot = free.unwrap_or(stream.readers.len());
+                stream
+                    .readers
+                    .resize(stream.readers.len().max(slot + 1), None);
+                stream.readers[slot] = Some(0);
+                (slot, stream.length)
             }
             _ => (0, None),
         };
@@ -754,6 +765,57 @@ mod tests {
         ));
         drop(reader);
         assert!(!fill.drained(50).await, "nobody reads any more");
+    }
+
+    /// What a reader is given next, if it need not wait: bytes from here, or what to read where it is stored.
+    fn next(reader: &mut Reader) -> Option<Result<Bytes, Range<u64>>> {
+        match reader.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Next::Frame(Some(Ok(frame)))) => Some(Ok(frame.into_data().unwrap())),
+            Poll::Ready(Next::Stored(_, range)) => Some(Err(range)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn of_what_is_stored_while_it_comes_only_the_last_is_held_and_nobody_waits_for_the_slow() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let mut slow = fill.stream(head(), None);
+        let mut fast = fill.read();
+        let piece = Bytes::from(vec![7; 100_000]);
+        fill.push(piece.clone());
+        let before = fill.keep_in(Arc::new(Chunks::testing()));
+        assert_eq!(before, std::slice::from_ref(&piece), "to be stored first");
+        // Nothing is let go that is not stored, however much it is.
+        for _ in 0..19 {
+            fill.push(piece.clone());
+        }
+        for _ in 0..20 {
+            assert_eq!(next(&mut fast), Some(Ok(piece.clone())));
+        }
+        assert_eq!(next(&mut fast), None);
+        assert_eq!(next(&mut slow), Some(Ok(piece.clone())));
+        fill.has_kept(2_000_000);
+        let gone = 2_000_000 - (HELD_BYTES_MAX as u64 / 100_000) * 100_000;
+        assert_eq!(next(&mut slow), Some(Err(100_000..gone)));
+        // It reads there to somewhere, and here again from within a piece.
+        slow.skip((gone - 100_000) as usize);
+        slow.skip(30_000);
+        assert_eq!(next(&mut slow), Some(Ok(piece.slice(30_000..))));
+        assert_eq!(next(&mut slow), Some(Ok(piece.clone())));
+        // Who comes late begins where the body does.
+        let mut late = fill.read();
+        assert_eq!(next(&mut late), Some(Err(0..gone)));
+        // With nobody behind, what is stored is not held at all.
+        drop((slow, late));
+        fill.push(piece);
+        assert!(next(&mut fast).is_some());
+        fill.has_kept(2_100_000);
+        let Phase::Streaming(stream) = &fill.lock().phase else {
+            panic!("it streams");
+        };
+        assert_eq!((stream.held, stream.gone_bytes), (0, 2_100_000));
     }
 
     #[test]

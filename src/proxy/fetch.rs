@@ -766,9 +766,10 @@ impl Job {
     }
 
     /// Spares those who come next the wait for what will not be theirs. What one client gets for
-    /// himself alone says nothing of what the others will.
+    /// himself alone says nothing of what the others will, but that it is large.
     fn set_apart(&self, reason: Reason) {
-        if is_lasting(reason) && self.manner != Manner::Apart {
+        let is_for_others = self.manner != Manner::Apart || reason == Reason::TooLarge;
+        if is_lasting(reason) && is_for_others {
             let coalescer = &self.proxy.0.shared.coalescer;
             coalescer.set_apart(self.lead.key(), self.now());
         }
@@ -777,9 +778,12 @@ impl Job {
     /// Bytes of the largest body that can be stored now. Parts are kept in one piece or not at all.
     fn body_max(&self, head: &Stored) -> u64 {
         let cache = &self.proxy.0.cache;
+        let coalescer = &self.proxy.0.shared.coalescer;
+        // What was too large a while ago is not written once more for each who asks.
         let in_chunks = self.rest.is_none()
             && head.status != StatusCode::PARTIAL_CONTENT
-            && cache.takes_chunks();
+            && cache.takes_chunks()
+            && !coalescer.is_apart(&self.lead.key(), self.now());
         let bytes_max = self.snapshot.settings.cache.max_body;
         match in_chunks {
             true => bytes_max,
@@ -824,10 +828,13 @@ impl Job {
                     bytes += piece.len() as u64;
                     if bytes > bytes_max && not_stored.is_none() {
                         let is_too_large = bytes > self.snapshot.settings.cache.max_body;
-                        not_stored = Some(match is_too_large {
+                        let reason = match is_too_large {
                             true => Reason::TooLarge,
                             false => Reason::Evicted,
-                        });
+                        };
+                        // Its end may be far away.
+                        self.set_apart(reason);
+                        not_stored = Some(reason);
                         filling = None;
                     }
                     let is_last = not_stored.is_none() && body.is_end_stream() && after.is_empty();

@@ -3,8 +3,9 @@
 
 use crate::support::*;
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -610,10 +611,12 @@ async fn an_endless_body_streams_through_and_is_not_held() {
             assert!(frame.iter().all(|byte| *byte == b'0'));
             left = left.saturating_sub(frame.len());
         }
-        // Nobody queues behind it.
+        // Nobody queues behind it, and nobody else has it written to be thrown away.
+        let written = chunks(&redis).await.len();
         let other = larder.client();
         let mut beside = open(&other, "/endless").await.into_body();
-        take(&mut beside, MIB).await;
+        take(&mut beside, 8 * MIB).await;
+        assert_eq!(chunks(&redis).await.len(), written);
         let grown = memory(&larder, "VmHWM:") - before;
         assert!(grown < 16 * MIB, "{} MiB more", grown / MIB);
     }
@@ -702,4 +705,108 @@ async fn a_value_larger_than_any_that_is_written_is_not_read() {
     }
     let grown = memory(&larder, "VmHWM:") - before;
     assert!(grown < 8 * MIB, "{} MiB more", grown / MIB);
+}
+
+#[tokio::test]
+async fn chunks_are_compressed_and_encrypted_as_everything_is() {
+    let redis = RedisServer::start().await;
+    let file = "a sentence that is easily recognised. ".repeat(100_000);
+    let said = file.clone();
+    let app = App::says(move |_| Answer::public(said.clone())).await;
+    let key = "EBzm7fGpM+ZghY2C9wvOrk7iwLNkQUZabyWTYm92oGA=";
+    let yaml = ROUTES.replace("64MiB", &format!("64MiB, compress: 1KiB, encrypt: {key}"));
+    let (one, two) = (
+        start(&app, &redis, &yaml).await,
+        start(&app, &redis, &yaml).await,
+    );
+    for (larder, cache) in [(&one, "MISS"), (&one, "HIT"), (&two, "HIT")] {
+        let answer = get(larder, "/text", &[]).await;
+        assert_eq!(answer.cache(), cache);
+        same(&answer.body, file.as_bytes(), "text");
+    }
+    let mut bytes = 0;
+    for chunk in chunks(&redis).await {
+        bytes += redis
+            .cli(&["STRLEN", &chunk])
+            .await
+            .parse::<usize>()
+            .unwrap();
+    }
+    assert!(bytes > 0 && bytes * 10 < file.len(), "{bytes}");
+    assert!(!contains(&redis.everything_written(), b"easily recognised"));
+}
+
+#[tokio::test]
+async fn a_cluster_has_all_chunks_of_an_entry_in_one_slot() {
+    let cluster = RedisCluster::start().await;
+    let file = content(3 * MIB, 12);
+    let app = files(file.clone()).await;
+    let block = format!("{{ url: \"{}\", timeout: 10s }}", cluster.url());
+    let larder = larder(&app).redis_block(block).yaml(ROUTES).start().await;
+    larder.redis_is(true).await;
+    for n in 0..4 {
+        let path = format!("/{n}");
+        for cache in ["MISS", "HIT"] {
+            let answer = get(&larder, &path, &[]).await;
+            assert_eq!(answer.cache(), cache, "{n}");
+            same(&answer.body, &file, &path);
+        }
+        let part = get(&larder, &path, &[("Range", "bytes=1000000-2000000")]).await;
+        assert_eq!((part.status, part.cache()), (206, "HIT".into()));
+        same(&part.body, &file[1_000_000..=2_000_000], &path);
+    }
+}
+
+#[tokio::test]
+async fn over_http2_a_stored_body_is_read_as_the_window_opens() {
+    let redis = RedisServer::start().await;
+    let file = content(20 * MIB, 13);
+    let app = files(file.clone()).await;
+    let larder = start(&app, &redis, ROUTES).await;
+    get(&larder, "/file", &[]).await;
+    let socket = larder.client().socket().await;
+    let shake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
+    let (mut sender, driver) = shake.await.unwrap();
+    tokio::spawn(driver);
+    for (range, expected) in [("", &file[..]), ("bytes=5000000-", &file[5_000_000..])] {
+        let mut request = http::Request::get("http://files.test/file");
+        if !range.is_empty() {
+            request = request.header("Range", range);
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.headers()["x-cache"], "HIT");
+        assert_eq!(
+            answer.headers()["content-length"],
+            expected.len().to_string()
+        );
+        let (came, is_whole) = rest(answer.into_body()).await;
+        assert!(is_whole);
+        same(&came, expected, range);
+    }
+    assert_eq!(app.count("/file"), 1);
+}
+
+#[tokio::test]
+async fn what_a_head_spoils_goes_with_its_chunks() {
+    let redis = RedisServer::start().await;
+    let file = content(2 * MIB, 14);
+    let app = files(file.clone()).await;
+    let yaml = ROUTES.replace("64MiB", "64MiB, client_refresh: true");
+    let larder = start(&app, &redis, &yaml).await;
+    get(&larder, "/file", &[]).await;
+    assert_eq!(chunks(&redis).await.len(), 17);
+    app.now_says(|_| Answer::new(404, ""));
+    let gone = send(&larder, "HEAD", "/file", &[("Cache-Control", "no-cache")]).await;
+    assert_eq!(gone.status, 404);
+    assert_eq!(get(&larder, "/file", &[]).await.status, 404);
+    eventually("its chunks end in minutes", async || {
+        let mut long = 0;
+        for chunk in chunks(&redis).await {
+            let ttl: i64 = redis.cli(&["PTTL", &chunk]).await.parse().unwrap();
+            long += usize::from(ttl > 300_000);
+        }
+        (long == 0).then_some(())
+    })
+    .await;
 }
