@@ -92,6 +92,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_has_its_numbers_by_name_or_one_by_one() {
+        let pool = |redis: &str| {
+            let text = format!("upstream: http://h:1\nredis: {{ url: redis://h{redis} }}\n");
+            let redis = settings(&text).redis.unwrap();
+            let concurrent = redis.concurrent.map(std::num::NonZeroU32::get);
+            (redis.pool_min, redis.pool_max.get(), concurrent)
+        };
+        for (given, expected) in [
+            ("", (2, 10, None)),
+            (", pool_profile: free", (2, 5, Some(20))),
+            (", pool_profile: pro", (2, 50, Some(200))),
+            (", pool_profile: enterprise", (2, 100, Some(500))),
+            (
+                ", pool_profile: pro, pool: { min: 8, concurrent: 300 }",
+                (8, 50, Some(300)),
+            ),
+            (", pool_profile: free, pool: { max: 7 }", (2, 7, Some(20))),
+        ] {
+            assert_eq!(pool(given), expected, "{given}");
+        }
+    }
+
+    #[test]
     fn what_is_not_said_has_its_default() {
         let settings = settings("upstream: http://localhost:3000\nredis: redis://h\n");
         assert_eq!(settings.listen.address.to_string(), "[::]:8080");

@@ -131,6 +131,7 @@ macro_rules! words {
 words!(Mode { Enforce = "enforce", Shadow = "shadow" } later []);
 words!(Down { Local = "local", Allow = "allow", Deny = "deny" } later []);
 words!(Algorithm { SlidingWindow = "sliding_window" } later ["gcra"]);
+words!(PoolProfile { Free = "free", Pro = "pro", Enterprise = "enterprise" } later []);
 words!(ReadFrom { Primary = "primary" } later ["replica", "nearest"]);
 words!(CookieRule { Bypass = "bypass", Strip = "strip", Store = "store" } later []);
 words!(Refresh { Never = "false", Trusted = "trusted", Always = "true" } later []);

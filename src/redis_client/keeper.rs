@@ -2,11 +2,11 @@
 //!
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
-use super::Outage;
 use super::breaker::{Breaker, STALL_WAITING, State};
 use super::link::{Link, taken};
 use super::resp::Reply;
 use super::target::{CONNECT_DEADLINE, Refused, Target};
+use super::{Outage, Share};
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use bb8_redis::bb8::{self, ManageConnection, Pool};
@@ -37,6 +37,11 @@ pub struct Shared {
     pub timeout: Duration,
     /// Connections kept, and the most there may be.
     pub connections: (u32, u32),
+    /// Most commands under way at a time, where there is such a bound.
+    pub concurrent: Option<u32>,
+    /// Most commands that were under way at a time since somebody looked, where there is such a bound;
+    /// beyond any bound where one was turned away.
+    pub peak: AtomicU32,
     /// Connections wanted now.
     pub wanted: AtomicU32,
     /// Live connections.
@@ -68,16 +73,18 @@ impl Shared {
     pub fn new(
         settings: &crate::config::settings::Redis,
         target: Target,
-        connections: (u32, u32),
+        share: Share,
         recorder: Recorder,
     ) -> Self {
-        let most = connections.1.max(1);
-        let least = connections.0.clamp(1, most);
+        let most = share.connections.1.max(1);
+        let least = share.connections.0.clamp(1, most);
         let news = News::of(&target.address());
         Self {
             target: Arc::new(target),
             timeout: settings.timeout,
             connections: (least, most),
+            concurrent: share.concurrent,
+            peak: AtomicU32::new(0),
             wanted: AtomicU32::new(least),
             links: ArcSwap::default(),
             state: AtomicU8::new(State::Open as u8),
@@ -126,8 +133,18 @@ impl Shared {
         self.breaker().answered(took, now);
     }
 
-    /// The connections there are have too much under way: one more, if there may be one.
-    pub fn want_more(&self) {
+    /// There is too much under way for `operation` to be asked as well. It is counted, and another connection
+    /// made if there may be one; nobody waits for it.
+    #[cold]
+    pub fn saturated(&self, operation: &'static str) -> Outage {
+        let outage = Outage::Saturated;
+        (self.recorder).redis(operation, Some(outage.word()), Duration::ZERO);
+        self.peak.store(u32::MAX, Ordering::Relaxed);
+        self.want_more();
+        outage
+    }
+
+    fn want_more(&self) {
         let more = |wanted| (wanted < self.connections.1).then_some(wanted + 1);
         let _ = (self.wanted).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         self.changed.notify_one();

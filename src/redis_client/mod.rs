@@ -105,6 +105,24 @@ impl Outage {
     }
 }
 
+/// What one [`Redis`] has of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Connections kept, and the most there may be; at least one is kept.
+    pub connections: (u32, u32),
+    /// Commands under way at a time, over all of them; one more is [`Outage::Saturated`]. `None`: as many
+    /// as the connections take.
+    pub concurrent: Option<u32>,
+}
+
+impl Share {
+    /// One connection, for who has little to ask.
+    pub const ONE: Self = Self {
+        connections: (1, 1),
+        concurrent: None,
+    };
+}
+
 /// What the health pages tell about a Redis.
 #[derive(Clone, Debug, Default)]
 pub struct RedisStatus {
@@ -122,6 +140,8 @@ pub struct RedisStatus {
     pub full: bool,
     /// Commands that wait for an answer now.
     pub waiting: u32,
+    /// The most of them there may be.
+    pub waiting_max: u32,
     /// Last probe's round trip.
     pub ping: Option<Duration>,
     /// Where it is, without user and password.
@@ -141,17 +161,17 @@ pub struct Redis {
 impl Redis {
     /// Begins to connect on the current runtime, and keeps trying; never fails, never waits.
     ///
-    /// `url` is `settings.url`, or the second Redis for limits. `connections` is this worker's share
-    /// of the pool, least and most; at least one is kept. Must be called within a tokio runtime.
+    /// `url` is `settings.url`, or the second Redis for limits. `share` is this worker's of the pool.
+    /// Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         settings: &settings::Redis,
         url: &Secret,
-        connections: (u32, u32),
+        share: Share,
         recorder: Recorder,
     ) -> Self {
         let target = Target::new(settings, url);
-        let shared = Arc::new(Shared::new(settings, target, connections, recorder));
+        let shared = Arc::new(Shared::new(settings, target, share, recorder));
         let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared)));
         Self {
             shared,
@@ -280,6 +300,16 @@ impl Redis {
         self.shared.server_millis().and_then(offset).unwrap_or(0)
     }
 
+    /// The largest share of the commands there may be that was under way at a time since this was last
+    /// asked; 1.0 where one was turned away.
+    #[must_use]
+    pub fn utilization(&self) -> f64 {
+        let status = self.status();
+        let peak = self.shared.peak.swap(0, Ordering::Relaxed);
+        let share = f64::from(peak.max(status.waiting)) / f64::from(status.waiting_max.max(1));
+        share.min(1.0)
+    }
+
     /// For the health pages.
     #[must_use]
     pub fn status(&self) -> RedisStatus {
@@ -293,8 +323,11 @@ impl Redis {
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
             full: self.is_full(),
-            waiting: u32::try_from(live().map(|link| link.waiting()).sum::<usize>())
-                .unwrap_or(u32::MAX),
+            waiting: waiting(&links),
+            waiting_max: shared.concurrent.unwrap_or_else(|| {
+                let each = u32::try_from(waiters::WAITING_MAX).unwrap_or(u32::MAX);
+                each.saturating_mul(shared.connections.1)
+            }),
             ping: shared.ping(),
             address: shared.target.address(),
         }
@@ -325,6 +358,13 @@ impl Redis {
             return Err(Outage::Spent);
         }
         let links = shared.links.load();
+        if let Some(most) = shared.concurrent {
+            let waiting = waiting(&links);
+            shared.peak.fetch_max(waiting + 1, Ordering::Relaxed);
+            if waiting >= most {
+                return Err(shared.saturated(operation));
+            }
+        }
         // One that is about to write anyway, else the one that the fewest wait on.
         let link = links
             .iter()
@@ -333,10 +373,9 @@ impl Redis {
             .ok_or(Outage::Connection)?;
         let begun = Instant::now();
         let answers = link.answers();
-        let pending = send(link, (begun, begun + patience)).inspect_err(|outage| {
-            if *outage == Outage::Saturated {
-                shared.want_more();
-            }
+        let pending = send(link, (begun, begun + patience)).map_err(|outage| match outage {
+            Outage::Saturated => shared.saturated(operation),
+            outage => outage,
         })?;
         if link.waiting() == STALL_WAITING {
             shared.busy.notify_one();
@@ -352,6 +391,13 @@ impl Redis {
             pending,
         })
     }
+}
+
+/// Commands under way on these connections.
+fn waiting(links: &[Arc<Link>]) -> u32 {
+    let live = links.iter().filter(|link| !link.is_dead());
+    let waiting: usize = live.map(|link| link.waiting()).sum();
+    u32::try_from(waiting).unwrap_or(u32::MAX)
 }
 
 /// A command under way.
@@ -463,7 +509,7 @@ impl Drop for Keeper {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{Server, connect, recorder, settings_for, until};
+    use super::testing::{Server, connect, recorder, settings_for, share, until};
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -620,7 +666,7 @@ mod tests {
         let server = Server::start().await;
         let mut settings = settings_for(&server.url());
         settings.timeout = Duration::from_secs(10);
-        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
+        let redis = Redis::start(&settings, &settings.url, share(1, 2), recorder());
         up(&redis).await;
         for _ in 0..200 {
             get(&redis).await.unwrap();
@@ -662,7 +708,7 @@ mod tests {
         let server = Server::start().await;
         let mut settings = settings_for(&server.url());
         settings.timeout = Duration::from_secs(5);
-        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
+        let redis = Redis::start(&settings, &settings.url, share(1, 2), recorder());
         up(&redis).await;
         let callers: Vec<_> = (0..3 * waiters::WAITING_MAX)
             .map(|_| {
@@ -682,6 +728,43 @@ mod tests {
         assert!(redis.is_up());
         until("another connection is made", || {
             redis.status().connections == 2
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn no_more_commands_are_under_way_than_there_may_be() {
+        let server = Server::start().await;
+        let mut settings = settings_for(&server.url());
+        settings.timeout = Duration::from_secs(5);
+        let bounded = Share {
+            connections: (1, 4),
+            concurrent: Some(20),
+        };
+        let redis = Redis::start(&settings, &settings.url, bounded, recorder());
+        up(&redis).await;
+        assert!(redis.utilization() < 0.8);
+        let callers: Vec<_> = (0..100)
+            .map(|_| {
+                let redis = redis.clone();
+                tokio::spawn(async move { get(&redis).await })
+            })
+            .collect();
+        let (mut answered, mut turned_away) = (0, 0);
+        for caller in callers {
+            match caller.await.unwrap() {
+                Ok(_) => answered += 1,
+                Err(outage) => {
+                    assert_eq!(outage, Outage::Saturated);
+                    turned_away += 1;
+                }
+            }
+        }
+        assert_eq!((answered, turned_away), (20, 80));
+        assert!(redis.is_up() && redis.status().opened == 0);
+        assert_eq!((redis.utilization(), redis.utilization()), (1.0, 0.0));
+        until("more connections are made", || {
+            redis.status().connections > 1
         })
         .await;
     }
@@ -875,9 +958,9 @@ mod tests {
             .await;
         let url = format!("rediss://localhost:{tls_port}");
         let mut settings = settings_for(&url);
-        let distrustful = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        let distrustful = Redis::start(&settings, &settings.url, share(1, 1), recorder());
         settings.tls_ca = Some(certificate.into());
-        let trusting = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        let trusting = Redis::start(&settings, &settings.url, share(1, 1), recorder());
         up(&trusting).await;
         assert_eq!(get(&trusting).await, Ok(Value::Nil));
         assert!(!distrustful.is_up());
