@@ -121,6 +121,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
             settings: Arc::new(ArcSwap::new(settings)),
             metrics: Metrics::new(1),
             redis: None,
+            vitals: crate::redis_client::vitals::Vitals::default(),
             cache: Cache::new(0, "test", 0),
             limiter: crate::limit::Limiter::new("test", None, Arc::default()),
             clock,

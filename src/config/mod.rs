@@ -58,6 +58,16 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
     Err(report)
 }
 
+/// A size as the file has them, `64MiB`, in bytes. Errors: a sentence for people.
+pub fn size(text: &str) -> Result<u64, String> {
+    values::number::<values::Size>(text).map(|size| size.0)
+}
+
+/// A duration as the file has them, `1h30m`. Errors: a sentence for people.
+pub fn span(text: &str) -> Result<std::time::Duration, String> {
+    values::number::<values::Span>(text).map(|span| span.0)
+}
+
 /// The JSON Schema (draft 7) of the file, made of the same types that read it.
 #[must_use]
 pub fn schema() -> String {

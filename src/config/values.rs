@@ -37,6 +37,11 @@ pub(super) trait Scalar: Sized {
     fn schema() -> Schema;
 }
 
+/// A value that does not stand in a file.
+pub(super) fn number<T: Scalar>(text: &str) -> Result<T, String> {
+    T::parse(text).map_err(|fault| format!("{}: {}", fault.message, fault.fix))
+}
+
 macro_rules! scalars {
     ($($type:ty),+ $(,)?) => { $(
         impl<'de> Deserialize<'de> for $type {

@@ -2,7 +2,7 @@
 //!
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
-use super::breaker::{Breaker, STALL_WAITING, State};
+use super::breaker::{Breaker, Forced, STALL_WAITING, State};
 use super::link::{Link, taken};
 use super::resp::Reply;
 use super::target::{CONNECT_DEADLINE, Refused, Target};
@@ -223,15 +223,26 @@ impl Shared {
         }
     }
 
+    /// What the breaker is told to be.
+    pub fn forced(&self) -> Forced {
+        Forced::from_number(self.news.forced.load(Ordering::Relaxed))
+    }
+
+    /// Tells the breakers of all handles to this address what to be; each obeys at its next probe.
+    pub fn force(&self, forced: Forced) {
+        self.news.forced.store(forced as u8, Ordering::Relaxed);
+        self.doubt.notify_one();
+    }
+
     /// Whether it took no write when last asked to.
     pub fn is_full(&self) -> bool {
         self.news.full.load(Ordering::Relaxed)
     }
 
     /// A connect was refused: one line, whatever the breaker does.
-    fn refused(&self, refused: &Refused) {
+    fn refused(&self, refused: &Refused, took: Duration) {
         let kind = refused.outage.word();
-        self.recorder.redis("connect", Some(kind), Duration::ZERO);
+        self.recorder.redis("connect", Some(kind), took);
         if self.news.is_due(kind) {
             tracing::warn!(
                 redis = self.target.address(),
@@ -292,10 +303,11 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
             () = tokio::time::sleep_until(turn) => {}
             () = opened => {}
         }
+        let began = Instant::now();
         match pool.dedicated_connection().await {
             Ok(link) => {
                 turnstile.open();
-                shared.recorder.redis("connect", None, Duration::ZERO);
+                shared.recorder.redis("connect", None, began.elapsed());
                 // A pool that is full would mean more are live than wanted: drop this one.
                 let _ = pool.add(link);
                 let live = sweep(pool).await;
@@ -303,7 +315,7 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                 shared.doubt.notify_one();
             }
             Err(refused) => {
-                shared.refused(&refused);
+                shared.refused(&refused, began.elapsed());
                 if none {
                     shared.step(refused.outage, &refused.text, |breaker| {
                         breaker.probe_failed(refused.outage);
@@ -344,6 +356,10 @@ async fn probe(shared: &Shared) -> Infallible {
             () = tokio::time::sleep(pause) => {}
             () = shared.doubt.notified() => {}
         }
+        let forced = shared.forced();
+        shared.step(Outage::Open, "somebody has said so", |breaker| {
+            breaker.force(forced);
+        });
         let links = shared.links.load_full();
         let mut outcome = None;
         for link in links.iter().filter(|link| !link.is_dead()) {
@@ -507,7 +523,7 @@ struct Sink(Weak<Shared>);
 impl bb8::ErrorSink<Refused> for Sink {
     fn sink(&self, refused: Refused) {
         if let Some(shared) = self.0.upgrade() {
-            shared.refused(&refused);
+            shared.refused(&refused, Duration::ZERO);
         }
     }
 
@@ -538,6 +554,8 @@ struct News {
     said: Mutex<Said>,
     /// It refused a write for lack of room when last asked.
     full: AtomicBool,
+    /// Number of the [`Forced`] that somebody asked for.
+    forced: AtomicU8,
 }
 
 #[derive(Debug, Default)]

@@ -5,9 +5,11 @@
 
 mod acl;
 pub mod breaker;
+pub mod capacity;
 mod driver;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod info;
 mod keeper;
 mod link;
 mod outage;
@@ -17,10 +19,11 @@ mod script;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod vitals;
 mod waiters;
 
 pub use acl::acl;
-pub use breaker::State;
+pub use breaker::{Forced, State};
 pub use outage::{error_reply, refusal};
 pub use patience::as_one;
 pub use script::Script;
@@ -132,8 +135,12 @@ pub struct RedisStatus {
     pub breaker: &'static str,
     /// How often the breaker has opened since the start.
     pub opened: u64,
+    /// What the breaker was told to be, whatever it sees.
+    pub forced: Forced,
     /// Connections open, over this worker.
     pub connections: u32,
+    /// Of them, how many have commands under way.
+    pub connections_used: u32,
     /// Most connections.
     pub connections_max: u32,
     /// Whether it refused the last write for lack of room (OOM, MISCONF).
@@ -282,6 +289,12 @@ impl Redis {
         self.shared.is_full()
     }
 
+    /// Tells the breakers of every handle of this process to this Redis what to be; they obey within a
+    /// second.
+    pub fn force(&self, forced: Forced) {
+        self.shared.force(forced);
+    }
+
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
     /// request has waited already.
     #[must_use]
@@ -320,7 +333,10 @@ impl Redis {
             connected: self.is_up() && live().next().is_some(),
             breaker: shared.state().word(),
             opened: shared.opened.load(Ordering::Relaxed),
+            forced: shared.forced(),
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
+            connections_used: u32::try_from(live().filter(|link| link.waiting() > 0).count())
+                .unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
             full: self.is_full(),
             waiting: waiting(&links),

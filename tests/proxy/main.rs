@@ -24,6 +24,7 @@ mod purging;
 mod query_method;
 mod redis_away;
 mod redis_full;
+mod redis_watched;
 mod reload;
 mod rfc;
 mod rig;

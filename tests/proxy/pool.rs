@@ -60,6 +60,8 @@ async fn a_thousand_clients_for_big_values_over_one_connection_harm_nobody() {
         0.0,
         "the breaker is untouched"
     );
+    larder.says("the pool to Redis is nearly exhausted").await;
+    larder.says("the pool to Redis has room again").await;
     larder.redis_is(true).await;
     assert_eq!(larder.get("/big/1").await.cache(), "HIT");
 }

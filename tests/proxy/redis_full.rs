@@ -37,6 +37,8 @@ struct Seen {
     /// Share of the URLs that Redis held at the end.
     held: f64,
     evicted: u64,
+    /// How often the purge log was among what was evicted.
+    log_lost: usize,
 }
 
 fn body(path: &str) -> String {
@@ -108,6 +110,7 @@ async fn under(policy: &str, size: Size) -> Seen {
         hits: hits as f64 / size.requests as f64,
         held: held as f64 / size.urls as f64,
         evicted: number(&redis, "stats", "evicted_keys:").await,
+        log_lost: larder.log().matches("has lost our place").count(),
     }
 }
 
@@ -122,6 +125,7 @@ async fn full_under_every_policy_nobody_sees_it_but_by_fewer_hits() {
             hits,
             held,
             evicted,
+            ..
         } = under(policy, size).await;
         println!("{policy}: {hits:.2} of the requests hit, {held:.2} held, {evicted} evicted");
         assert!((0.2..0.8).contains(&held), "{policy}: {held} held");
@@ -139,7 +143,8 @@ async fn full_under_every_policy_nobody_sees_it_but_by_fewer_hits() {
 #[tokio::test]
 #[ignore = "takes minutes: prints the table of docs/redis.md"]
 async fn the_table_of_policies() {
-    let mut table = String::from("| policy | held | hits | evicted |\n|---|---|---|---|\n");
+    let mut table =
+        String::from("| policy | held | hits | evicted | log lost |\n|---|---|---|---|---|\n");
     for policy in POLICIES {
         let size = Size {
             urls: 1_000,
@@ -149,10 +154,11 @@ async fn the_table_of_policies() {
             hits,
             held,
             evicted,
+            log_lost,
         } = under(policy, size).await;
         let _ = writeln!(
             table,
-            "| `{policy}` | {:.0} % | {:.0} % | {evicted} |",
+            "| `{policy}` | {:.0} % | {:.0} % | {evicted} | {log_lost} |",
             held * 100.0,
             hits * 100.0
         );
