@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod before_and_after;
 mod browser;
 mod caching;
 mod cli;
