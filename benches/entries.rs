@@ -22,7 +22,7 @@ use larder::cache::seal::Seal;
 use larder::cache::{Cache, Entry, Label, Lookup, Position, codec};
 use larder::clock::Clock;
 use larder::config::{self, Environment, Source};
-use larder::redis_client::Redis;
+use larder::redis_client::{Redis, Share};
 use larder::secret;
 use larder::semantics::stored::Lifetime;
 use larder::semantics::{Key, Sharing, Stored, Timestamp, Vary};
@@ -275,7 +275,7 @@ impl Server {
         Redis::start(
             &settings,
             &settings.url,
-            (1, 1),
+            Share::ONE,
             Metrics::new(1).recorder(0),
         )
     }

@@ -136,6 +136,9 @@ pub struct Redis {
     pub pool_min: u32,
     /// Most connections, over all workers.
     pub pool_max: NonZeroU32,
+    /// Most commands of requests under way at a time, over all workers; `None`: as many as the
+    /// connections take.
+    pub concurrent: Option<NonZeroU32>,
     /// One command.
     pub timeout: Duration,
     /// When to stop asking.
