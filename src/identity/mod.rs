@@ -107,6 +107,22 @@ impl Identity {
         }
     }
 
+    /// One for other settings. Where nothing but the key of digests differs it has the keys of this one,
+    /// so that nobody becomes a stranger until they are fetched again.
+    #[must_use]
+    pub fn succeeded_by(&self, settings: IdentitySettings) -> Self {
+        let resealed = IdentitySettings {
+            seal: settings.seal.clone(),
+            ..self.settings.clone()
+        };
+        let same_keys = resealed == settings;
+        let next = Self::new(settings);
+        if same_keys {
+            next.keys.store(self.keys.load_full());
+        }
+        next
+    }
+
     /// Where keys have to be fetched from, if anywhere.
     #[must_use]
     pub fn source(&self) -> Option<&JwtSource> {
