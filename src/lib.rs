@@ -6,7 +6,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`semantics`]: HTTP caching as pure decisions |
-//! | 1 | [`clock`], [`route`], [`identity`] |
+//! | 1 | [`clock`], [`cgroup`], [`route`], [`identity`] |
 //! | 2 | [`config`] |
 //! | 3 | [`telemetry`] |
 //! | 4 | [`redis_client`] |
@@ -19,6 +19,7 @@
 pub mod admin;
 pub mod app;
 pub mod cache;
+pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -15,6 +15,7 @@ pub use demo::run as run_demo;
 
 use crate::admin::{self, AdminState, Condition};
 use crate::cache::Cache;
+use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
@@ -42,6 +43,8 @@ use worker::Kit;
 
 /// Between two looks at whether the app answers, and at how many sidecars there are.
 const LOOK: Duration = Duration::from_secs(5);
+/// Between two looks at how much memory the process has.
+const MEMORY_LOOK: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for each of writes and purges, logs, and spans to leave.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -210,6 +213,9 @@ impl House {
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
+        if cache.has_memory() {
+            tokio::spawn(fit_memory(cache.clone(), kit.settings.cache.memory));
+        }
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
             let cache = cache.clone();
@@ -244,12 +250,11 @@ impl House {
             kit.local_limits.clone(),
             self.condition.clone(),
         );
-        let memory = kit.settings.cache.memory;
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
         kit.metrics.watch(move |gauges| {
             let status = cache.status();
             gauges.memory_bytes = Some(status.bytes);
-            gauges.memory_limit_bytes = Some(memory);
+            gauges.memory_limit_bytes = Some(status.bytes_max);
             gauges.memory_objects = Some(status.entries as u64);
             gauges.memory_evictions = vec![("size", status.evicted)];
             let unreadable = status.corrupt.iter();
@@ -332,6 +337,29 @@ async fn look(kit: Kit, cache: Cache, condition: Arc<Condition>) {
         let replicas = NonZeroU32::new(cache.replicas()).unwrap_or(NonZeroU32::MIN);
         kit.local_limits.set_replicas(replicas);
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Keeps the memory tier within what the process may have; `most` is what is configured, in bytes.
+async fn fit_memory(cache: Cache, most: u64) {
+    let mut told = false;
+    loop {
+        let process = cgroup::Memory::of_this_process();
+        let (before, now) = cache.fit_memory(process);
+        if now < before && !std::mem::replace(&mut told, true) {
+            let (used, limit) = process.map_or((0, 0), |memory| (memory.used, memory.limit));
+            tracing::warn!(
+                used,
+                limit,
+                bytes = now,
+                "the process has nearly all the memory that it may have: the memory tier gives room back"
+            );
+        }
+        if told && now == most {
+            told = false;
+            tracing::info!(bytes = now, "the memory tier has all its room again");
+        }
+        tokio::time::sleep(MEMORY_LOOK).await;
     }
 }
 

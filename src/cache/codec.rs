@@ -533,6 +533,50 @@ mod tests {
     }
 
     #[test]
+    fn nothing_damaged_is_ever_served() {
+        const DAMAGES: usize = 1_000_000;
+        let mut chance = fastrand::Rng::with_seed(12);
+        let keys = [secret::Key::new([7; 32])];
+        let seals = [(None, 0), (Some(0), 0), (None, 1), (Some(0), 1)];
+        let seals = seals.map(|(above, encrypt)| Seal::new(above, &keys[..encrypt], 1 << 20));
+        let other = Key::from_bytes([8; 16]);
+        let mut reasons = std::collections::BTreeSet::new();
+        let mut damaged = 0;
+        while damaged < DAMAGES {
+            let seal = chance.choice(&seals).unwrap();
+            let body = "{\"id\":1}".repeat(chance.usize(0..40));
+            let entry = testing::entry("host/a", body.as_bytes());
+            let whole = encode(&entry, &key(), 0, seal);
+            let moved = encode(&entry, &other, 0, seal);
+            for _ in 0..50 {
+                let mut bytes = whole.clone();
+                match chance.u8(0..6) {
+                    0 | 1 => {
+                        for _ in 0..chance.usize(1..4) {
+                            bytes[chance.usize(..whole.len())] ^= 1 << chance.u8(..8);
+                        }
+                    }
+                    2 => bytes.truncate(chance.usize(..whole.len())),
+                    3 => bytes.extend((0..chance.usize(1..9)).map(|_| chance.u8(..))),
+                    4 => {
+                        // The end of another's, or all of it.
+                        let from = chance.usize(..whole.len());
+                        bytes.splice(from.., moved[from..].iter().copied());
+                    }
+                    _ => bytes = (0..chance.usize(..200)).map(|_| chance.u8(..)).collect(),
+                }
+                if bytes == whole {
+                    continue;
+                }
+                let read = decode(&bytes.into(), &key(), 0, seal);
+                reasons.insert(read.expect_err("damaged").word());
+                damaged += 1;
+            }
+        }
+        assert!(reasons.len() >= 4, "{reasons:?}");
+    }
+
+    #[test]
     fn more_fields_than_a_table_has_room_for_are_no_entry() {
         for count in [
             crate::cache::entry::FIELDS_MAX,

@@ -4,6 +4,7 @@
 //! question.
 
 use super::Entry;
+use crate::cgroup;
 use crate::semantics::Key;
 use http::{HeaderMap, HeaderName};
 use quick_cache::sync::Cache as Map;
@@ -42,10 +43,66 @@ pub enum Held {
 /// Bytes kept for Vary rules where entries are not kept: they spare Redis a round trip each.
 pub const RULES_BYTES: u64 = 1024 * 1024;
 
+/// Above this share of the process's limit the tier gives room back, in percent.
+const SHRINK_ABOVE_PERCENT: u64 = 90;
+/// Up to this share it waits for what it has given back to show, in percent; above it gives back as
+/// much as half of what it holds at a time.
+const WAIT_BELOW_PERCENT: u64 = 95;
+/// It gives back so much that this share is used, in percent.
+const SHRINK_TO_PERCENT: u64 = 80;
+/// Below this share it takes room again, in percent.
+const GROW_BELOW_PERCENT: u64 = 75;
+/// Of what it holds it gives back one part in so many at a time: what was freed shows only later.
+const SHRINK_STEP: u64 = 4;
+/// It grows by one part of its whole size in so many at a time.
+const GROW_STEP: u64 = 64;
+/// It never shrinks below one part of its whole size in so many.
+const SHRINK_MOST: u64 = 64;
+
+/// The bytes that the tier may hold from now on, of `most` that it may ever: it shrinks where the
+/// process comes near its own limit, and grows again, slowly, where it is far from that. `before` is
+/// what the process had at the last look.
+#[must_use]
+pub fn bound(
+    most: u64,
+    in_force: u64,
+    held: u64,
+    before: u64,
+    process: Option<cgroup::Memory>,
+) -> u64 {
+    let Some(cgroup::Memory { used, limit }) = process else {
+        return most;
+    };
+    let percent = |percent: u64| limit / 100 * percent;
+    if used > percent(SHRINK_ABOVE_PERCENT) {
+        if used <= before && used <= percent(WAIT_BELOW_PERCENT) {
+            return in_force;
+        }
+        let held = held.min(in_force);
+        let over = used - percent(SHRINK_TO_PERCENT);
+        let at_once = match used > percent(WAIT_BELOW_PERCENT) {
+            true => held / 2,
+            false => held / SHRINK_STEP,
+        };
+        return held
+            .saturating_sub(over.min(at_once))
+            .clamp(most / SHRINK_MOST, most);
+    }
+    if used < percent(GROW_BELOW_PERCENT) {
+        return in_force.saturating_add((most / GROW_STEP).max(1)).min(most);
+    }
+    in_force
+}
+
 /// The tier. With 0 bytes it holds no entries.
 #[derive(Debug)]
 pub struct Memory {
     keeps_entries: bool,
+    /// Bytes that it may ever hold, and those that it may hold now.
+    most: u64,
+    in_force: AtomicU64,
+    /// What the process had at the last look, in bytes.
+    used: AtomicU64,
     map: Option<Map<Key, Held, Weight, DefaultHashBuilder, Evictions>>,
     evicted: Arc<AtomicU64>,
 }
@@ -79,9 +136,35 @@ impl Memory {
         });
         Self {
             keeps_entries,
+            most: bytes,
+            in_force: AtomicU64::new(bytes),
+            used: AtomicU64::new(0),
             map,
             evicted,
         }
+    }
+
+    /// Takes or gives up room, as the memory of the process demands it; see [`bound`]. Returns the
+    /// bound before and the one from now on, in bytes. Where there are entries, it is called now and
+    /// then.
+    pub fn fit(&self, process: Option<cgroup::Memory>) -> (u64, u64) {
+        let before = self.in_force.load(Ordering::Relaxed);
+        let used = process.map_or(0, |process| process.used);
+        let used_before = self.used.swap(used, Ordering::Relaxed);
+        let now = bound(self.most, before, self.bytes(), used_before, process);
+        if now != before
+            && let Some(map) = &self.map
+        {
+            map.set_capacity(now);
+            self.in_force.store(now, Ordering::Relaxed);
+        }
+        (before, now)
+    }
+
+    /// Bytes that it may hold now.
+    #[must_use]
+    pub fn in_force(&self) -> u64 {
+        self.in_force.load(Ordering::Relaxed)
     }
 
     /// Whether it keeps more than Vary rules.
@@ -292,6 +375,93 @@ mod tests {
             memory.put(key(1), held(1 << 20));
             assert!(memory.get(&key(1)).is_some(), "{bytes}");
         }
+    }
+
+    #[test]
+    fn those_that_are_asked_for_once_do_not_drive_out_those_that_are_asked_for_often() {
+        const HOT: u64 = 500;
+        let memory = Memory::new(4 << 20, 64 << 10);
+        let body = 1_000;
+        for round in 0..4 {
+            for n in 0..HOT {
+                if memory.get(&key(n)).is_none() {
+                    memory.put(key(n), held(body));
+                }
+            }
+            assert!(memory.bytes() < 1 << 20, "{round}");
+        }
+        // A crawler: a hundred thousand pages, each once; readers go on meanwhile.
+        let (mut asked, mut found) = (0, 0);
+        for n in 0..100_000 {
+            memory.put(key(1_000 + n), held(body));
+            if n % 10 == 0 {
+                asked += 1;
+                found += u64::from(memory.get(&key(n / 10 % HOT)).is_some());
+            }
+        }
+        let held = (0..HOT).filter(|n| memory.get(&key(*n)).is_some()).count();
+        assert_eq!((found, held as u64), (asked, HOT), "of {asked} and {HOT}");
+        assert!(memory.evicted() > 90_000);
+    }
+
+    #[test]
+    fn it_shrinks_before_the_process_comes_to_its_limit_and_grows_again_slowly() {
+        let process = |used| {
+            Some(cgroup::Memory {
+                used,
+                limit: 1_000 << 20,
+            })
+        };
+        let mib = |bytes: u64| bytes << 20;
+        let after = |before, in_force, held, used| {
+            let before = mib(before);
+            bound(
+                mib(640),
+                mib(in_force),
+                mib(held),
+                before,
+                process(mib(used)),
+            ) >> 20
+        };
+        let bound = |in_force, held, used| after(0, in_force, held, used);
+        // Up to nine tenths nothing happens.
+        assert_eq!(bound(640, 600, 900), 640);
+        // Then it gives back what the process has too much, and at most a quarter of what it holds.
+        assert_eq!(bound(640, 600, 920), 480);
+        assert_eq!(bound(640, 600, 1_000), 400);
+        assert_eq!(bound(640, 100, 950), 75);
+        assert_eq!(bound(12, 12, 1_000), 10, "never below a sixty-fourth");
+        // What was given back takes a while to show; but not beyond nineteen twentieths.
+        assert_eq!(after(930, 480, 480, 930), 480);
+        assert_eq!(after(929, 480, 480, 930), 360);
+        assert_eq!(after(960, 480, 480, 960), 320);
+        assert_eq!(bound(480, 480, 890), 480);
+        assert_eq!(bound(480, 480, 760), 480);
+        assert_eq!(bound(480, 480, 740), 490);
+        assert_eq!(bound(636, 480, 10), 640);
+        assert_eq!(
+            super::bound(640, 10, 10, 0, None),
+            640,
+            "without a limit it has all its room"
+        );
+
+        let memory = Memory::new(4 << 20, 64 << 10);
+        for n in 0..4_000 {
+            memory.put(key(n), held(1_000));
+        }
+        let full = memory.bytes();
+        for _ in 0..3 {
+            memory.fit(process(mib(990)));
+            assert!(memory.bytes() <= memory.in_force());
+        }
+        assert!(memory.bytes() < full / 2, "{} of {full}", memory.bytes());
+        let (mut looks, mut last) = (0, memory.in_force());
+        while memory.in_force() < 4 << 20 {
+            memory.fit(process(mib(100)));
+            assert!(memory.in_force() > last);
+            (looks, last) = (looks + 1, memory.in_force());
+        }
+        assert!((30..=64).contains(&looks), "{looks}");
     }
 
     #[test]

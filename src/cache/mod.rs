@@ -21,6 +21,7 @@ pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
+use crate::cgroup;
 use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
 use crate::secret;
@@ -112,6 +113,8 @@ pub struct CacheStatus {
     pub entries: usize,
     /// Bytes in memory, overheads included.
     pub bytes: u64,
+    /// Bytes that memory may hold now.
+    pub bytes_max: u64,
     /// Entries that had to leave memory for want of room.
     pub evicted: u64,
     /// Values in Redis that could not be read, by reason.
@@ -131,19 +134,17 @@ impl Cache {
     pub fn new(memory: u64, namespace: &str, whole_max: u64) -> Self {
         // Beside its body an entry has a head, of at most some tens of KiB.
         let object_max = whole_max.saturating_add(64 * 1024);
+        let seal = Seal::new(None, &[], bytes_max(object_max));
+        let seal = Arc::new(ArcSwap::from_pointee(seal));
         Self {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
                 // What no tier could keep is not gathered either.
                 whole_max: whole_max.min(memory.max(WHOLE_BYTES_MAX)),
                 names: Arc::new(Names::new(namespace)),
-                seal: Arc::new(ArcSwap::from_pointee(Seal::new(
-                    None,
-                    &[],
-                    bytes_max(object_max),
-                ))),
+                seal: Arc::clone(&seal),
                 object_max,
-                purges: Arc::new(PurgeLog::new(namespace)),
+                purges: Arc::new(PurgeLog::new(namespace, seal)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -300,6 +301,13 @@ impl Cache {
         better(here, there)
     }
 
+    /// Gives room in memory back where the process has nearly all that it may have, and takes it again
+    /// where it has not; see [`memory::bound`]. To be called every second or so. Returns the bytes that
+    /// memory might hold before, and may from now on.
+    pub fn fit_memory(&self, process: Option<cgroup::Memory>) -> (u64, u64) {
+        self.shared.memory.fit(process)
+    }
+
     /// Whether [`Cache::peek`] ever finds anything.
     #[must_use]
     pub fn has_memory(&self) -> bool {
@@ -364,6 +372,23 @@ impl Cache {
         here || there
     }
 
+    /// Puts `renewed` in the place of `entry`, which has been found under `key` and now lasts longer: in
+    /// memory at once, in Redis behind. What is in neither place any more is not brought back.
+    pub fn renew(&self, key: &Key, entry: &Arc<Entry>, renewed: Arc<Entry>, now: Timestamp) {
+        let variant = (!renewed.is_for_all()).then(|| key.variant(&digestible(&renewed.vary())));
+        let at = variant.unwrap_or(*key);
+        if let Some(Held::Entry(held)) = self.shared.memory.get(&at)
+            && Arc::ptr_eq(&held, entry)
+        {
+            self.keep(at, &renewed);
+        }
+        if let Some(tier) = &self.redis
+            && self.shared.purges.is_current()
+        {
+            tier.renew(*key, variant, renewed, now);
+        }
+    }
+
     /// Drops what is held under `key`, in both tiers, with the variants known here. With Redis away
     /// it is dropped here only: what must not come back is purged instead.
     pub async fn remove(&self, key: &Key) {
@@ -417,6 +442,10 @@ impl Cache {
         CacheStatus {
             entries: shared.memory.len(),
             bytes: shared.memory.bytes(),
+            bytes_max: match shared.memory.keeps_entries() {
+                true => shared.memory.in_force(),
+                false => 0,
+            },
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),

@@ -5,13 +5,16 @@
 //! missing, was trimmed past our place or went backwards means that everything older is stale, never
 //! that nothing was purged.
 
+use super::seal::{self, Seal};
 use crate::redis_client::{Outage, PrivateLine, Redis, Script};
 use crate::semantics::search::path_tag;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use redis::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -406,6 +409,8 @@ struct Pending {
 pub struct PurgeLog {
     stream: String,
     sidecars: String,
+    /// How what is purged is sealed: tags and URLs tell of those whom they are about.
+    seal: Arc<ArcSwap<Seal>>,
     /// Names this process in the log, so that it knows its own purges again.
     origin: String,
     table: RwLock<Table>,
@@ -423,10 +428,11 @@ pub struct PurgeLog {
 impl PurgeLog {
     /// An empty table; nothing is followed yet.
     #[must_use]
-    pub fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str, seal: Arc<ArcSwap<Seal>>) -> Self {
         Self {
             stream: format!("{namespace}:purges"),
             sidecars: format!("{namespace}:sidecars"),
+            seal,
             origin: format!("{:016x}", fastrand::u64(..)),
             table: RwLock::default(),
             local: AtomicU64::new(0),
@@ -594,7 +600,9 @@ impl PurgeLog {
             return Ok(());
         }
         let mut commands = redis::pipe();
+        let seal = self.seal.load_full();
         for Pending { local, purge, .. } in pending {
+            let (field, value) = written(&purge.scope, &seal);
             commands
                 .cmd("XADD")
                 .arg(&self.stream)
@@ -604,8 +612,8 @@ impl PurgeLog {
                 .arg("*")
                 .arg("k")
                 .arg(purge.scope.word())
-                .arg("v")
-                .arg(purge.scope.value())
+                .arg(field)
+                .arg(value)
                 .arg("s")
                 .arg(u8::from(purge.soft))
                 .arg("o")
@@ -744,20 +752,14 @@ impl PurgeLog {
                 .get(name)
                 .and_then(|value| std::str::from_utf8(value).ok())
         };
-        let scope = match (text(b"k"), text(b"v")) {
-            (Some("genesis"), _) => {
-                let mut table = self.write();
-                table.raise_floor(id, history);
-                table.replayed(id);
-                self.local.store(table.local, Ordering::Release);
-                return;
-            }
-            (Some("tag"), Some(tag)) => Scope::Tag(tag.to_owned()),
-            (Some("url"), Some(url)) => Scope::Url(url.to_owned()),
-            (Some("prefix"), Some(prefix)) => Scope::Prefix(prefix.to_owned()),
-            // Written by a newer version, or by a stranger: it may have meant anything.
-            _ => Scope::All,
-        };
+        if text(b"k") == Some("genesis") {
+            let mut table = self.write();
+            table.raise_floor(id, history);
+            table.replayed(id);
+            self.local.store(table.local, Ordering::Release);
+            return;
+        }
+        let scope = read(fields, &self.seal.load());
         let purge = Purge {
             scope,
             soft: text(b"s") == Some("1"),
@@ -825,6 +827,43 @@ impl PurgeLog {
     fn outbox(&self) -> MutexGuard<'_, VecDeque<Pending>> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The field of the log that holds what is purged, and how it is written there.
+fn written(scope: &Scope, seal: &Seal) -> (&'static str, Vec<u8>) {
+    let value = scope.value().as_bytes();
+    if !seal.encrypts() {
+        return ("v", value.to_vec());
+    }
+    let mut sealed = Vec::new();
+    seal.close(&mut sealed, &[value], false, &bound_to(scope.word()));
+    ("x", sealed)
+}
+
+/// What an entry of the log purges. One of a newer version, of a stranger, or encrypted with a key that
+/// is not here may have meant anything, and purges everything.
+fn read(fields: &Fields, seal: &Seal) -> Scope {
+    let field = |name: &[u8]| fields.get(name);
+    let kind = field(b"k").and_then(|kind| std::str::from_utf8(kind).ok());
+    let kind = kind.unwrap_or_default();
+    let value = match field(b"x") {
+        Some(sealed) => {
+            let sealed = Bytes::copy_from_slice(sealed);
+            let value = seal.open(sealed, seal::ENCRYPTED, &bound_to(kind));
+            value.map(Into::into).ok()
+        }
+        None => field(b"v").cloned(),
+    };
+    match (kind, value.and_then(|value| String::from_utf8(value).ok())) {
+        ("tag", Some(tag)) => Scope::Tag(tag),
+        ("url", Some(url)) => Scope::Url(url),
+        ("prefix", Some(prefix)) => Scope::Prefix(prefix),
+        _ => Scope::All,
+    }
+}
+
+fn bound_to(kind: &str) -> Vec<u8> {
+    [b"larder purge ", kind.as_bytes()].concat()
 }
 
 /// KEYS: the stream. ARGV: our last id or nothing, the key's life in milliseconds.
@@ -969,7 +1008,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_of_a_server_makes_the_log_panic(answer in any_answer()) {
-            let log = PurgeLog::new("test");
+            let log = PurgeLog::new("test", Arc::default());
             for (id, fields) in stream_entries(answer) {
                 log.replay(id, &fields, true);
             }
@@ -977,7 +1016,7 @@ mod tests {
 
         #[test]
         fn an_entry_of_the_log_without_a_meaning_purges_everything(kind in "tag|url|prefix|new|", value in prop::option::of(prop::collection::vec(any::<u8>(), 0..5))) {
-            let log = PurgeLog::new("test");
+            let log = PurgeLog::new("test", Arc::default());
             let mut fields = Fields::from([(b"k".to_vec(), kind.clone().into_bytes())]);
             let readable = value.as_ref().is_some_and(|value| std::str::from_utf8(value).is_ok());
             fields.extend(value.map(|value| (b"v".to_vec(), value)));
@@ -987,6 +1026,34 @@ mod tests {
                 prop_assert_eq!(verdict, Verdict::Hard);
             }
         }
+    }
+
+    #[test]
+    fn what_is_purged_can_be_read_with_the_key_and_is_everything_without_it() {
+        let seal = |keys: &[u8]| {
+            let keys: Vec<_> = keys
+                .iter()
+                .map(|n| crate::secret::Key::new([*n; 32]))
+                .collect();
+            Seal::new(None, &keys, 0)
+        };
+        let scope = Scope::Tag("user:ann".to_owned());
+        let fields = |scope: &Scope, by: &Seal| {
+            let (field, value) = written(scope, by);
+            let kind = scope.word().as_bytes().to_vec();
+            assert_eq!(value.windows(3).any(|part| part == b"ann"), !by.encrypts());
+            Fields::from([(b"k".to_vec(), kind), (field.as_bytes().to_vec(), value)])
+        };
+        let sealed = fields(&scope, &seal(&[1]));
+        assert_eq!(read(&sealed, &seal(&[2, 1])), scope);
+        for other in [&[][..], &[2]] {
+            assert_eq!(read(&sealed, &seal(other)), Scope::All);
+        }
+        let mut other_kind = sealed;
+        other_kind.insert(b"k".to_vec(), b"url".to_vec());
+        assert_eq!(read(&other_kind, &seal(&[1])), Scope::All);
+        // While not every sidecar has a key, those without are understood.
+        assert_eq!(read(&fields(&scope, &seal(&[])), &seal(&[1])), scope);
     }
 
     #[test]
@@ -1100,7 +1167,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_redis_a_purge_is_local() {
-        let log = PurgeLog::new("t");
+        let log = PurgeLog::new("t", Arc::default());
         let outcome = log.purge(vec![tag("a", false)], None).await;
         assert_eq!((outcome, log.local()), (PurgeOutcome::Local, 1));
     }

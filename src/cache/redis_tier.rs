@@ -384,6 +384,23 @@ impl RedisTier {
     /// Hands an entry to the writer, or drops it and counts that. Never waits. Returns whether there
     /// is hope: a full Redis is tried now and then, and seldom takes it.
     pub fn put(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) -> bool {
+        self.write(key, variant, entry, now, false)
+    }
+
+    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is
+    /// not brought back.
+    pub fn renew(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+        self.write(key, variant, entry, now, true);
+    }
+
+    fn write(
+        &self,
+        key: Key,
+        variant: Option<Key>,
+        entry: Arc<Entry>,
+        now: Timestamp,
+        renews: bool,
+    ) -> bool {
         let bytes = entry.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let name = self.names.of(&key, None);
@@ -393,6 +410,7 @@ impl RedisTier {
             entry,
             now,
             offset: self.redis.time_offset(name.as_bytes(), now),
+            renews,
         };
         if !self.behind.is_up()
             || queued + bytes > QUEUE_BYTES_MAX
@@ -437,6 +455,8 @@ enum Write {
         now: Timestamp,
         /// How far Redis's clock was ahead of ours at `now`.
         offset: i64,
+        /// Only where it lies there still.
+        renews: bool,
     },
     LetGo {
         chunks: Arc<Chunks>,
@@ -512,6 +532,7 @@ impl Writing {
                 entry,
                 now,
                 offset,
+                renews,
             } => {
                 let bytes = entry.bytes();
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -530,25 +551,23 @@ impl Writing {
                 }
                 let life = millis(life);
                 let seal = self.seal.load();
-                if let Some(variant) = &variant {
+                let mut set = |variant: Option<&Key>, frame: Vec<u8>| {
+                    let set = batch
+                        .cmd("SET")
+                        .arg(self.names.of(&key, variant))
+                        .arg(frame);
+                    set.arg("PX").arg(life);
+                    if renews {
+                        set.arg("XX");
+                    }
+                };
+                if variant.is_some() {
+                    // First: if what follows never comes, it leads nowhere, and that is a miss.
                     let names: Vec<_> = entry.vary().names().cloned().collect();
-                    batch
-                        .cmd("SET")
-                        .arg(self.names.of(&key, None))
-                        .arg(codec::encode_vary(&names, &key, &seal))
-                        .arg("PX")
-                        .arg(life);
-                    let frame = codec::encode(&entry, variant, offset, &seal);
-                    batch
-                        .cmd("SET")
-                        .arg(self.names.of(&key, Some(variant)))
-                        .arg(frame)
-                } else {
-                    let frame = codec::encode(&entry, &key, offset, &seal);
-                    batch.cmd("SET").arg(self.names.of(&key, None)).arg(frame)
+                    set(None, codec::encode_vary(&names, &key, &seal));
                 }
-                .arg("PX")
-                .arg(life);
+                let at = variant.as_ref();
+                set(at, codec::encode(&entry, at.unwrap_or(&key), offset, &seal));
                 bytes
             }
             Write::LetGo {

@@ -17,6 +17,7 @@ use super::values::{
     MaybeRedis, Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate,
     Text, Whole,
 };
+use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{
     Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template,
@@ -593,6 +594,18 @@ impl Compiler<'_> {
                 "cache.memory",
                 "no memory tier and no Redis: nothing can be stored",
                 "write memory: 64MiB, or set REDIS_URL",
+            );
+        }
+        if let Some(process) = cgroup::Memory::of_this_process()
+            && memory > process.limit / 4 * 3
+            && !self.env.ignored
+        {
+            let limit = process.limit >> 20;
+            self.tell(
+                Code::W212,
+                "cache.memory",
+                format!("the memory tier is too large for a process that may have {limit}MiB"),
+                format!("at most `memory: {}MiB`", limit / 4 * 3),
             );
         }
         let encrypt = self.keys(raw.encrypt.get().map(|text| &text.0));

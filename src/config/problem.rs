@@ -117,6 +117,8 @@ codes! {
         "The network holds every address, so every client's own `X-Forwarded-For` is believed: limits per address can be dodged, and with `user: { header: … }` anyone can be any user. Name the networks of the proxies alone."
     W209 "demo secret before strangers"
         "`larder run` listens where others can reach it, and verifies tokens with the demo's secret, which everybody knows: anyone can be any user. Set `identity.jwt.secret`. `larder check` calls it a note (N303), since the shipped file has the secret for `larder demo`."
+    W212 "more memory than there is"
+        "`cache.memory` is more than three quarters of what the control group of this process may have (cgroups, as containers are limited by). The memory tier gives room back before that limit is reached and so never becomes as large as it is configured; lower `cache.memory`, or raise the limit."
     N301 "no Redis"
         "Without a Redis, larder caches in memory and counts limits in this process alone."
     N302 "Redis found in the environment"

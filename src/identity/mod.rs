@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -240,13 +241,19 @@ impl Caller<'_> {
         sealed.as_ref().try_into().ok()
     }
 
-    /// What stands for this user or address in keys: with a key for encryption a digest keyed by it
-    /// (HMAC-SHA-256), so that who can read Redis cannot try out whose entries it holds.
+    /// When the bearer token that the request carries ends, where it is one that says so (`exp`).
     #[must_use]
-    pub fn pseudonym(&self, whose: &[u8]) -> Vec<u8> {
+    pub fn expires(&self) -> Option<Timestamp> {
+        token::expires(credential::bearer(self.headers)?)
+    }
+
+    /// What stands for this user or address in keys and counters: with a key for encryption a digest keyed by it
+    /// (HMAC-SHA-256), so that who can read Redis cannot try out whom it holds anything of.
+    #[must_use]
+    pub fn pseudonym<'b>(&self, whose: &'b [u8]) -> Cow<'b, [u8]> {
         match self.identity.settings.seal {
-            Some(_) => hmac::sign(&self.identity.seal, whose).as_ref().to_vec(),
-            None => whose.to_vec(),
+            Some(_) => Cow::Owned(hmac::sign(&self.identity.seal, whose).as_ref().to_vec()),
+            None => Cow::Borrowed(whose),
         }
     }
 

@@ -426,7 +426,7 @@ fn with_a_key_for_encryption_no_caller_can_be_tried_out_on_what_is_stored() {
             ..IdentitySettings::default()
         });
         let caller = identity.caller("192.0.2.1:1".parse().unwrap(), &headers, NOW);
-        (caller.token(), caller.pseudonym(b"ann"))
+        (caller.token(), caller.pseudonym(b"ann").into_owned())
     };
     assert_ne!(told(None, Some(1)).0, told(None, Some(2)).0);
     assert_ne!(told(None, Some(1)), told(None, None));

@@ -13,6 +13,7 @@ use crate::semantics::fields;
 use crate::semantics::groups;
 use crate::semantics::reuse::{ClientRefresh, Terms, is_failure};
 use crate::semantics::search::NO_VARY_SEARCH;
+use crate::semantics::stored::Lifetime;
 use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
@@ -429,6 +430,11 @@ impl Proxy {
             lead,
             manner,
             refresh: visit.client_refresh(),
+            ends: rule
+                .key
+                .has_identity()
+                .then(|| ask.caller.expires())
+                .flatten(),
         }
     }
 }
@@ -503,6 +509,8 @@ pub(super) struct Job {
     lead: Lead,
     manner: Manner,
     refresh: ClientRefresh,
+    /// When the token ends that the answer is for, where the key is one for each.
+    ends: Option<Timestamp>,
 }
 
 /// What is asked for of a whole of which a part is stored.
@@ -949,6 +957,7 @@ impl Job {
                 stored.vary = other.vary().taken_from(&self.client);
             }
         }
+        stored.lifetime = self.lasting(stored.lifetime);
         let length = HttpBody::size_hint(response.body()).lower();
         if length > self.snapshot.settings.cache.max_body {
             return Err(Reason::TooLarge);
@@ -986,7 +995,12 @@ impl Job {
         }
         let key = self.settle(stated);
         let exchange = self.exchange(response, requested);
-        let Some(stored) = validation::freshen(&held, &exchange, self.policy()?) else {
+        let freshened = validation::freshen(&held, &exchange, self.policy()?);
+        let freshened = freshened.map(|stored| Stored {
+            lifetime: self.lasting(stored.lifetime),
+            ..stored
+        });
+        let Some(stored) = freshened else {
             self.proxy.0.cache.remove(&sought).await;
             let merged = validation::merge(&held, &exchange);
             return Some((Arc::new(stale.with(&merged)), false));
@@ -1039,6 +1053,14 @@ impl Job {
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
+        }
+    }
+
+    /// A lifetime that ends where the token does that the answer is for.
+    fn lasting(&self, lifetime: Lifetime) -> Lifetime {
+        match self.ends {
+            Some(end) => lifetime.ended_by(end),
+            None => lifetime,
         }
     }
 

@@ -40,6 +40,7 @@ use crate::route::{Asked, Content, Match, Per, Plan, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
+use crate::semantics::stored::Lifetime;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
@@ -378,13 +379,9 @@ impl Proxy {
         {
             self.refresh(ask, key, entry);
         }
-        if let (Some(cap), Some(ttl)) = (
-            rule.slide_up_to,
-            rule.policy.as_ref().and_then(|policy| policy.ttl.as_ref()),
-        ) && let Some(slid) = lifetime.slide(ttl.default, cap, now)
-        {
-            let entry = Arc::new(entry.lasting(&slid));
-            self.0.cache.store(&key, entry, now);
+        if let Some(slid) = ask.slid(entry, &lifetime) {
+            let slid = Arc::new(entry.lasting(&slid));
+            self.0.cache.renew(&key, entry, slid, now);
         }
     }
 
@@ -607,13 +604,36 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// The lifetime that this use gives to `entry`, where the route says that uses renew it, it has not
+    /// just been renewed, and it has not come to its end.
+    fn slid(&self, entry: &Entry, lifetime: &Lifetime) -> Option<Lifetime> {
+        let rule = self.found.rule;
+        let cap = rule.slide_up_to?;
+        let policy = rule.policy.as_ref()?;
+        let now = self.visit.now;
+        // Most uses are too soon after the last: nothing more is looked at then.
+        lifetime.slide(policy.ttl.as_ref()?.default, cap, now)?;
+        let (status, received) = (entry.status(), lifetime.received);
+        let ttl = semantics::renewal(status, &entry.headers(), received, policy)?;
+        // Nobody stays logged in by asking again and again.
+        match self.caller.expires() {
+            Some(end) => lifetime
+                .slide(ttl, cap.min(lifetime.age(end)), now)
+                .map(|slid| slid.ended_by(end)),
+            None => lifetime.slide(ttl, cap, now),
+        }
+    }
+
     /// The caller's part of a key that is one each.
     fn part(&self, per: Per) -> Option<Vec<u8>> {
         match per {
-            Per::Ip => Some(self.caller.pseudonym(self.caller.network().as_bytes())),
+            Per::Ip => {
+                let network = self.caller.network();
+                Some(self.caller.pseudonym(network.as_bytes()).into_owned())
+            }
             Per::User => {
                 let user = self.caller.user()?;
-                Some(self.caller.pseudonym(user.id.as_bytes()))
+                Some(self.caller.pseudonym(user.id.as_bytes()).into_owned())
             }
             Per::Token => self.caller.token().map(|digest| digest.to_vec()),
         }

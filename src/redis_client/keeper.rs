@@ -568,6 +568,16 @@ impl News {
         }
     }
 
+    /// Who was taken for one server is a node of a Cluster.
+    pub fn is_of_cluster(&self, redis: &str) {
+        if self.is_due("cluster") {
+            tracing::warn!(
+                redis,
+                "this is a node of a Redis Cluster and has a part of the keys only: write redis+cluster:// in redis.url"
+            );
+        }
+    }
+
     /// Whether it took no write when last asked to.
     pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)

@@ -264,7 +264,7 @@ impl Redis {
                     Ok(batch) => batch.answers().await,
                     Err(outage) => Err(outage),
                 };
-                let one = |answer: Result<_, Turned>| answer.map_err(Turned::outage);
+                let one = |answer: Result<_, Turned>| answer.map_err(|turned| self.alone(turned));
                 return answers.map_or_else(all, |all| all.into_iter().map(one).collect());
             }
             Servers::Several { routed, .. } => routed,
@@ -345,8 +345,10 @@ impl Redis {
     /// A line of one's own ended so: where that may mean that another server has its key now, it is
     /// asked which.
     pub fn line_ended(&self, outage: Outage) {
-        if let Servers::Several { routed, .. } = &self.servers {
-            routed.ended(outage);
+        match &self.servers {
+            Servers::One(_) if outage == Outage::Moved => self.news.is_of_cluster(&self.address),
+            Servers::One(_) => {}
+            Servers::Several { routed, .. } => routed.ended(outage),
         }
     }
 
@@ -435,10 +437,18 @@ impl Redis {
         }
     }
 
+    /// The outage that it is for who knows of one server only, which is said.
+    fn alone(&self, turned: Turned) -> Outage {
+        if matches!(turned, Turned::To(_)) {
+            self.news.is_of_cluster(&self.address);
+        }
+        turned.outage()
+    }
+
     /// Whereto `node` turned us; or the outage that it is.
     fn whereto(&self, node: &Node, turned: Turned) -> Result<Elsewhere<'_>, Outage> {
         match &self.servers {
-            Servers::One(_) => Err(turned.outage()),
+            Servers::One(_) => Err(self.alone(turned)),
             Servers::Several { routed, .. } => Elsewhere::find(routed, node, turned),
         }
     }

@@ -50,6 +50,20 @@ impl Lifetime {
             .then_some(Self { fresh, ..*self })
     }
 
+    /// The same, of no use at or after `end`: when whoever it is for has to prove anew who that is.
+    #[must_use]
+    pub fn ended_by(self, end: Timestamp) -> Self {
+        let most = self.age(end);
+        let left = most.saturating_sub(self.fresh);
+        Self {
+            fresh: self.fresh.min(most),
+            stale_while_revalidate: self.stale_while_revalidate.min(left),
+            stale_if_error: self.stale_if_error.min(left),
+            must_revalidate: self.must_revalidate || most <= self.fresh,
+            ..self
+        }
+    }
+
     /// How long the response can be of any use from `now`, stale service included: the longest a
     /// store has to keep it. Zero when it can only be validated.
     #[must_use]
@@ -244,6 +258,49 @@ mod tests {
             must_revalidate: false,
             no_cache: false,
             immutable: false,
+        }
+    }
+
+    #[test]
+    fn a_use_renews_a_lifetime_but_never_beyond_its_cap() {
+        let secs = Duration::from_secs;
+        let began = lifetime(secs(0), secs(300));
+        let slide =
+            |lifetime: Lifetime, at_secs| lifetime.slide(secs(300), secs(3_600), at(at_secs));
+        // Not with each use.
+        assert_eq!(slide(began, 60), None);
+        let renewed = slide(began, 61).unwrap();
+        assert_eq!(renewed.fresh, secs(361));
+        assert_eq!(renewed.received, began.received);
+        // The last one ends at the cap, and no use helps any more.
+        let last = slide(lifetime(secs(0), secs(3_500)), 3_400).unwrap();
+        assert_eq!(last.fresh, secs(3_600));
+        assert_eq!(slide(last, 3_500), None);
+        // What lasts longer already is left alone.
+        assert_eq!(slide(lifetime(secs(0), secs(9_000)), 10), None);
+    }
+
+    #[test]
+    fn what_ends_by_a_moment_is_of_no_use_from_then_on() {
+        let secs = Duration::from_secs;
+        let long = Lifetime {
+            stale_while_revalidate: secs(30),
+            stale_if_error: secs(600),
+            ..lifetime(secs(5), secs(300))
+        };
+        for (end, fresh, swr, sie, must) in [
+            (900, 300, 30, 600, false),
+            (315, 300, 20, 20, false),
+            (295, 300, 0, 0, true),
+            (95, 100, 0, 0, true),
+            (0, 5, 0, 0, true),
+        ] {
+            let ended = long.ended_by(at(end));
+            assert_eq!(ended.fresh, secs(fresh), "{end}");
+            assert_eq!(ended.stale_while_revalidate, secs(swr), "{end}");
+            assert_eq!(ended.stale_if_error, secs(sie), "{end}");
+            assert_eq!(ended.must_revalidate, must, "{end}");
+            assert!(!ended.is_fresh(at(end)) && ended.useful(at(end)).is_zero());
         }
     }
 

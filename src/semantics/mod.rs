@@ -40,6 +40,6 @@ pub use reuse::{Reuse, reuse, usable_on_error};
 pub use search::Variation;
 pub use slices::Slices;
 pub use stored::{Sharing, Stored, Validators};
-pub use storing::{Exchange, Policy, SetCookie, Ttl, storable};
+pub use storing::{Exchange, Policy, SetCookie, Ttl, renewal, storable};
 pub use time::Timestamp;
 pub use vary::Vary;

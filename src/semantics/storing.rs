@@ -218,6 +218,21 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
 
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
+/// By how long a use may renew a response with this status and these fields, received then: the
+/// route's `ttl`. `None` where the lifetime is the app's own word, which no use changes.
+#[must_use]
+pub fn renewal(
+    status: StatusCode,
+    response: &HeaderMap,
+    received: Timestamp,
+    policy: &Policy,
+) -> Option<Duration> {
+    let ttl = policy.ttl.as_ref()?.for_status(status, 1.0)?;
+    let said = Directives::of_response(response);
+    let stated = said.no_cache.is_whole() || stated(response, &said, received).is_some();
+    (policy.override_app || !stated).then_some(ttl)
+}
+
 /// What the app says of caching.
 fn said(exchange: &Exchange<'_>) -> Directives {
     let mut said = Directives::of_response(exchange.response);

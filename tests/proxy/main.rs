@@ -14,6 +14,7 @@ mod cli;
 mod deploy;
 mod direct;
 mod doctor;
+mod entries;
 mod explain;
 mod framing;
 mod large_bodies;

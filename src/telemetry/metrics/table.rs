@@ -70,7 +70,7 @@ table! {
     Counter "larder_cache_unreadable_total" ["reason"]
         "Values in Redis that could not be read: misses, overwritten by the next fetch.";
     Gauge "larder_memory_bytes" [] "Bytes in the memory tier.";
-    Gauge "larder_memory_limit_bytes" [] "Most bytes of the memory tier.";
+    Gauge "larder_memory_limit_bytes" [] "Most bytes of the memory tier now: less than configured while the process comes near its own limit.";
     Gauge "larder_memory_objects" [] "Responses in the memory tier.";
     Counter "larder_memory_evictions_total" ["reason"] "Responses that the memory tier gave up.";
     Counter "larder_limit_decisions_total" ["limit", "decision"]

@@ -196,6 +196,27 @@ impl RedisServer {
         command
     }
 
+    /// The bytes under `name`.
+    pub fn get(&self, name: &str) -> Vec<u8> {
+        redis::cmd("GET")
+            .arg(name)
+            .query(&mut self.connect())
+            .unwrap()
+    }
+
+    /// Puts any bytes under `name`, for a minute.
+    pub fn set(&self, name: &str, bytes: &[u8]) {
+        let mut set = redis::cmd("SET");
+        let set = set.arg(name).arg(bytes).arg("EX").arg(60);
+        set.exec(&mut self.connect()).unwrap();
+    }
+
+    fn connect(&self) -> redis::Connection {
+        let url = format!("redis://harness:any@{}", self.address());
+        let client = redis::Client::open(url).unwrap();
+        client.get_connection().unwrap()
+    }
+
     pub async fn keys(&self) -> Vec<String> {
         let keys = self.cli(&["KEYS", "*"]).await;
         keys.lines()
