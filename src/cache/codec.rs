@@ -391,6 +391,15 @@ mod tests {
             let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
             prop_assert_eq!((read.stored(), read.label()), (stored.clone(), label.clone()));
             prop_assert_eq!((read.fields(), read.is_plain()), (entry.fields(), entry.is_plain()));
+            // Where its content lies elsewhere, all but that is read again.
+            let chunks = || Chunks::new(key(), String::new(), 9, 1 << 30, 1 << 17);
+            let status = StatusCode::OK;
+            let apart = Stored { status, body: Bytes::new(), elsewhere: 1 << 30, ..stored.clone() };
+            let bytes = encode(&Entry::chunked(&apart, &label, chunks().into()), &key(), 0, &Seal::default());
+            let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
+            prop_assert_eq!((read.stored(), read.label(), read.is_plain()), (apart, label.clone(), false));
+            let found = read.chunks().unwrap();
+            prop_assert_eq!((found.generation, found.bytes, found.chunk_bytes), (9, 1 << 30, 1 << 17));
             // Another sidecar, whose clock differs, sees the same moment.
             let mut later = stored;
             later.lifetime.received = Timestamp::from_millis(10_000_000);

@@ -745,8 +745,8 @@ fn check(block: &[u8], is_chunked: bool) -> Result<(), Corrupt> {
     let lines = check_lines(section(Section::Fields)).ok_or(Corrupt::Malformed)?;
     let trailers = check_lines(section(Section::Trailers)).ok_or(Corrupt::Malformed)?;
     let is_plain = lines.are_plain && trailers.count == 0 && has_content(status) && !is_chunked;
-    // Content in the block as well would be a second one.
-    let is_one = !is_chunked || section(Section::Content).is_empty();
+    // Content in the block as well would be a second one, and parts are never chunked.
+    let is_one = !is_chunked || (section(Section::Content).is_empty() && has_content(status));
     let makes_sense = is_one
         && flags & !FLAGS == 0
         && (flags & PLAIN != 0) == is_plain

@@ -183,7 +183,7 @@ pub(super) struct Cache {
     pub namespace: Given<Namespace>,
     /// In front of Redis; 64MiB by default, 0B = Redis only.
     pub memory: Given<Size>,
-    /// Larger bodies stream through; 1MiB by default.
+    /// Larger bodies stream through; 1MiB by default, 1GiB at most. Above 1MiB they are kept in Redis alone.
     pub max_body: Given<Size>,
     /// Bodies above this are stored compressed in Redis where that pays, 1KiB by default; or `off`.
     pub compress: Given<Compress>,

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -809,4 +809,42 @@ async fn what_a_head_spoils_goes_with_its_chunks() {
         (long == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_fails_or_stalls_ends_the_storing_and_not_the_answer() {
+    let file = content(8 * MIB, 15);
+    for fails in [true, false] {
+        let mut redis = RedisServer::start().await;
+        let gate = Gate::closed();
+        let (held, said) = (gate.clone(), file.clone());
+        let app = App::says(move |_| {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
+                said.len()
+            );
+            let (first, second) = said.split_at(3 * MIB);
+            Answer::raw(head).then(first).then_wait(&held).then(second)
+        })
+        .await;
+        let larder = larder(&app).redis(&redis).yaml(ROUTES).start().await;
+        larder.redis_is(true).await;
+        let client = larder.client();
+        let mut body = open(&client, "/file").await.into_body();
+        let begun = take(&mut body, 3 * MIB).await;
+        match fails {
+            true => redis.kill().await,
+            false => redis.stop(),
+        }
+        let opened = Instant::now();
+        gate.open();
+        let (after, is_whole) = rest(body).await;
+        assert!(is_whole);
+        same(&[begun, after].concat(), &file, "it streams on");
+        let took = opened.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        if !fails {
+            redis.resume();
+        }
+    }
 }
