@@ -89,10 +89,10 @@ fn take_up(house: &House, settings: Settings) {
         tracing::warn!(key, "this setting is taken up only by a restart");
     }
     let settings = Arc::new(settings);
-    let identity = if settings.identity == before.identity {
-        kit.shared.snapshot.load().identity.clone()
-    } else {
-        Arc::new(Identity::new(settings.identity.clone()))
+    let identity = kit.shared.snapshot.load().identity.clone();
+    let identity = match settings.identity == before.identity {
+        true => identity,
+        false => Arc::new(identity.succeeded_by(settings.identity.clone())),
     };
     if settings.upstream != before.upstream {
         kit.upstream.set(settings.upstream.clone());

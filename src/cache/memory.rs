@@ -45,7 +45,10 @@ pub const RULES_BYTES: u64 = 1024 * 1024;
 
 /// Above this share of the process's limit the tier gives room back, in percent.
 const SHRINK_ABOVE_PERCENT: u64 = 90;
-/// … so much that this share is used.
+/// Up to this share it waits for what it has given back to show, in percent; above it gives back as
+/// much as half of what it holds at a time.
+const WAIT_BELOW_PERCENT: u64 = 95;
+/// It gives back so much that this share is used, in percent.
 const SHRINK_TO_PERCENT: u64 = 80;
 /// Below this share it takes room again, in percent.
 const GROW_BELOW_PERCENT: u64 = 75;
@@ -57,18 +60,32 @@ const GROW_STEP: u64 = 64;
 const SHRINK_MOST: u64 = 64;
 
 /// The bytes that the tier may hold from now on, of `most` that it may ever: it shrinks where the
-/// process comes near its own limit, and grows again, slowly, where it is far from that.
+/// process comes near its own limit, and grows again, slowly, where it is far from that. `before` is
+/// what the process had at the last look.
 #[must_use]
-pub fn bound(most: u64, in_force: u64, held: u64, process: Option<cgroup::Memory>) -> u64 {
+pub fn bound(
+    most: u64,
+    in_force: u64,
+    held: u64,
+    before: u64,
+    process: Option<cgroup::Memory>,
+) -> u64 {
     let Some(cgroup::Memory { used, limit }) = process else {
         return most;
     };
     let percent = |percent: u64| limit / 100 * percent;
     if used > percent(SHRINK_ABOVE_PERCENT) {
+        if used <= before && used <= percent(WAIT_BELOW_PERCENT) {
+            return in_force;
+        }
         let held = held.min(in_force);
         let over = used - percent(SHRINK_TO_PERCENT);
+        let at_once = match used > percent(WAIT_BELOW_PERCENT) {
+            true => held / 2,
+            false => held / SHRINK_STEP,
+        };
         return held
-            .saturating_sub(over.min(held / SHRINK_STEP))
+            .saturating_sub(over.min(at_once))
             .clamp(most / SHRINK_MOST, most);
     }
     if used < percent(GROW_BELOW_PERCENT) {
@@ -84,6 +101,8 @@ pub struct Memory {
     /// Bytes that it may ever hold, and those that it may hold now.
     most: u64,
     in_force: AtomicU64,
+    /// What the process had at the last look, in bytes.
+    used: AtomicU64,
     map: Option<Map<Key, Held, Weight, DefaultHashBuilder, Evictions>>,
     evicted: Arc<AtomicU64>,
 }
@@ -119,6 +138,7 @@ impl Memory {
             keeps_entries,
             most: bytes,
             in_force: AtomicU64::new(bytes),
+            used: AtomicU64::new(0),
             map,
             evicted,
         }
@@ -129,7 +149,9 @@ impl Memory {
     /// then.
     pub fn fit(&self, process: Option<cgroup::Memory>) -> (u64, u64) {
         let before = self.in_force.load(Ordering::Relaxed);
-        let now = bound(self.most, before, self.bytes(), process);
+        let used = process.map_or(0, |process| process.used);
+        let used_before = self.used.swap(used, Ordering::Relaxed);
+        let now = bound(self.most, before, self.bytes(), used_before, process);
         if now != before
             && let Some(map) = &self.map
         {
@@ -391,22 +413,34 @@ mod tests {
             })
         };
         let mib = |bytes: u64| bytes << 20;
-        let bound = |in_force, held, used| {
-            bound(mib(640), mib(in_force), mib(held), process(mib(used))) >> 20
+        let after = |before, in_force, held, used| {
+            let before = mib(before);
+            bound(
+                mib(640),
+                mib(in_force),
+                mib(held),
+                before,
+                process(mib(used)),
+            ) >> 20
         };
+        let bound = |in_force, held, used| after(0, in_force, held, used);
         // Up to nine tenths nothing happens.
         assert_eq!(bound(640, 600, 900), 640);
         // Then it gives back what the process has too much, and at most a quarter of what it holds.
         assert_eq!(bound(640, 600, 920), 480);
-        assert_eq!(bound(640, 600, 1_000), 450);
+        assert_eq!(bound(640, 600, 1_000), 400);
         assert_eq!(bound(640, 100, 950), 75);
         assert_eq!(bound(12, 12, 1_000), 10, "never below a sixty-fourth");
+        // What was given back takes a while to show; but not beyond nineteen twentieths.
+        assert_eq!(after(930, 480, 480, 930), 480);
+        assert_eq!(after(929, 480, 480, 930), 360);
+        assert_eq!(after(960, 480, 480, 960), 320);
         assert_eq!(bound(480, 480, 890), 480);
         assert_eq!(bound(480, 480, 760), 480);
         assert_eq!(bound(480, 480, 740), 490);
         assert_eq!(bound(636, 480, 10), 640);
         assert_eq!(
-            super::bound(640, 10, 10, None),
+            super::bound(640, 10, 10, 0, None),
             640,
             "without a limit it has all its room"
         );

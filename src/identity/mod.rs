@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,6 +105,22 @@ impl Identity {
             unknown_key: AtomicBool::new(false),
             seal: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
         }
+    }
+
+    /// One for other settings. Where nothing but the key of digests differs it has the keys of this one,
+    /// so that nobody becomes a stranger until they are fetched again.
+    #[must_use]
+    pub fn succeeded_by(&self, settings: IdentitySettings) -> Self {
+        let resealed = IdentitySettings {
+            seal: settings.seal.clone(),
+            ..self.settings.clone()
+        };
+        let same_keys = resealed == settings;
+        let next = Self::new(settings);
+        if same_keys {
+            next.keys.store(self.keys.load_full());
+        }
+        next
     }
 
     /// Where keys have to be fetched from, if anywhere.
@@ -246,13 +263,13 @@ impl Caller<'_> {
         token::expires(credential::bearer(self.headers)?)
     }
 
-    /// What stands for this user or address in keys: with a key for encryption a digest keyed by it
-    /// (HMAC-SHA-256), so that who can read Redis cannot try out whose entries it holds.
+    /// What stands for this user or address in keys and counters: with a key for encryption a digest keyed by it
+    /// (HMAC-SHA-256), so that who can read Redis cannot try out whom it holds anything of.
     #[must_use]
-    pub fn pseudonym(&self, whose: &[u8]) -> Vec<u8> {
+    pub fn pseudonym<'b>(&self, whose: &'b [u8]) -> Cow<'b, [u8]> {
         match self.identity.settings.seal {
-            Some(_) => hmac::sign(&self.identity.seal, whose).as_ref().to_vec(),
-            None => whose.to_vec(),
+            Some(_) => Cow::Owned(hmac::sign(&self.identity.seal, whose).as_ref().to_vec()),
+            None => Cow::Borrowed(whose),
         }
     }
 

@@ -426,7 +426,7 @@ fn with_a_key_for_encryption_no_caller_can_be_tried_out_on_what_is_stored() {
             ..IdentitySettings::default()
         });
         let caller = identity.caller("192.0.2.1:1".parse().unwrap(), &headers, NOW);
-        (caller.token(), caller.pseudonym(b"ann"))
+        (caller.token(), caller.pseudonym(b"ann").into_owned())
     };
     assert_ne!(told(None, Some(1)).0, told(None, Some(2)).0);
     assert_ne!(told(None, Some(1)), told(None, None));
@@ -434,6 +434,32 @@ fn with_a_key_for_encryption_no_caller_can_be_tried_out_on_what_is_stored() {
     assert_eq!(told(Some("a"), Some(1)).0, told(Some("a"), Some(2)).0);
     assert_eq!(told(Some("a"), None).1, b"ann");
     assert_ne!(told(None, Some(1)).1, told(None, Some(2)).1);
+}
+
+#[test]
+fn nobody_becomes_a_stranger_because_the_key_of_digests_has_changed() {
+    let secret = |secret: &str| Some(JwtSource::Secret(Secret::new(secret)));
+    let of = |jwt| IdentitySettings {
+        jwt,
+        ..IdentitySettings::default()
+    };
+    let url = || Some(JwtSource::JwksUrl("https://a.example/jwks".into()));
+    let before = Identity::new(of(url()));
+    let jwks = br#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    assert_eq!(before.set_keys(jwks), Ok(1));
+    let sealed = IdentitySettings {
+        seal: Some(crate::secret::Key::new([1; 32])),
+        ..of(url())
+    };
+    assert_eq!(before.succeeded_by(sealed).keys.load().len(), 1);
+    // What is remembered of tokens was read by the claims of then.
+    let renamed = IdentitySettings {
+        user: UserSource::Claim(vec!["email".into()]),
+        ..of(url())
+    };
+    assert_eq!(before.succeeded_by(renamed).keys.load().len(), 0);
+    assert_eq!(before.succeeded_by(of(None)).keys.load().len(), 0);
+    assert_eq!(before.succeeded_by(of(secret("a"))).keys.load().len(), 1);
 }
 
 fn bearer_headers(token: &str) -> HeaderMap {

@@ -105,7 +105,9 @@ fn write_subject(kind: &str, per: LimitPer, caller: &Caller<'_>, subject: &mut V
         subject.extend_from_slice(whose);
     };
     match per {
-        LimitPer::User if let Some(user) = caller.user() => return put("u", user.id.as_bytes()),
+        LimitPer::User if let Some(user) = caller.user() => {
+            return put("u", &caller.pseudonym(user.id.as_bytes()));
+        }
         LimitPer::Token if let Some(token) = caller.token() => {
             return put("t", hex(&token).as_bytes());
         }
@@ -113,8 +115,8 @@ fn write_subject(kind: &str, per: LimitPer, caller: &Caller<'_>, subject: &mut V
     }
     match caller.ip() {
         // Written without the formatting machinery: it is asked for with nearly every request.
-        ip @ IpAddr::V4(_) => put("a", address(ip).as_bytes()),
-        IpAddr::V6(_) => put("a", caller.network().as_bytes()),
+        ip @ IpAddr::V4(_) => put("a", &caller.pseudonym(address(ip).as_bytes())),
+        IpAddr::V6(_) => put("a", &caller.pseudonym(caller.network().as_bytes())),
     }
 }
 

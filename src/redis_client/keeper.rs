@@ -3,7 +3,7 @@
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
 use super::Outage;
-use super::breaker::{Breaker, STALL_WAITING, State};
+use super::breaker::{Breaker, Forced, STALL_WAITING, State};
 use super::cause::Refused;
 use super::dial::{CONNECT_DEADLINE, Connected, Dialer, Greeting, With};
 use super::link::{Link, taken};
@@ -52,6 +52,11 @@ pub struct Shared {
     pub timeout: Duration,
     /// Connections kept, and the most there may be.
     pub connections: (u32, u32),
+    /// Most commands under way at a time, where there is such a bound.
+    pub concurrent: Option<u32>,
+    /// Most commands that were under way at a time since somebody looked, where there is such a bound;
+    /// beyond any bound where one was turned away.
+    pub peak: AtomicU32,
     /// Connections wanted now.
     pub wanted: AtomicU32,
     /// Live connections.
@@ -83,7 +88,7 @@ impl Shared {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(ways: &Ways, address: Address) -> Self {
-        let (least, most) = ways.connections;
+        let (least, most) = ways.share.connections;
         let most = most.max(1);
         let least = least.clamp(1, most);
         let news = News::of(&address);
@@ -94,6 +99,8 @@ impl Shared {
             behind: AtomicBool::new(false),
             timeout: ways.settings.timeout,
             connections: (least, most),
+            concurrent: ways.share.concurrent,
+            peak: AtomicU32::new(0),
             wanted: AtomicU32::new(least),
             links: ArcSwap::default(),
             outdated: AtomicBool::new(false),
@@ -143,8 +150,18 @@ impl Shared {
         self.breaker().answered(took, now);
     }
 
-    /// The connections there are have too much under way: one more, if there may be one.
-    pub fn want_more(&self) {
+    /// There is too much under way for `operation` to be asked as well. It is counted, and another connection
+    /// made if there may be one; nobody waits for it.
+    #[cold]
+    pub fn saturated(&self, operation: &'static str) -> Outage {
+        let outage = Outage::Saturated;
+        (self.recorder).redis(operation, Some(outage.word()), Duration::ZERO);
+        self.peak.store(u32::MAX, Ordering::Relaxed);
+        self.want_more();
+        outage
+    }
+
+    fn want_more(&self) {
         let more = |wanted| (wanted < self.connections.1).then_some(wanted + 1);
         let _ = (self.wanted).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         self.changed.notify_one();
@@ -208,6 +225,13 @@ impl Shared {
         }
     }
 
+    /// Whether there are fewer live links than are wanted.
+    fn lacks(&self) -> bool {
+        let links = self.links.load();
+        let live = links.iter().filter(|link| !link.is_dead()).count();
+        live < self.wanted.load(Ordering::Relaxed) as usize
+    }
+
     /// Shows callers the live links; returns how many, and how many of them are outdated.
     fn publish(&self, (live, outdated): (Vec<Arc<Link>>, usize)) -> (usize, usize) {
         let count = live.len();
@@ -216,10 +240,21 @@ impl Shared {
         (count, outdated)
     }
 
+    /// What the breaker is told to be.
+    pub fn forced(&self) -> Forced {
+        self.news.forced()
+    }
+
+    /// Tells the breaker what to be; it obeys at its next probe, which is now.
+    pub fn force(&self, forced: Forced) {
+        self.news.force(forced);
+        self.doubt.notify_one();
+    }
+
     /// A connect was refused: one line, whatever the breaker does.
-    fn refused(&self, refused: &Refused) {
+    fn refused(&self, refused: &Refused, took: Duration) {
         let kind = refused.outage.word();
-        self.recorder.redis("connect", Some(kind), Duration::ZERO);
+        self.recorder.redis("connect", Some(kind), took);
         if self.news.is_due(refused.reason) {
             tracing::warn!(
                 redis = %self.address,
@@ -291,13 +326,14 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
         // One more of the old kind would replace none.
         let with = if missing { With::Any } else { With::Newest };
         let (address, changed) = (&shared.address, &shared.changed);
+        let began = Instant::now();
         let connected = shared
             .dialer
             .connect(address, Greeting::Server, with, changed);
         match connected.await {
             Ok(connected) => {
                 turnstile.open();
-                shared.recorder.redis("connect", None, Duration::ZERO);
+                shared.recorder.redis("connect", None, began.elapsed());
                 if !missing {
                     // It has its successor. Until that is published callers still find it, and what
                     // waits on it then is answered all the same.
@@ -309,7 +345,7 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                 shared.doubt.notify_one();
             }
             Err(refused) => {
-                shared.refused(&refused);
+                shared.refused(&refused, began.elapsed());
                 if none {
                     shared.step(refused.outage, &refused.text, |breaker| {
                         breaker.probe_failed(refused.outage);
@@ -322,10 +358,17 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                     Outage::Denied | Outage::Protocol => shared.breaker().probe_pause(),
                     _ => continue,
                 };
+                let over = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+                // One that ends is not to be waited out.
+                let ended = async {
+                    while missing || !shared.lacks() {
+                        shared.changed.notified().await;
+                    }
+                };
                 tokio::select! {
-                    () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+                    () = over => {}
                     _ = exchanged.changed() => {}
-                    () = shared.changed.notified(), if !missing => {}
+                    () = ended => {}
                 }
             }
         }
@@ -374,6 +417,10 @@ async fn probe(shared: &Shared) -> Infallible {
             () = tokio::time::sleep(pause) => {}
             () = shared.doubt.notified() => {}
         }
+        let forced = shared.forced();
+        shared.step(Outage::Open, "somebody has said so", |breaker| {
+            breaker.force(forced);
+        });
         let links = shared.links.load_full();
         let mut outcome = None;
         for link in links.iter().filter(|link| !link.is_dead()) {
@@ -594,7 +641,7 @@ struct Sink(Weak<Shared>);
 impl bb8::ErrorSink<Refused> for Sink {
     fn sink(&self, refused: Refused) {
         if let Some(shared) = self.0.upgrade() {
-            shared.refused(&refused);
+            shared.refused(&refused, Duration::ZERO);
         }
     }
 
@@ -625,6 +672,8 @@ pub struct News {
     said: Mutex<Said>,
     /// It refused a write for lack of room when last asked.
     full: AtomicBool,
+    /// Number of the [`Forced`] that somebody asked for.
+    forced: AtomicU8,
 }
 
 #[derive(Debug, Default)]
@@ -672,6 +721,16 @@ impl News {
                 "this is a node of a Redis Cluster and has a part of the keys only: write redis+cluster:// in redis.url"
             );
         }
+    }
+
+    /// What the breaker is told to be.
+    pub fn forced(&self) -> Forced {
+        Forced::from_number(self.forced.load(Ordering::Relaxed))
+    }
+
+    /// Tells the breakers of all who ask for these news what to be; each obeys at its next probe.
+    pub fn force(&self, forced: Forced) {
+        self.forced.store(forced as u8, Ordering::Relaxed);
     }
 
     /// Whether it took no write when last asked to.
