@@ -34,6 +34,8 @@ pub const REPLICA_SILENCE_SECONDS_MAX: u64 = 12;
 /// Pause between two tries to have a connection by credentials that were refused, while one that was
 /// had by others stands.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+/// What is asked where it is allowed, and not missed where it is not.
+const WISHED: [&str; 1] = ["slowlog"];
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
 
@@ -219,7 +221,7 @@ impl Shared {
 
     /// Of an error reply that refuses a command to our user, people have to know.
     pub fn look_at(&self, operation: &'static str, line: &[u8]) {
-        if line.starts_with(b"NOPERM") {
+        if line.starts_with(b"NOPERM") && !WISHED.contains(&operation) {
             let user = || self.dialer.user();
             self.news.forbidden(&self.address, user, operation, line);
         }
