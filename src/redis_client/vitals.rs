@@ -249,7 +249,7 @@ impl Slow {
         get.arg("GET").arg(SLOW_MAX);
         let reply = redis.query("slowlog", &get).await;
         match &reply {
-            Err(Outage::Denied) => self.readable = Some(false),
+            Err(Outage::Forbidden) => self.readable = Some(false),
             Err(_) => {}
             Ok(reply) => {
                 let entries = entries(reply);
