@@ -168,7 +168,7 @@ impl Vitals {
                     }
                 }
                 if is_due(refused, REFUSED_PAUSE) {
-                    let denied = report.slow.ask(redis).await == Err(Outage::Denied);
+                    let denied = report.slow.ask(redis).await == Err(Outage::Forbidden);
                     refused = denied.then_some(now);
                 }
             }
