@@ -385,6 +385,7 @@ enum Exported {
 /// Runs larder with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    leave_no_memory_in_core_dumps();
     let outcome = std::panic::catch_unwind(|| run(std::env::args_os()));
     outcome
         .unwrap_or_else(|_| {
@@ -392,6 +393,12 @@ pub fn main() -> ExitCode {
             Exit::Bug
         })
         .into()
+}
+
+/// A dump would hold secrets. No kind of mapping goes into one from here on (core(5)); where the kernel
+/// has no such file, its limits have to do.
+fn leave_no_memory_in_core_dumps() {
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
 }
 
 /// Runs larder with these arguments, the program's name first.

@@ -85,6 +85,7 @@ fn settings() -> Settings {
             delay: Duration::ZERO,
             grace: Duration::from_secs(25),
         },
+        files: Vec::new(),
         hash: "4be10000".into(),
         places: crate::config::Places::default(),
     }

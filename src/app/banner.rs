@@ -47,7 +47,11 @@ fn greeting(settings: &Settings) -> String {
         line("admin", format!("http://{admin}"));
     }
     match &settings.redis {
-        Some(redis) => line("redis", redis.url.to_string()),
+        Some(redis) => {
+            let from = redis.found.variable();
+            let from = from.map_or(String::new(), |name| format!("     from {name}"));
+            line("redis", format!("{}{from}", redis.url));
+        }
         None => line(
             "redis",
             "none: caching in memory only, limits counted here".into(),

@@ -38,7 +38,6 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use ways::Ways;
 use worker::Kit;
 
 /// Between two looks at whether the app answers, and at how many sidecars there are.
@@ -153,6 +152,7 @@ impl House {
         let settings = Arc::new(settings);
         let identity = Arc::new(Identity::new(settings.identity.clone()));
         let clock = clock();
+        let now = clock.now();
         let env = |name: &str| std::env::var(name).ok();
         let otlp = Otlp::start(&env, &metrics, &clock, &tokio::runtime::Handle::current());
         log.summarize(&metrics);
@@ -180,7 +180,7 @@ impl House {
                 metrics,
                 // Its kind makes it a fault of the configuration, not of the network.
                 tls: tls.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
-                ways: Kit::ways(settings.workers.get()),
+                ways: Kit::ways(&settings, now),
                 connections: Connections::default(),
                 stop,
             },
@@ -259,6 +259,7 @@ impl House {
             self.condition.clone(),
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
+        let clock = kit.shared.clock.clone();
         kit.metrics.watch(move |gauges| {
             let status = cache.status();
             gauges.memory_bytes = Some(status.bytes);
@@ -274,7 +275,7 @@ impl House {
             };
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
-            gauges.redis = ways.as_ref().map(Ways::gauges);
+            gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
             gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
         });

@@ -97,6 +97,13 @@ fn take_up(house: &House, settings: Settings) {
     if settings.upstream != before.upstream {
         kit.upstream.set(settings.upstream.clone());
     }
+    if let Some(redis) = &settings.redis
+        && kit.ways.renew(redis, kit.shared.clock.now())
+    {
+        tracing::info!(
+            "credentials or TLS for Redis have changed: its connections are replaced one by one"
+        );
+    }
     let cache = &settings.cache;
     kit.cache.seal_with(cache.compress, &cache.encrypt);
     reload_certificate(house, &settings);
@@ -122,6 +129,10 @@ fn reload_certificate(house: &House, settings: &Settings) {
 
 /// What is fixed when the process starts, and differs now.
 fn needs_restart(started: &Settings, now: &Settings) -> Vec<&'static str> {
+    let redis = match (&started.redis, &now.redis) {
+        (Some(started), Some(now)) => Some(started.let_in_like(now)),
+        (started, _) => started.clone(),
+    };
     let fixed = [
         ("listen", started.listen != now.listen),
         ("workers", started.workers != now.workers),
@@ -129,7 +140,7 @@ fn needs_restart(started: &Settings, now: &Settings) -> Vec<&'static str> {
             "upstream.max_in_flight",
             started.upstream.max_in_flight != now.upstream.max_in_flight,
         ),
-        ("redis", started.redis != now.redis),
+        ("redis", redis != now.redis),
         ("cache.memory", started.cache.memory != now.cache.memory),
         (
             "cache.namespace",

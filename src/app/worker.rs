@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::{Proxy, Rooms, Shared};
 use crate::redis_client::{Redis, Share};
+use crate::semantics::Timestamp;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -38,9 +39,9 @@ const BACKGROUND_CONNECTIONS: u32 = 2;
 const TUNNEL_LOOK: Duration = Duration::from_millis(50);
 
 impl Kit {
-    /// Ways to Redis that `workers` and the background have.
-    pub fn ways(workers: usize) -> Ways {
-        Ways::new(workers * 2 + 1)
+    /// Ways to Redis that the workers and the background have.
+    pub fn ways(settings: &Settings, now: Timestamp) -> Ways {
+        Ways::new(settings.workers.get() * 2 + 1, settings.redis.as_ref(), now)
     }
 
     /// The one way to Redis of what runs in the background.
@@ -65,7 +66,9 @@ impl Kit {
         let second = self.settings.redis.as_ref().and_then(|settings| {
             let recorder = self.metrics.recorder(self.settings.workers.get());
             let url = settings.limits_url.as_ref()?;
-            Some(Redis::start(settings, url, Share::ONE, recorder))
+            let redis = Redis::start(settings, url, Share::ONE, recorder);
+            self.ways.add_for_limits(&redis);
+            Some(redis)
         });
         let namespace = &self.settings.cache.namespace;
         Limiter::new(namespace, second.or(redis), self.local_limits.clone())
@@ -89,7 +92,11 @@ impl Kit {
             let beside = BACKGROUND_CONNECTIONS + workers;
             let redis = way(&settings.url, share(most(all.saturating_sub(beside))));
             limits_redis = Some(match &settings.limits_url {
-                Some(url) => way(url, share(most(all))),
+                Some(url) => {
+                    let second = way(url, share(most(all)));
+                    self.ways.add_for_limits(&second);
+                    second
+                }
                 None => redis.clone(),
             });
             let behind = way(&settings.url, Share::ONE);

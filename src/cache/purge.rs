@@ -528,7 +528,7 @@ impl PurgeLog {
             {
                 let caught_up = AtomicBool::new(false);
                 let ended = tokio::select! {
-                    ended = self.session(redis, &line, &caught_up) => ended,
+                    ended = self.session(redis, line, &caught_up) => ended,
                     never = self.distrust(&caught_up) => match never {},
                 };
                 if caught_up.into_inner() {
@@ -653,7 +653,12 @@ impl PurgeLog {
     }
 
     /// One connection's time of following; ends with the connection.
-    async fn session(&self, redis: &Redis, line: &PrivateLine, caught_up: &AtomicBool) -> Outage {
+    async fn session(
+        &self,
+        redis: &Redis,
+        mut line: PrivateLine,
+        caught_up: &AtomicBool,
+    ) -> Outage {
         let mut known = self.position().log;
         let had_history = known != (0, 0);
         let mut beaten: Option<Instant> = None;
@@ -661,7 +666,14 @@ impl PurgeLog {
         let mut looked: Option<Instant> = None;
         loop {
             if looked.is_none_or(|at| at.elapsed() >= BLOCK) {
-                match self.look(line, known, had_history || has_caught_up()).await {
+                // The log is read on from where we are, whoever brings it.
+                if let Some(renewed) = redis.renewed_line(self.stream.as_bytes(), &line).await {
+                    line = renewed;
+                }
+                match self
+                    .look(&line, known, had_history || has_caught_up())
+                    .await
+                {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
@@ -670,7 +682,7 @@ impl PurgeLog {
                 let _ = self.append(redis, &due).await;
             }
             if beaten.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
-                if let Err(outage) = self.beat(line).await {
+                if let Err(outage) = self.beat(&line).await {
                     return outage;
                 }
                 beaten = Some(Instant::now());

@@ -641,7 +641,7 @@ impl Writing {
                 self.paused_until = None;
                 self.pause = REFUSED_PAUSE;
             }
-            Some(Outage::Full | Outage::ReadOnly | Outage::Denied) => {
+            Some(Outage::Full | Outage::ReadOnly | Outage::Denied | Outage::Forbidden) => {
                 self.paused_until = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(REFUSED_PAUSE_MAX);
             }
@@ -662,7 +662,12 @@ impl Writing {
 const fn is_worth_a_try(outage: Outage) -> bool {
     !matches!(
         outage,
-        Outage::Full | Outage::ReadOnly | Outage::Denied | Outage::Open | Outage::Protocol
+        Outage::Full
+            | Outage::ReadOnly
+            | Outage::Denied
+            | Outage::Forbidden
+            | Outage::Open
+            | Outage::Protocol
     )
 }
 

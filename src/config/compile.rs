@@ -29,7 +29,8 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,7 @@ pub(super) fn compile(
         env,
         problems,
         identified: false,
+        files: Vec::new(),
     };
     let mut identity = compiler.identity(raw.identity.get());
     compiler.identified = identity.jwt.is_some() || matches!(identity.user, UserSource::Header(_));
@@ -110,11 +112,13 @@ pub(super) fn compile(
         admin: compiler.admin(raw.admin.get()),
         log: log(raw.log.get()),
         shutdown: shutdown(raw.shutdown.get()),
+        files: Vec::new(),
         hash: String::new(),
         places: super::Places::default(),
     };
     compiler.alerts(raw.alerts.get());
     compiler.ports(&settings);
+    settings.files = compiler.files;
     settings.hash = hash(&settings);
     settings
 }
@@ -138,6 +142,8 @@ struct Compiler<'a> {
     problems: &'a mut Vec<Problem>,
     /// Whether anybody can ever be a user.
     identified: bool,
+    /// Files that were read.
+    files: Vec<PathBuf>,
 }
 
 impl Compiler<'_> {
@@ -205,18 +211,35 @@ impl Compiler<'_> {
         let Some(file) = secret.expose().strip_prefix("file:") else {
             return Some(secret.clone());
         };
+        self.note_file(file.into());
         match read_secret(Path::new(file)) {
-            Ok(secret) => Some(secret),
+            Ok((secret, for_others)) => {
+                if for_others {
+                    self.tell(
+                        Code::W210,
+                        path,
+                        format!("`{file}` can be read by everybody on this machine"),
+                        "chmod o-r; in Kubernetes `defaultMode: 0440` of the volume",
+                    );
+                }
+                Some(secret)
+            }
             Err(_) if self.env.ignored => Some(Secret::new("unknown")),
-            Err(why) => {
+            Err((why, fix)) => {
                 self.tell(
                     Code::E123,
                     path,
                     format!("`{file}` cannot be used: {why}"),
-                    "name a readable file",
+                    fix,
                 );
                 None
             }
+        }
+    }
+
+    fn note_file(&mut self, file: PathBuf) {
+        if !self.files.contains(&file) {
+            self.files.push(file);
         }
     }
 
@@ -246,6 +269,7 @@ impl Compiler<'_> {
         path: &str,
         read: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Option<T> {
+        self.note_file(file.to_owned());
         let mut text = Vec::new();
         let mut from = std::fs::File::open(file).ok()?.take(PEM_FILE_BYTES_MAX);
         from.read_to_end(&mut text).ok()?;
@@ -472,31 +496,59 @@ impl Compiler<'_> {
                 Duration::from_secs(15),
             ),
         };
-        let tls_ca = raw
-            .tls
-            .get()
-            .and_then(|tls| self.file(&tls.ca, "redis.tls.ca"));
-        let limits_url = raw.limits_url.get().and_then(|url| url.0.clone());
-        let url = match raw.url.get().and_then(|url| url.0.clone()) {
-            Some(url) => url,
-            None if self.env.ignored
-                || matches!(file.redis, Given::Bad)
-                || raw.url == Given::Bad =>
-            {
-                return None;
-            }
-            None => self.found_redis()?,
-        };
-        if tls_ca.is_some() && !url.topology.is_tls() {
+        let (mut url, found, url_file) = self.redis_url(file, raw)?;
+        let username = raw.username.get().map(|text| &text.0);
+        let username = self.secret(username, "redis.username");
+        let password = raw.password.get().map(|text| &text.0);
+        let password_file = password.and_then(|password| password.expose().strip_prefix("file:"));
+        let password_file = password_file.map(PathBuf::from).or(url_file);
+        let password = self.secret(password, "redis.password");
+        let is_named = username.is_some();
+        if let Some(username) = username {
+            url.username = Some(username.expose().to_owned());
+        }
+        url.password = password.or(url.password);
+        if url.username.is_some() && url.password.is_none() && raw.password != Given::Bad {
+            let path = match is_named {
+                true => "redis.username",
+                false => self.at("redis.url", "redis"),
+            };
             self.tell(
                 Code::W202,
-                "redis.tls.ca",
-                "a CA has no effect without `rediss:`",
-                "write rediss:// in the URL",
+                path,
+                "a user without a password is not told to Redis: it sees its default user",
+                "add `redis.password`, or take the user away",
             );
         }
+        let limits_url = raw
+            .limits_url
+            .get()
+            .and_then(|url| self.secret_url(url, "redis.limits_url"))
+            .map(|(url, _)| url);
+        let url_path = self.at("redis.url", "redis");
+        let mut places = vec![(url_path, &url.topology)];
+        let limits = limits_url.as_ref().map(|url| &url.topology);
+        places.extend(limits.map(|topology| ("redis.limits_url", topology)));
+        if raw.require_tls.get().is_some_and(|flag| flag.0) {
+            for (path, topology) in &places {
+                if topology.is_plain_outside() {
+                    self.tell(
+                        Code::E127,
+                        path,
+                        format!(
+                            "`require_tls` is set, and {topology} would be spoken to in plain text"
+                        ),
+                        "write rediss:// with the port for TLS, or an address of this machine",
+                    );
+                }
+            }
+        }
+        let is_tls = places.iter().any(|(_, topology)| topology.is_tls());
         Some(Redis {
+            tls: self.redis_tls(raw.tls.get(), is_tls),
             url,
+            found,
+            password_file,
             pool_min,
             pool_max: NonZeroU32::new(pool_max)?,
             concurrent: concurrent.and_then(NonZeroU32::new),
@@ -507,52 +559,141 @@ impl Compiler<'_> {
                 Some(ReadFromWord::Nearest) => ReadFrom::Nearest,
                 Some(ReadFromWord::Primary) | None => ReadFrom::Primary,
             },
-            tls_ca,
             limits_url,
         })
     }
 
-    /// A Redis that the file does not name, but the environment does.
-    fn found_redis(&mut self) -> Option<RedisUrl> {
-        let path = if self.root.find("redis").is_some() {
-            "redis"
-        } else {
-            ""
+    /// The first of these paths if the file has it, else the second, else the whole file.
+    fn at(&self, path: &'static str, or: &'static str) -> &'static str {
+        let has = |path: &&str| self.root.find(path).is_some();
+        [path, or].into_iter().find(has).unwrap_or_default()
+    }
+
+    fn redis_tls(&mut self, raw: Option<&raw::RedisTls>, is_tls: bool) -> RedisTls {
+        let Some(raw) = raw else {
+            return RedisTls::default();
         };
+        if !is_tls {
+            self.tell(
+                Code::W202,
+                "redis.tls",
+                "`redis.tls` has no effect without `rediss:`",
+                "write rediss:// in the URL",
+            );
+        }
+        let mut certificates = |given: &Given<FilePath>, path: &str| {
+            let file = self.file(given, path)?;
+            self.pem(&file, path, pem::certificates)
+        };
+        let ca = certificates(&raw.ca, "redis.tls.ca");
+        let chain = certificates(&raw.cert, "redis.tls.cert");
+        let key = self.file(&raw.key, "redis.tls.key");
+        let key = key.and_then(|file| self.pem(&file, "redis.tls.key", pem::private_key));
+        for (name, given, other) in [("cert", &raw.cert, &raw.key), ("key", &raw.key, &raw.cert)] {
+            if given.is_absent() && !other.is_absent() {
+                self.tell(
+                    Code::E105,
+                    "redis.tls",
+                    format!("`redis.tls` has no `{name}`"),
+                    format!("add `{name}: /path`: a certificate is shown with its key"),
+                );
+            }
+        }
+        let identity = chain.zip(key).map(|(chain, key)| {
+            if let Err(why) = pem::belong_together(chain.clone(), key.clone_key()) {
+                self.tell(
+                    Code::E126,
+                    "redis.tls.key",
+                    format!("certificate and key cannot be used together: {why}"),
+                    "name the key that the certificate was made for",
+                );
+            }
+            Arc::new(ClientIdentity { chain, key })
+        });
+        RedisTls {
+            ca: ca.map(Arc::new),
+            identity,
+            server_name: raw.server_name.get().map(|name| name.0.clone()),
+        }
+    }
+
+    /// The URL of a Redis, read from its file where it names one; and that file.
+    fn secret_url(
+        &mut self,
+        given: &MaybeRedis,
+        path: &str,
+    ) -> Option<(RedisUrl, Option<PathBuf>)> {
+        let file = match given {
+            MaybeRedis::Nothing => return None,
+            MaybeRedis::Url(url) => return Some((url.clone(), None)),
+            MaybeRedis::File(file) => file,
+        };
+        let reference = Secret::new(format!("file:{}", file.display()));
+        let secret = self.secret(Some(&reference), path)?;
+        match RedisUrl::parse(secret.expose()) {
+            Ok(url) => Some((url, Some(file.clone()))),
+            Err(_) if self.env.ignored => None,
+            Err(Fault { code, message, fix }) => {
+                self.tell(code, path, format!("`{}`: {message}", file.display()), fix);
+                None
+            }
+        }
+    }
+
+    /// The Redis that the file names, else one that the environment does; and the file it was read from.
+    fn redis_url(
+        &mut self,
+        file: &Raw,
+        raw: &raw::Redis,
+    ) -> Option<(RedisUrl, RedisFound, Option<PathBuf>)> {
+        match raw.url.get() {
+            None | Some(MaybeRedis::Nothing) => {}
+            Some(given) => {
+                let (url, from) = self.secret_url(given, self.at("redis.url", "redis"))?;
+                return Some((url, RedisFound::Configured, from));
+            }
+        }
+        if self.env.ignored || matches!(file.redis, Given::Bad) || raw.url == Given::Bad {
+            return None;
+        }
+        let path = self.at("redis", "redis");
         for name in ["REDIS_URL", "KV_URL"] {
             let Some(url) = self.env.get(name) else {
                 continue;
             };
-            match MaybeRedis::parse(url) {
-                Ok(url) => {
-                    self.tell(
-                        Code::N302,
-                        path,
-                        format!("Redis is taken from the variable {name}"),
-                        "",
-                    );
-                    return url.0;
-                }
+            let (url, from) = match MaybeRedis::parse(url) {
+                Ok(given) => self.secret_url(&given, path)?,
                 Err(Fault { code, message, fix }) => {
                     self.tell(code, path, format!("the variable {name}: {message}"), fix);
                     return None;
                 }
-            }
+            };
+            let told = format!("Redis is taken from the variable {name}: {}", url.masked());
+            self.tell(Code::N302, path, told, "");
+            return Some((url, RedisFound::Variable(name), from));
         }
-        for (url, token) in [
+        for (name, token) in [
             ("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
             ("KV_REST_API_URL", "KV_REST_API_TOKEN"),
         ] {
-            let (Some(rest), Some(token)) = (self.env.get(url), self.env.get(token)) else {
+            let (Some(rest), Some(token)) = (self.env.get(name), self.env.get(token)) else {
                 continue;
             };
             let host = rest
                 .parse::<http::Uri>()
                 .ok()
                 .and_then(|uri| uri.host().map(str::to_owned));
-            let Some(host) = host else { continue };
-            let guess = RedisUrl {
-                topology: Topology::Single(RedisAddress::Tls(host.clone(), 6_379)),
+            let Some(host) = host else {
+                self.tell(
+                    Code::E118,
+                    path,
+                    format!("the variable {name} is not the address of a REST interface"),
+                    "set REDIS_URL to the rediss:// address that the provider's console shows",
+                );
+                return None;
+            };
+            let url = RedisUrl {
+                topology: Topology::Single(RedisAddress::Tls(host, 6_379)),
                 username: Some("default".to_owned()),
                 password: Some(Secret::new(token)),
                 database: 0,
@@ -560,10 +701,13 @@ impl Compiler<'_> {
             self.tell(
                 Code::W204,
                 path,
-                format!("Redis is guessed from {url}: {host}, port 6379 with TLS"),
-                "set REDIS_URL to the address of the Redis protocol",
+                format!(
+                    "Redis is guessed from the variable {name}: {}",
+                    url.masked()
+                ),
+                "set REDIS_URL to the rediss:// address that the provider's console shows",
             );
-            return Some(guess);
+            return Some((url, RedisFound::Rest(name), None));
         }
         self.tell(
             Code::N301,
@@ -1656,16 +1800,26 @@ fn covers(earlier: &Rule, later: &Rule) -> bool {
     methods && !later.paths.is_empty() && later.paths.iter().all(path)
 }
 
-fn read_secret(path: &Path) -> Result<Secret, String> {
-    let length = std::fs::metadata(path)
-        .map_err(|error| error.to_string())?
-        .len();
-    if length > SECRET_FILE_BYTES_MAX {
-        return Err("it is larger than 64 KiB".into());
+/// The secret in a file, less the end of its line, and whether others may read it; or why there is
+/// none, and what to do.
+fn read_secret(path: &Path) -> Result<(Secret, bool), (String, &'static str)> {
+    let readable = "name a file that larder's user may read";
+    let unreadable = |error: std::io::Error| (error.to_string(), readable);
+    let meta = std::fs::metadata(path).map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(("it is not a file".into(), readable));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let mut file = file.take(SECRET_FILE_BYTES_MAX + 1);
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    let alone = "name a file with the secret and nothing else";
+    if bytes.len() as u64 > SECRET_FILE_BYTES_MAX {
+        return Err(("it is larger than 64 KiB".into(), alone));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| ("it is not UTF-8 text".into(), alone))?;
     match text.trim_end_matches(['\r', '\n']) {
-        "" => Err("it is empty".into()),
-        secret => Ok(Secret::new(secret)),
+        "" => Err(("it is empty".into(), "write the secret into it")),
+        secret => Ok((Secret::new(secret), meta.permissions().mode() & 0o004 != 0)),
     }
 }

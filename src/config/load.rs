@@ -54,20 +54,18 @@ impl RunOptions {
         Ok((settings, report))
     }
 
-    /// The files whose change means a reload: the configuration's own, and the certificate and key
-    /// that it names, which are renewed without it.
+    /// The files whose change means a reload: the configuration's own, and those that it names for their
+    /// content (secrets, certificates, keys), which are renewed without it.
     #[must_use]
     pub fn files(&self, settings: &Settings) -> Vec<PathBuf> {
         let config = match &self.origin {
             Origin::File(path) => Some(path.clone()),
             Origin::Text(_) => None,
         };
-        let tls = settings.listen.tls.iter();
-        let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
         config
             .into_iter()
             .chain(self.env_file.clone())
-            .chain(tls)
+            .chain(settings.files.iter().cloned())
             .collect()
     }
 }

@@ -226,7 +226,109 @@ mod tests {
         );
         let guess = Some("rediss://eu1-calm-cat.upstash.io:6379 a/b".to_owned());
         assert_eq!(found(bare, &[rest, token]), (guess, "W204".into()));
+        let vercel = ("KV_REST_API_URL", "https://kv.example");
+        let vercel = [vercel, ("KV_REST_API_TOKEN", "t")];
+        let guess = Some("rediss://kv.example:6379 t".to_owned());
+        assert_eq!(found(bare, &vercel), (guess, "W204".into()));
         assert_eq!(found(unset, &[]), (None, "N301".into()));
+        let told = |pairs: &[(&str, &str)]| {
+            let text = "upstream: http://a\n";
+            let source = Source {
+                name: "x".into(),
+                text: text.into(),
+            };
+            match load(source, &env(pairs)) {
+                Ok((_, report)) | Err(report) => report.render(Format::Human, false),
+            }
+        };
+        let masked = told(&[("KV_URL", "rediss://u:hunter2@k")]);
+        assert!(
+            masked.contains("variable KV_URL: rediss://u:••••@k"),
+            "{masked}"
+        );
+        let masked = told(&[rest, ("UPSTASH_REDIS_REST_TOKEN", "hunter2")]);
+        assert!(masked.contains("rediss://default:••••@eu1-calm-cat.upstash.io:6379"));
+        for bad in [("REDIS_URL", "redis//:hunter2@h"), ("KV_URL", "hunter2")] {
+            let told = told(&[bad]);
+            assert!(told.contains(&format!("the variable {}", bad.0)), "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+        let broken = told(&[("KV_REST_API_URL", "/"), ("KV_REST_API_TOKEN", "hunter2")]);
+        assert!(
+            broken.contains("KV_REST_API_URL is not the address"),
+            "{broken}"
+        );
+    }
+
+    #[test]
+    fn the_password_of_redis_may_lie_in_a_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+                .unwrap();
+            path
+        };
+        let (password, url) = (
+            file("password", "p@ss/word\r\n"),
+            file("url", "rediss://:hunter2@other:1\n"),
+        );
+        let text = format!(
+            "upstream: http://a\nredis: {{ url: redis://h, username: larder, password: 'file:{}', limits_url: 'file:{}' }}\n",
+            password.display(),
+            url.display()
+        );
+        let settings = settings(&text);
+        let redis = settings.redis.as_ref().unwrap();
+        let secret = |url: &RedisUrl| url.password.as_ref().unwrap().expose().to_owned();
+        assert_eq!(redis.url.masked(), "redis://larder:••••@h:6379");
+        assert_eq!(secret(&redis.url), "p@ss/word");
+        assert_eq!(redis.password_file.as_ref(), Some(&password));
+        assert_eq!(secret(redis.limits_url.as_ref().unwrap()), "hunter2");
+        assert_eq!(settings.files, [password, url.clone()]);
+        let text = format!("upstream: http://a\nredis: file:{}\n", url.display());
+        let redis = self::settings(&text).redis.unwrap();
+        assert_eq!(
+            (redis.url.to_string().as_str(), secret(&redis.url)),
+            ("rediss://other:1", "hunter2".into())
+        );
+        assert_eq!(redis.password_file, Some(url));
+        let told = |text: &str| {
+            let text = format!("upstream: http://a\nredis: {text}\n");
+            let source = Source {
+                name: "x".into(),
+                text,
+            };
+            let told = match load(source, &env(&[("REDIS_URL", "redis://r")])) {
+                Ok((_, report)) | Err(report) => report.render(Format::Human, false),
+            };
+            assert!(!told.contains("hunter2"), "{told}");
+            told
+        };
+        let empty = file("empty", "\n");
+        for (name, why) in [
+            (empty.display().to_string(), "it is empty"),
+            (dir.path().display().to_string(), "it is not a file"),
+            ("/no/such".into(), "No such file"),
+            (
+                file("bytes", "x").display().to_string(),
+                "not the URL of a Redis",
+            ),
+            ("/dev/zero".into(), "it is not a file"),
+        ] {
+            let told = told(&format!("'file:{name}'"));
+            assert!(told.contains(why) && told.starts_with("error["), "{told}");
+            assert!(
+                !told.contains("N302"),
+                "nothing else is taken instead: {told}"
+            );
+        }
+        let open = file("open", "redis://:hunter2@h");
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .unwrap();
+        let told = told(&format!("'file:{}'", open.display()));
+        assert!(told.starts_with("warning[W210]"), "{told}");
     }
 
     #[test]

@@ -97,6 +97,8 @@ codes! {
         "An admin token that can be reached from other machines needs at least 32 bytes. `openssl rand -hex 32` makes one."
     E126 "settings contradict each other"
         "Two settings cannot both hold, for example `no_store: true` with a `ttl`, a `min` above its `max`, or one port for two things."
+    E127 "plain text to Redis"
+        "`redis.require_tls` is set, and a Redis that is not on this machine would be spoken to in plain text: password and answers could be read on the way. Use `rediss://`, a loopback address or `redis+unix:`."
     E128 "not a key"
         "`cache.encrypt` is a key of 32 random bytes in base64 or hexadecimal digits, or two with a comma between them while keys are changed: the first encrypts, both decrypt. A password is no key: it can be guessed. `openssl rand -base64 32` makes one."
     W201 "route never reached"
@@ -106,7 +108,7 @@ codes! {
     W203 "larger than the memory tier"
         "`cache.max_body` is larger than `cache.memory`: bodies near the bound are never kept there. With Redis that counts for bodies of up to 1MiB, since what is larger is there alone."
     W204 "Redis from a REST address"
-        "Only the variables of a REST interface were found. larder speaks the Redis protocol and tries the same host and token over TLS on port 6379; set REDIS_URL to be sure."
+        "Only the variables of a REST interface were found. larder speaks the Redis protocol and tries the same host and token over TLS on port 6379. The token of a REST interface need not be the password of Redis: if it is refused, copy the `rediss://` address from the provider's console into REDIS_URL."
     W205 "nobody is ever a user"
         "Something is meant per user or per role, but `identity` verifies no tokens and trusts no header, so every caller is anonymous: such limits count by address and such answers are never stored."
     W206 "nothing can be stored"
@@ -117,6 +119,8 @@ codes! {
         "The network holds every address, so every client's own `X-Forwarded-For` is believed: limits per address can be dodged, and with `user: { header: … }` anyone can be any user. Name the networks of the proxies alone."
     W209 "demo secret before strangers"
         "`larder run` listens where others can reach it, and verifies tokens with the demo's secret, which everybody knows: anyone can be any user. Set `identity.jwt.secret`. `larder check` calls it a note (N303), since the shipped file has the secret for `larder demo`."
+    W210 "secret for everybody"
+        "A file with a secret can be read by every user of the machine. `chmod o-r` it; Kubernetes mounts secrets so unless the volume's `defaultMode` says 0440, Docker's `secrets:` take a `mode`."
     W212 "more memory than there is"
         "`cache.memory` is more than three quarters of what the control group of this process may have (cgroups, as containers are limited by). The memory tier gives room back before that limit is reached and so never becomes as large as it is configured; lower `cache.memory`, or raise the limit."
     N301 "no Redis"
@@ -340,7 +344,7 @@ impl Report {
             }
             return renderer.render(&[group]);
         };
-        let line = starred(self.source.line(place.line));
+        let line = self.shown(place.line, misspelt_secret(problem));
         let caret = extent(&line, place.column);
         let annotation = AnnotationKind::Primary
             .span(caret)
@@ -350,6 +354,27 @@ impl Report {
             .path(self.source.name.as_str())
             .annotation(annotation);
         renderer.render(&[title.element(snippet)])
+    }
+
+    /// A line as it may be seen: where it is part of a secret that began further up, nothing of it.
+    fn shown(&self, line: usize, also: Option<&str>) -> String {
+        let text = self.source.line(line);
+        let depth = |text: &str| text.len() - text.trim_start().len();
+        let above = (1..line).rev().map(|line| self.source.line(line));
+        let mut within = depth(text);
+        let mut holders = above.filter(|text| {
+            let holds = !text.trim().is_empty() && depth(text) < within;
+            within = if holds { depth(text) } else { within };
+            holds
+        });
+        // The long form of `redis` begins like a secret, too: its lines have keys of their own.
+        let is_entry = text.contains(": ") || text.trim_end().ends_with(':');
+        let is_long_form = |holder: &str| is_entry && holder.trim() == "redis:";
+        if holders.any(|holder| begins_secret(holder) && !is_long_form(holder)) {
+            let stars = |c: char| if c.is_whitespace() { c } else { '*' };
+            return text.chars().map(stars).collect();
+        }
+        starred(text, also)
     }
 
     fn json(&self) -> String {
@@ -486,13 +511,44 @@ fn extent(line: &str, column: usize) -> Range<usize> {
 }
 
 /// Keys whose values are never shown.
-const SECRET_KEYS: [&str; 5] = ["token", "secret", "encrypt", "webhook", "webhook_url"];
+const SECRET_KEYS: [&str; 6] = [
+    "token",
+    "secret",
+    "encrypt",
+    "password",
+    "webhook",
+    "webhook_url",
+];
+/// Keys whose values are URLs that may hold a password.
+const URL_KEYS: [&str; 3] = ["redis", "url", "limits_url"];
 
-/// The line with each secret in it replaced by as many stars: values of secret keys, and passwords
-/// in URLs. References to the environment and to files tell nothing and stay.
-fn starred(line: &str) -> String {
+/// Whether the value of a secret begins with this line and goes on below it.
+fn begins_secret(line: &str) -> bool {
+    let Some((key, value)) = line.rsplit_once(':') else {
+        return false;
+    };
+    let key = key.trim_end_matches(['"', '\'', ' ']);
+    let is_open = matches!(
+        value.trim_start().as_bytes().first(),
+        None | Some(b'|' | b'>' | b'#')
+    );
+    let mut secrets = SECRET_KEYS.iter().chain(&URL_KEYS);
+    is_open && secrets.any(|secret| key.ends_with(secret))
+}
+
+/// The key that is unknown, where one of [`SECRET_KEYS`] was meant.
+fn misspelt_secret(problem: &Problem) -> Option<&str> {
+    let meant = |key: &&str| problem.fix.contains(&format!("`{key}`"));
+    let is_secret = problem.code == Code::E107 && SECRET_KEYS.iter().any(meant);
+    problem.path.rsplit('.').next().filter(|_| is_secret)
+}
+
+/// The line with each secret in it replaced by as many stars: values of secret keys and of `also`, and
+/// passwords in URLs. References to the environment and to files tell nothing and stay.
+fn starred(line: &str, also: Option<&str>) -> String {
     let mut bytes = line.as_bytes().to_vec();
-    for key in SECRET_KEYS {
+    let flow = line.find(['{', '[']).unwrap_or(line.len());
+    for key in SECRET_KEYS.into_iter().chain(also) {
         for (at, _) in line.match_indices(key) {
             let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
             if let Some(value) = after.trim_start().strip_prefix(':') {
@@ -501,9 +557,31 @@ fn starred(line: &str) -> String {
                     star(
                         &mut bytes,
                         line.len() - value.len(),
-                        &value[..secret_len(value)],
+                        &value[..secret_len(value, at > flow)],
                     );
                 }
+            }
+        }
+    }
+    for key in URL_KEYS {
+        for (at, _) in line.match_indices(key) {
+            let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
+            let value = after.trim_start().strip_prefix(':');
+            let value = value.filter(|value| value.starts_with(' '));
+            let value = value.map_or("", str::trim_start);
+            if value.starts_with('{') {
+                continue;
+            }
+            let from = line.len() - value.len();
+            let value = &value[..secret_len(value, at > flow)];
+            // What is hardly an URL may hold a password all the same, blanks and all.
+            if let Some(end) = value.rfind('@') {
+                let authority = value.find("://").map_or(0, |slashes| slashes + 3);
+                let password = match value[authority..end].find(':') {
+                    Some(colon) if authority > 0 => authority + colon + 1,
+                    _ => authority,
+                };
+                star(&mut bytes, from + password, &value[password..end]);
             }
         }
     }
@@ -536,7 +614,8 @@ fn star(bytes: &mut [u8], from: usize, text: &str) {
     }
 }
 
-fn secret_len(value: &str) -> usize {
+/// Bytes of `value` that the scalar at its beginning takes; in a map on one line (`flow`) a comma ends it.
+fn secret_len(value: &str, flow: bool) -> usize {
     if let Some(quote) = value
         .chars()
         .next()
@@ -547,7 +626,19 @@ fn secret_len(value: &str) -> usize {
     if value.starts_with("${") {
         return value.find('}').map_or(value.len(), |end| end + 1);
     }
-    value.find([',', '}', ' ']).unwrap_or(value.len())
+    if value.starts_with(['{', '[']) {
+        // No secret, but perhaps one among what it is.
+        let mut depth = 0;
+        let end = value.find(|c: char| {
+            depth += i32::from(matches!(c, '{' | '[')) - i32::from(matches!(c, '}' | ']'));
+            depth == 0
+        });
+        return end.map_or(value.len(), |end| end + 1);
+    }
+    if flow {
+        return value.find([',', '}', ' ']).unwrap_or(value.len());
+    }
+    value.find(" #").unwrap_or(value.len())
 }
 
 #[cfg(test)]
@@ -578,9 +669,31 @@ mod tests {
                 "redis: redis://u:****@host:1/0",
             ),
             ("secret: file:/run/key", "secret: file:/run/key"),
+            ("  password: a,b c # d", "  password: ***** # d"),
+            ("redis: 'redis://u:p w@host'", "redis: 'redis://u:***@host'"),
+            ("redis: redis//u:pw@host", "redis: ***********@host"),
+            (
+                "redis: { url: 'redis:u:pw@h', pool: { min: 1 } }",
+                "redis: { url: '**********@h', pool: { min: 1 } }",
+            ),
         ] {
-            assert_eq!(starred(line), shown);
+            assert_eq!(starred(line, None), shown);
         }
+    }
+
+    #[test]
+    fn a_secret_on_lines_of_its_own_is_hidden_and_what_is_none_is_not() {
+        let text = "admin:\n  token:\n    hunter2\nredis:\n  url: x\n  password: |\n    hunter\n\n      2\nlog: y\n";
+        let source = Source {
+            name: "x".into(),
+            text: text.into(),
+        };
+        let report = Report::new(source, Vec::new());
+        let shown = [3, 5, 7, 9, 10].map(|line| report.shown(line, None));
+        assert_eq!(
+            shown,
+            ["    *******", "  url: x", "    ******", "      *", "log: y"]
+        );
     }
 
     #[test]

@@ -110,6 +110,10 @@ impl OneLine for Upstream {
 pub(super) struct Redis {
     /// `redis://`, `rediss://`, `redis+unix:`, `redis+sentinel:` or `redis+cluster:`.
     pub url: Given<MaybeRedis>,
+    /// In place of the URL's user.
+    pub username: Given<SecretText>,
+    /// In place of the URL's password, so that it alone may lie in a file.
+    pub password: Given<SecretText>,
     /// Connections.
     pub pool: Given<Pool>,
     /// `max` and `concurrent` of the pool by name: free is 5 and 20, pro 50 and 200, enterprise 100 and 500.
@@ -122,6 +126,8 @@ pub(super) struct Redis {
     pub read_from: Given<ReadFromWord>,
     /// For `rediss:`.
     pub tls: Given<RedisTls>,
+    /// Refuse a Redis that is not on this machine and spoken to in plain text; false by default.
+    pub require_tls: Given<Flag>,
     /// A second Redis for limits.
     pub limits_url: Given<MaybeRedis>,
 }
@@ -169,10 +175,20 @@ pub(super) struct Breaker {
 
 /// TLS towards Redis.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with ca")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with ca, cert, key and server_name"
+)]
 pub(super) struct RedisTls {
     /// File with the CA certificates, PEM; the system's by default.
     pub ca: Given<FilePath>,
+    /// File with our own certificate (chain, leaf first), for a Redis that asks for one.
+    pub cert: Given<FilePath>,
+    /// File with its private key.
+    pub key: Given<FilePath>,
+    /// Name that is asked for and must be in the certificate; by default the URL's host.
+    pub server_name: Given<ServerNameText>,
 }
 
 /// The store.

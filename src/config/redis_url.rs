@@ -15,6 +15,7 @@ use super::problem::{Code, Fault};
 use crate::secret::Secret;
 use percent_encoding::percent_decode_str;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Servers that one URL may name.
@@ -70,7 +71,7 @@ impl RedisUrl {
     /// Errors: what is wrong with it, and how it is written; without a word of it.
     pub fn parse(text: &str) -> Result<Self, Fault> {
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(bad("it holds spaces"));
+            return Err(bad("it holds spaces; write one in a password as %20"));
         }
         let (scheme, rest) = text
             .split_once(':')
@@ -142,6 +143,28 @@ impl RedisUrl {
             database,
         })
     }
+
+    /// The same servers, with the user and the password of `other`.
+    #[must_use]
+    pub fn let_in_like(&self, other: &Self) -> Self {
+        Self {
+            username: other.username.clone(),
+            password: other.password.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// With the user, and dots in place of a password.
+    #[must_use]
+    pub fn masked(&self) -> String {
+        let user = self.username.as_deref().unwrap_or_default();
+        let who = match self.password {
+            Some(_) => format!("{user}:••••@"),
+            None if user.is_empty() => return self.to_string(),
+            None => format!("{user}@"),
+        };
+        self.to_string().replacen("://", &format!("://{who}"), 1)
+    }
 }
 
 impl fmt::Display for RedisUrl {
@@ -156,6 +179,13 @@ impl Topology {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.addresses().iter().all(Address::is_tls)
+    }
+
+    /// Whether what is sent leaves this machine, and can be read on the way.
+    #[must_use]
+    pub fn is_plain_outside(&self) -> bool {
+        let mut addresses = self.addresses().iter();
+        addresses.any(|address| !address.is_tls() && !address.is_here())
     }
 
     /// The servers that the URL names.
@@ -206,6 +236,14 @@ impl Address {
             Self::Tcp(host, _) | Self::Tls(host, _) => Some(host),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Whether it surely is on this machine; names are not looked up.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+        self.host()
+            .is_none_or(|host| host == "localhost" || host.parse().is_ok_and(is_loopback))
     }
 
     /// Whether it is spoken to over TLS.
@@ -381,6 +419,38 @@ mod tests {
             let given = url.password.as_ref().map_or("", Secret::expose);
             assert_eq!((given, url.database), (password, database), "{text}");
             assert!(!format!("{url:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn it_is_shown_with_dots_in_place_of_the_password() {
+        for (text, masked) in [
+            ("redis://h", "redis://h:6379"),
+            ("rediss://u:p@h", "rediss://u:••••@h:6379"),
+            ("redis://:p@h", "redis://:••••@h:6379"),
+            ("redis://u@h", "redis://u@h:6379"),
+            ("redis+unix:///r?pass=p", "redis+unix://:••••@/r"),
+        ] {
+            assert_eq!(RedisUrl::parse(text).unwrap().masked(), masked);
+        }
+    }
+
+    #[test]
+    fn plain_text_is_plain_where_it_leaves_the_machine() {
+        for (text, is_plain) in [
+            ("redis://localhost", false),
+            ("redis://127.8.0.1:1", false),
+            ("redis://u:p@[::1]:1", false),
+            ("redis+unix:///run/r.sock", false),
+            ("rediss://redis.example", false),
+            ("redis://redis", true),
+            ("redis://10.0.0.7", true),
+            ("redis+cluster://localhost,b", true),
+            ("redis+sentinel://localhost/shop", false),
+            ("redis://localhost@h", true),
+        ] {
+            let url = RedisUrl::parse(text).unwrap();
+            assert_eq!(url.topology.is_plain_outside(), is_plain, "{text}");
         }
     }
 

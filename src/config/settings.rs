@@ -6,6 +6,7 @@ use crate::route::Routes;
 use crate::secret::{self, Secret};
 use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub log: Log,
     /// Stopping.
     pub shutdown: Shutdown,
+    /// Files whose content is part of this: secrets, certificates and keys.
+    pub files: Vec<PathBuf>,
     /// Eight hexadecimal digits that name this configuration; see [`Settings::same_as`].
     pub hash: String,
     /// Where in the file each of it stands.
@@ -56,6 +59,7 @@ impl Settings {
     pub fn same_as(&self, other: &Self) -> bool {
         self.hash == other.hash
             && self.redis == other.redis
+            && self.cache == other.cache
             && self.identity == other.identity
             && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
@@ -132,6 +136,10 @@ pub enum MaxInFlight {
 pub struct Redis {
     /// Where it is, and who we are there.
     pub url: RedisUrl,
+    /// Who named it.
+    pub found: RedisFound,
+    /// The file that its password was read from.
+    pub password_file: Option<PathBuf>,
     /// Fewest connections kept, over all workers.
     pub pool_min: u32,
     /// Most connections, over all workers.
@@ -145,10 +153,28 @@ pub struct Redis {
     pub breaker: Breaker,
     /// Who is asked for hits; everything else is the primary's.
     pub read_from: ReadFrom,
-    /// CA bundle (PEM) for `rediss:`; the system's roots without.
-    pub tls_ca: Option<PathBuf>,
+    /// How `rediss:` is spoken.
+    pub tls: RedisTls,
     /// A second Redis for limits.
     pub limits_url: Option<RedisUrl>,
+}
+
+impl Redis {
+    /// The same with all of `other` that can be exchanged while it is in use: users, passwords and TLS.
+    #[must_use]
+    pub fn let_in_like(&self, other: &Self) -> Self {
+        let mut like = Self {
+            url: self.url.let_in_like(&other.url),
+            found: other.found,
+            password_file: other.password_file.clone(),
+            tls: other.tls.clone(),
+            ..self.clone()
+        };
+        if let (Some(own), Some(theirs)) = (&self.limits_url, &other.limits_url) {
+            like.limits_url = Some(own.let_in_like(theirs));
+        }
+        like
+    }
 }
 
 /// `redis.read_from:`
@@ -161,6 +187,48 @@ pub enum ReadFrom {
     Replica,
     /// Whoever answers soonest.
     Nearest,
+}
+
+/// Who named the Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisFound {
+    /// The configuration.
+    Configured,
+    /// This variable.
+    Variable(&'static str),
+    /// This variable of a REST interface, whose host and token were taken for Redis's own.
+    Rest(&'static str),
+}
+
+impl RedisFound {
+    /// The variable.
+    #[must_use]
+    pub const fn variable(self) -> Option<&'static str> {
+        match self {
+            Self::Configured => None,
+            Self::Variable(name) | Self::Rest(name) => Some(name),
+        }
+    }
+}
+
+/// `redis.tls:`, read from its files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RedisTls {
+    /// Authorities that the server's certificate may be from; without, those of the system.
+    pub ca: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// Our own certificate, for a server that asks for one.
+    pub identity: Option<Arc<ClientIdentity>>,
+    /// Name that is asked for and must be in the certificate; without, the URL's host.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+/// A certificate with its key; whoever prints it sees no key.
+#[derive(Debug, PartialEq)]
+pub struct ClientIdentity {
+    /// Chain, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Private key.
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// `redis.breaker:`

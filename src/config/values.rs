@@ -10,6 +10,7 @@ use crate::secret::Secret;
 use crate::semantics::Hosts;
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
@@ -91,6 +92,7 @@ scalars!(
     Audience,
     Count,
     FilePath,
+    ServerNameText,
     Compress
 );
 
@@ -707,6 +709,29 @@ impl Scalar for FilePath {
     }
 }
 
+/// A name that a certificate can be for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerNameText(pub ServerName<'static>);
+
+impl Scalar for ServerNameText {
+    const WHAT: &'static str = "the name in a certificate";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let name = ServerName::try_from(text.to_owned());
+        name.map(Self).map_err(|_| {
+            Fault::new(
+                Code::E122,
+                format!("`{text}` is not the name of a server"),
+                "write redis.example or an address, without a port",
+            )
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
 /// Where a listener binds; `:8080` is every address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address(pub SocketAddr);
@@ -825,14 +850,23 @@ impl Scalar for UpstreamUrl {
 
 /// Connection URL of a Redis, or nothing. An unset variable is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct MaybeRedis(pub Option<RedisUrl>);
+pub(super) enum MaybeRedis {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// This one.
+    Url(RedisUrl),
+    /// The one in this file, which is looked at when it is read.
+    File(std::path::PathBuf),
+}
 
 impl MaybeRedis {
     /// Checks the form; the text is never repeated.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        match text {
-            "" => Ok(Self(None)),
-            _ => RedisUrl::parse(text).map(|url| Self(Some(url))),
+        match (text, text.strip_prefix("file:")) {
+            ("", _) => Ok(Self::Nothing),
+            (_, Some(file)) => Ok(Self::File(file.into())),
+            _ => RedisUrl::parse(text).map(Self::Url),
         }
     }
 }
@@ -862,7 +896,7 @@ impl JsonSchema for MaybeRedis {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         pattern_schema(
-            "^((redis|rediss)(\\+(cluster|sentinel))?://.+|redis\\+unix:.+|)$",
+            "^((redis|rediss)(\\+(cluster|sentinel))?://.+|redis\\+unix:.+|file:.+|)$",
             "redis://localhost:6379",
         )
     }

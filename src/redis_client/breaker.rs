@@ -131,14 +131,16 @@ impl Outage {
         match self {
             Self::Connection | Self::Denied | Self::NotReady => Weight::Hard,
             Self::Timeout => Weight::Soft,
-            Self::ReadOnly | Self::Full | Self::Moved | Self::Protocol => Weight::Answered,
+            Self::ReadOnly | Self::Full | Self::Moved | Self::Protocol | Self::Forbidden => {
+                Weight::Answered
+            }
             Self::Open | Self::Spent | Self::Stalled | Self::Saturated => Weight::None,
         }
     }
 
     /// Whether it may pass without anybody doing anything, so that probing goes on briskly.
     const fn passing(self) -> bool {
-        !matches!(self, Self::Denied | Self::Protocol)
+        !matches!(self, Self::Denied | Self::Forbidden | Self::Protocol)
     }
 }
 

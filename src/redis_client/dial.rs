@@ -1,25 +1,27 @@
 //! How a connection to one Redis server is made: name, socket, TLS, greeting.
 //!
-//! Nothing here decides whether Redis is asked, and nothing here is logged.
+//! Credentials and TLS can be exchanged while connections stand. Nothing here decides whether Redis is
+//! asked, and nothing here is logged.
 
+use super::Outage;
+use super::cause::{GARBAGE_BYTES_MAX, Refused, Stage};
 use super::link::Link;
-use super::resp::{Reply, write_command};
-use super::{Outage, outage};
+use super::resp::{Parser, Reply, write_command};
 use crate::config::RedisUrl;
 use crate::config::redis_url::{Address, Topology};
-use crate::config::settings::{self, ReadFrom};
+use crate::config::settings::{self, ReadFrom, RedisFound};
 use crate::secret::Secret;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Name resolution, TCP, TLS and greeting together must be done within this.
@@ -28,34 +30,51 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// An idle connection is looked after this often (TCP keepalive).
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
+/// Of that, so much is kept to find out whether a port that does not speak as the URL says speaks in the
+/// other way.
+const OTHERWISE_TIME: Duration = Duration::from_millis(200);
+/// Ports that are remembered by how they speak; no others are looked at.
+const OTHERWISE_KNOWN_MAX: usize = 64;
+/// Bytes of the answers to a greeting, one after the other; a few words each.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
-/// Why there is no connection: the kind, and a sentence for the log that holds no password.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    /// What it means for callers.
-    pub outage: Outage,
-    /// For people.
-    pub text: String,
-}
-
-impl Refused {
-    fn connection(text: impl fmt::Display) -> Self {
-        Self {
-            outage: Outage::Connection,
-            text: text.to_string(),
-        }
-    }
-}
-
-/// What every server of one Redis is connected to with, read once from the settings.
+/// What every server of one Redis is connected to with.
 pub struct Dialer {
-    username: Option<String>,
-    password: Option<Secret>,
+    access: watch::Sender<Arc<Access>>,
     database: u16,
     /// Whether nodes of a Cluster may answer for the primaries that they follow (READONLY).
     reads_replicas: bool,
-    tls_ca: Option<PathBuf>,
-    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+/// How one is let in: read once from the settings, and whole again when they have changed.
+pub struct Access {
+    /// Another for each exchange.
+    number: u64,
+    credentials: Credentials,
+    /// Those before these, as long as a server may not know these yet.
+    before: Option<Credentials>,
+    found: RedisFound,
+    tls: settings::RedisTls,
+    connector: OnceLock<Arc<ClientConfig>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Credentials {
+    username: Option<String>,
+    password: Option<Secret>,
+}
+
+impl Credentials {
+    fn of(url: &RedisUrl) -> Self {
+        Self {
+            username: url.username.clone(),
+            password: url.password.clone(),
+        }
+    }
+
+    fn user(&self) -> &str {
+        self.username.as_deref().unwrap_or("default")
+    }
 }
 
 /// Who is greeted.
@@ -69,97 +88,303 @@ pub enum Greeting {
     ClosedSentinel,
 }
 
+/// Which credentials a server is greeted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// These, or those before where it does not take these.
+    Any,
+    /// These alone.
+    Newest,
+}
+
+/// A connection, and the number of the access that it was had by.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// The connection.
+    pub link: Arc<Link>,
+    /// See [`Dialer::number`].
+    pub access: u64,
+}
+
 impl Dialer {
     /// For the servers of `url`.
     #[must_use]
     pub fn new(settings: &settings::Redis, url: &RedisUrl) -> Self {
+        let access = Access {
+            number: 1,
+            credentials: Credentials::of(url),
+            before: None,
+            found: found(settings, url),
+            tls: settings.tls.clone(),
+            connector: OnceLock::new(),
+        };
         Self {
-            username: url.username.clone(),
-            password: url.password.clone(),
+            access: watch::Sender::new(Arc::new(access)),
             database: url.database,
             reads_replicas: settings.read_from != ReadFrom::Primary
                 && matches!(url.topology, Topology::Cluster(_)),
-            tls_ca: settings.tls_ca.clone(),
-            tls: OnceLock::new(),
         }
+    }
+
+    /// Takes up the credentials and TLS of `settings` and `url` for connections made from now on. Where
+    /// they are no others, nothing is taken up.
+    pub fn renew(&self, settings: &settings::Redis, url: &RedisUrl) {
+        let credentials = Credentials::of(url);
+        self.access.send_if_modified(|access| {
+            if access.credentials == credentials && access.tls == settings.tls {
+                return false;
+            }
+            let before = match access.credentials == credentials {
+                true => access.before.clone(),
+                false => Some(access.credentials.clone()),
+            };
+            *access = Arc::new(Access {
+                number: access.number + 1,
+                credentials,
+                before,
+                found: found(settings, url),
+                tls: settings.tls.clone(),
+                connector: OnceLock::new(),
+            });
+            true
+        });
+    }
+
+    /// The access in force, and to be told of others.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Access>> {
+        self.access.subscribe()
+    }
+
+    /// The number of the access in force: connections had by another are to be replaced.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.access.borrow().number
     }
 
     /// Who we are there.
     #[must_use]
-    pub fn user(&self) -> &str {
-        self.username.as_deref().unwrap_or("default")
+    pub fn user(&self) -> String {
+        self.access.borrow().credentials.user().to_owned()
     }
 
-    /// Makes a connection within [`CONNECT_DEADLINE`]. Names are resolved anew each time.
+    /// Makes a connection, each try within [`CONNECT_DEADLINE`]. Names are resolved anew each time.
     /// `changed` is told when it ends.
     pub async fn connect(
         &self,
         address: &Address,
         greeting: Greeting,
-        changed: Arc<Notify>,
-    ) -> Result<Arc<Link>, Refused> {
-        tokio::time::timeout(CONNECT_DEADLINE, self.dial(address, greeting, changed))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Refused {
-                    outage: Outage::Timeout,
-                    text: format!("no connection within {CONNECT_DEADLINE:?}"),
-                })
-            })
+        with: With,
+        changed: &Arc<Notify>,
+    ) -> Result<Connected, Refused> {
+        let access = Arc::clone(&self.access.borrow());
+        let attempt = async |credentials: &Credentials| {
+            let mut stage = Stage::Socket;
+            let way = Way {
+                access: &access,
+                credentials,
+                dialer: self,
+                greeting,
+            };
+            let dialing = way.dial(address, Arc::clone(changed), &mut stage);
+            let dialed = tokio::time::timeout(CONNECT_DEADLINE, dialing).await;
+            dialed.unwrap_or_else(|_| Err(Refused::late(stage, CONNECT_DEADLINE, address.is_tls())))
+        };
+        let refused = match attempt(&access.credentials).await {
+            Ok(link) => {
+                let access = access.number;
+                return Ok(Connected { link, access });
+            }
+            Err(refused) => access.hinted(refused),
+        };
+        match &access.before {
+            Some(before) if with == With::Any && refused.outage == Outage::Denied => {
+                // To be replaced like those that were had with them before.
+                let access = access.number - 1;
+                let linked = attempt(before).await;
+                linked
+                    .map(|link| Connected { link, access })
+                    .map_err(|_| refused)
+            }
+            _ => Err(refused),
+        }
+    }
+}
+
+fn found(settings: &settings::Redis, url: &RedisUrl) -> RedisFound {
+    match *url == settings.url {
+        true => settings.found,
+        false => RedisFound::Configured,
+    }
+}
+
+impl Access {
+    /// What was only guessed may be refused because it was guessed.
+    fn hinted(&self, refused: Refused) -> Refused {
+        match self.found {
+            RedisFound::Rest(name) => Refused {
+                mend: format!(
+                    "host and password were guessed from {name} and its token, which need not be Redis's own: copy the rediss:// address from the provider's console into REDIS_URL"
+                ),
+                ..refused
+            },
+            _ => refused,
+        }
     }
 
+    /// The TLS configuration; made off this thread, since the system's authorities lie in files, and kept.
+    async fn connector(&self) -> Result<Arc<ClientConfig>, Refused> {
+        if let Some(config) = self.connector.get() {
+            return Ok(Arc::clone(config));
+        }
+        let settings = self.tls.clone();
+        let made = tokio::task::spawn_blocking(move || tls_config(&settings)).await;
+        let config = made
+            .unwrap_or_else(|error| Err(rustls::Error::General(error.to_string())))
+            .map_err(|error| {
+                let text = format!("TLS cannot be spoken: {error}");
+                Refused::new(Outage::Connection, "tls-settings", text, "mend redis.tls")
+            })?;
+        Ok(Arc::clone(self.connector.get_or_init(|| config)))
+    }
+}
+
+/// Whether the port at `address`, which does not speak as the URL says, speaks in the other way, plain
+/// text or TLS. That is looked at on a connection of its own, once for all handles of this process.
+async fn is_otherwise(address: &Address, looked_at: impl Future<Output = Option<bool>>) -> bool {
+    static KNOWN: Mutex<BTreeMap<Address, bool>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(is_otherwise) = known().get(address) {
+        return *is_otherwise;
+    }
+    if known().len() >= OTHERWISE_KNOWN_MAX {
+        return false;
+    }
+    // So that nobody looks meanwhile.
+    known().insert(address.clone(), false);
+    let looked_at = tokio::time::timeout(OTHERWISE_TIME, looked_at).await;
+    let is_otherwise = matches!(looked_at, Ok(Some(true)));
+    if is_otherwise {
+        known().insert(address.clone(), true);
+    }
+    is_otherwise
+}
+
+/// Whether it answers to plain text there. Nobody is named.
+async fn speaks_plainly(host: &str, port: u16) -> Option<bool> {
+    let mut stream = tcp(host, port).await.ok()?;
+    stream.write_all(b"PING\r\n").await.ok()?;
+    let mut first = [0];
+    stream.read_exact(&mut first).await.ok()?;
+    Some(matches!(first, [b'+' | b'-']))
+}
+
+/// One try.
+struct Way<'a> {
+    access: &'a Access,
+    credentials: &'a Credentials,
+    dialer: &'a Dialer,
+    greeting: Greeting,
+}
+
+impl Way<'_> {
     async fn dial(
         &self,
         address: &Address,
-        greeting: Greeting,
         changed: Arc<Notify>,
+        stage: &mut Stage,
     ) -> Result<Arc<Link>, Refused> {
+        let began = Instant::now();
+        let unreachable = |error| Refused::socket(&error, &address.to_string());
         match address {
             Address::Tcp(host, port) => {
-                let stream = tcp(host, *port).await?;
-                self.greet(stream, greeting, changed).await
+                let stream = tcp(host, *port).await.map_err(unreachable)?;
+                *stage = Stage::Greeting;
+                let greeted = self.greet(stream, address, changed).await;
+                if let Err(refused) = &greeted
+                    && refused.reason == "ended"
+                    && is_otherwise(address, self.speaks_tls(host, *port)).await
+                {
+                    return Err(Refused::tls_port("it took the connection and ended it"));
+                }
+                greeted
             }
             Address::Tls(host, port) => {
-                let name = ServerName::try_from(host.clone()).map_err(Refused::connection)?;
-                let connector = tokio_rustls::TlsConnector::from(self.tls().await?);
-                let stream = connector
-                    .connect(name, tcp(host, *port).await?)
-                    .await
-                    .map_err(|error| Refused::connection(format_args!("TLS: {error}")))?;
-                self.greet(stream, greeting, changed).await
+                let name = match &self.access.tls.server_name {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(host.clone()).map_err(|error| {
+                        let text =
+                            format!("`{host}` is no name that a certificate can have: {error}");
+                        Refused::new(
+                            Outage::Connection,
+                            "wrong-name",
+                            text,
+                            "set redis.tls.server_name",
+                        )
+                    })?,
+                };
+                let connector = tokio_rustls::TlsConnector::from(self.access.connector().await?);
+                let stream = tcp(host, *port).await.map_err(unreachable)?;
+                *stage = Stage::Tls;
+                let asked = name.to_str().into_owned();
+                let until = began + CONNECT_DEADLINE - OTHERWISE_TIME;
+                let shaking = connector.connect(name, stream);
+                let Ok(stream) = tokio::time::timeout_at(until, shaking).await else {
+                    let plainly = speaks_plainly(host, *port);
+                    return Err(match is_otherwise(address, plainly).await {
+                        true => Refused::plain_port(),
+                        false => Refused::late(Stage::Tls, CONNECT_DEADLINE, true),
+                    });
+                };
+                let stream = stream.map_err(|error| Refused::tls(&error, &asked))?;
+                *stage = Stage::Greeting;
+                self.greet(stream, address, changed).await
             }
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path)
-                    .await
-                    .map_err(Refused::connection)?;
-                self.greet(stream, greeting, changed).await
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                *stage = Stage::Greeting;
+                self.greet(stream, address, changed).await
             }
         }
+    }
+
+    /// Whether it speaks TLS there. Nothing is said under it.
+    async fn speaks_tls(&self, host: &str, port: u16) -> Option<bool> {
+        let connector = self.access.connector().await.ok()?;
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let stream = tcp(host, port).await.ok()?;
+        let shaken = tokio_rustls::TlsConnector::from(connector).connect(name, stream);
+        Some(match shaken.await {
+            Ok(_) => true,
+            Err(error) => matches!(
+                error.get_ref().and_then(|inner| inner.downcast_ref()),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            ),
+        })
     }
 
     /// Says who we are, all at once. Whoever lacks the right to name the connection may still use it.
     async fn greet<S>(
         &self,
-        stream: S,
-        greeting: Greeting,
+        mut stream: S,
+        address: &Address,
         changed: Arc<Notify>,
     ) -> Result<Arc<Link>, Refused>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let link = Link::new(stream, changed);
-        let database = self.database.to_string();
-        let user = self.username.as_deref();
-        let password = self.password.as_ref().map(Secret::expose);
-        let password = password.filter(|_| greeting != Greeting::Sentinel);
-        let has_data = greeting == Greeting::Server;
+        let database = self.dialer.database.to_string();
+        let user = self.credentials.username.as_deref();
+        let password = self.credentials.password.as_ref().map(Secret::expose);
+        let password = password.filter(|_| self.greeting != Greeting::Sentinel);
+        let has_data = self.greeting == Greeting::Server;
         let auth = match (user, password) {
             (_, None) => None,
             (None, Some(password)) => Some(vec!["AUTH", password]),
             (Some(user), Some(password)) => Some(vec!["AUTH", user, password]),
         };
         let select = (has_data && database != "0").then(|| vec!["SELECT", &database]);
-        let read_only = (has_data && self.reads_replicas).then(|| vec!["READONLY"]);
+        let read_only = (has_data && self.dialer.reads_replicas).then(|| vec!["READONLY"]);
         let version = env!("CARGO_PKG_VERSION");
         let names = [
             vec!["CLIENT", "SETINFO", "LIB-NAME", "larder"],
@@ -169,59 +394,103 @@ impl Dialer {
         let needed = [auth, select, read_only];
         let needed = needed.into_iter().flatten().map(|words| (words, true));
         let wished = names.into_iter().map(|words| (words, false));
-        let now = Instant::now();
-        let closed = |_| Refused::connection("the connection was closed");
-        let mut sent = Vec::new();
+        let (mut out, mut sent) = (Vec::new(), Vec::new());
         for (words, needed) in needed.chain(wished) {
             let parts = words.iter().map(|word| word.as_bytes());
-            let pending = link.send(1, (now, now + CONNECT_DEADLINE), |out| {
-                write_command(out, words.len(), parts);
-            });
-            sent.push((pending.map_err(closed)?, needed));
+            write_command(&mut out, words.len(), parts);
+            sent.push(needed);
         }
-        for (pending, needed) in sent {
-            let refused = |outage| Refused {
-                outage,
-                text: match outage {
-                    Outage::Timeout => "the greeting was not answered",
-                    Outage::Protocol => {
-                        "the greeting was answered with something else than a reply"
-                    }
-                    _ => "the connection was closed before the greeting was answered",
+        // A server that takes nothing any more may have said why.
+        let written = match stream.write_all(&out).await {
+            Ok(()) => stream.flush().await,
+            Err(error) => Err(error),
+        };
+        let is_tls = address.is_tls();
+        let mut answers = Answers::default();
+        for needed in sent {
+            let reply = match answers.next(&mut stream).await {
+                Ok(reply) => reply,
+                Err(Unanswered::Garbage(beginning)) => return Err(Refused::garbage(&beginning)),
+                Err(Unanswered::Ended(error)) => {
+                    let error = error.or(written.err());
+                    let in_tls = error.as_ref().filter(|error| {
+                        error
+                            .get_ref()
+                            .is_some_and(|inner| inner.is::<rustls::Error>())
+                    });
+                    return Err(match in_tls {
+                        Some(error) => Refused::tls(error, &address.to_string()),
+                        None => Refused::ended(is_tls),
+                    });
                 }
-                .to_owned(),
             };
-            let reply = pending.await.map_err(refused)?.reply;
             if let Reply::Error(line) = reply {
-                let outage = outage::of_line(&line);
+                let outage = super::outage::of_line(&line);
                 // Not NOPERM: that is of the one command, these are of the connection.
                 let is_refused = outage == Outage::Connection
                     || line.starts_with(b"NOAUTH")
                     || line.starts_with(b"DENIED");
                 if needed || is_refused {
-                    let mut text = String::from_utf8_lossy(&line).into_owned();
-                    // Whoever does not know a command repeats what it was given, Redis only the beginning.
-                    text.truncate(text.find(", with args").unwrap_or(text.len()));
-                    if let Some(password) = password.filter(|password| !password.is_empty()) {
-                        text = text.replace(password, "…");
-                    }
-                    return Err(Refused { outage, text });
+                    return Err(Refused::reply(&line, self.credentials.user(), password));
                 }
             }
         }
-        Ok(link)
+        match answers.rest() {
+            [] => Ok(Link::new(stream, changed)),
+            more => Err(Refused::garbage(more)),
+        }
+    }
+}
+
+/// The answers to a greeting, as they come.
+#[derive(Default)]
+struct Answers {
+    parser: Parser,
+    /// What came and is not used yet.
+    came: Vec<u8>,
+    beginning: Vec<u8>,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// What came is none; it began so.
+    Garbage(Vec<u8>),
+    /// Nothing more comes.
+    Ended(Option<io::Error>),
+}
+
+impl Answers {
+    async fn next(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Unanswered> {
+        loop {
+            let mut input = self.came.as_slice();
+            let read = self.parser.read(&mut input);
+            let used = self.came.len() - input.len();
+            self.came.drain(..used);
+            match read {
+                // Nobody waits for what the server says by itself.
+                Ok(Some(Reply::Push(_))) => continue,
+                Ok(Some(reply @ (Reply::Simple(_) | Reply::Error(_)))) => return Ok(reply),
+                Ok(None) if self.came.len() <= ANSWER_BYTES_MAX && self.parser.room().is_none() => {
+                }
+                // A greeting is answered with a word, or an error.
+                Ok(_) | Err(_) => return Err(Unanswered::Garbage(self.beginning.clone())),
+            }
+            let mut room = [0; 1_024];
+            match stream.read(&mut room).await {
+                Ok(0) => return Err(Unanswered::Ended(None)),
+                Err(error) => return Err(Unanswered::Ended(Some(error))),
+                Ok(count) => {
+                    let wanted = GARBAGE_BYTES_MAX - self.beginning.len();
+                    self.beginning.extend(room[..count].iter().take(wanted));
+                    self.came.extend_from_slice(&room[..count]);
+                }
+            }
+        }
     }
 
-    /// The TLS configuration; read from files off this thread, kept once it could be read.
-    async fn tls(&self) -> Result<Arc<ClientConfig>, Refused> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
-        }
-        let ca = self.tls_ca.clone();
-        let config = tokio::task::spawn_blocking(move || tls_config(ca))
-            .await
-            .map_err(Refused::connection)??;
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+    /// What came beyond the answers.
+    fn rest(&self) -> &[u8] {
+        &self.came
     }
 }
 
@@ -231,35 +500,26 @@ impl fmt::Debug for Dialer {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, Refused> {
-    let stream = TcpStream::connect((host, port))
-        .await
-        .map_err(Refused::connection)?;
-    let options = || -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = socket2::SockRef::from(&stream);
-        socket.set_tcp_keepalive(
-            &socket2::TcpKeepalive::new()
-                .with_time(TCP_KEEPALIVE)
-                .with_interval(TCP_KEEPALIVE)
-                .with_retries(2),
-        )?;
-        socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED))
-    };
-    options().map_err(Refused::connection)?;
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(&stream);
+    socket.set_tcp_keepalive(
+        &socket2::TcpKeepalive::new()
+            .with_time(TCP_KEEPALIVE)
+            .with_interval(TCP_KEEPALIVE)
+            .with_retries(2),
+    )?;
+    socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED))?;
     Ok(stream)
 }
 
-fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
+fn tls_config(settings: &settings::RedisTls) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let unreadable =
-                |error| Refused::connection(format_args!("{}: {error}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(&path).map_err(unreadable)? {
-                roots
-                    .add(certificate.map_err(unreadable)?)
-                    .map_err(Refused::connection)?;
+    match &settings.ca {
+        Some(authorities) => {
+            for certificate in authorities.iter() {
+                roots.add(certificate.clone())?;
             }
         }
         None => {
@@ -269,9 +529,13 @@ fn tls_config(ca: Option<PathBuf>) -> Result<Arc<ClientConfig>, Refused> {
     // The provider is named here, so that nothing depends on what main installed.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Refused::connection)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let config = match &settings.identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            config.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?
+        }
+    };
     Ok(Arc::new(config))
 }

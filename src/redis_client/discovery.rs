@@ -5,7 +5,7 @@
 //! request ever waits here.
 
 use super::Outage;
-use super::dial::{Dialer, Greeting};
+use super::dial::{Dialer, Greeting, With};
 use super::keeper::{News, shared_by_name};
 use super::link::Link;
 use super::map::{self, Map, Monitored};
@@ -276,8 +276,12 @@ async fn question_to(
         let line = match line.filter(|line| !line.is_dead()) {
             Some(line) => line,
             None => {
-                let connected = dialer.connect(address, greeting, Arc::default()).await;
-                connected.map_err(|refused| format!("{address}: {}", refused.text))?
+                let alone = Arc::default();
+                let connected = dialer.connect(address, greeting, With::Any, &alone);
+                let connected = connected.await;
+                connected
+                    .map_err(|refused| format!("{address}: {}", refused.text))?
+                    .link
             }
         };
         let now = Instant::now();

@@ -4,10 +4,12 @@
 
 use super::Outage;
 use super::breaker::{Breaker, Forced, STALL_WAITING, State};
-use super::dial::{CONNECT_DEADLINE, Dialer, Greeting, Refused};
+use super::cause::Refused;
+use super::dial::{CONNECT_DEADLINE, Connected, Dialer, Greeting, With};
 use super::link::{Link, taken};
 use super::node::Ways;
 use super::resp::Reply;
+use super::vitals::SLOWLOG;
 use crate::config::redis_url::Address;
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
@@ -30,6 +32,9 @@ pub const PROBE_PAUSE_CLOSED: Duration = Duration::from_secs(1);
 /// A replica that has not heard of its primary for longer is not read from. A primary without writes
 /// pings its replicas every 10 s (`repl-ping-replica-period`).
 pub const REPLICA_SILENCE_SECONDS_MAX: u64 = 12;
+/// Pause between two tries to have a connection by credentials that were refused, while one that was
+/// had by others stands.
+pub const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
 
@@ -57,6 +62,8 @@ pub struct Shared {
     pub wanted: AtomicU32,
     /// Live connections.
     pub links: ArcSwap<Vec<Arc<Link>>>,
+    /// Whether some of them were had by credentials that have been exchanged since.
+    pub outdated: AtomicBool,
     /// Number of the breaker's [`State`], for the one load on the hot path.
     pub state: AtomicU8,
     /// How often the breaker opened.
@@ -97,6 +104,7 @@ impl Shared {
             peak: AtomicU32::new(0),
             wanted: AtomicU32::new(least),
             links: ArcSwap::default(),
+            outdated: AtomicBool::new(false),
             state: AtomicU8::new(State::Open as u8),
             opened: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::new(ways.settings.breaker)),
@@ -221,17 +229,35 @@ impl Shared {
         self.doubt.notify_one();
     }
 
+    /// Of an error reply that refuses a command to our user, people have to know.
+    pub fn look_at(&self, operation: &'static str, line: &[u8]) {
+        // Without this one nothing is missed but a page for people.
+        let is_wished = operation == SLOWLOG;
+        if line.starts_with(b"NOPERM") && !is_wished {
+            let user = || self.dialer.user();
+            self.news.forbidden(&self.address, user, operation, line);
+        }
+    }
+
+    /// Shows callers the live links; returns how many, and how many of them are outdated.
+    fn publish(&self, (live, outdated): (Vec<Arc<Link>>, usize)) -> (usize, usize) {
+        let count = live.len();
+        self.links.store(Arc::new(live));
+        self.outdated.store(outdated > 0, Ordering::Relaxed);
+        (count, outdated)
+    }
+
     /// A connect was refused: one line, whatever the breaker does.
     fn refused(&self, refused: &Refused, took: Duration) {
         let kind = refused.outage.word();
         self.recorder.redis("connect", Some(kind), took);
-        if self.news.is_due(kind) {
+        if self.news.is_due(refused.reason) {
             tracing::warn!(
                 redis = %self.address,
                 user = self.dialer.user(),
                 kind,
-                "no connection to Redis: {}",
-                refused.text
+                reason = refused.reason,
+                "no connection to Redis: {refused}"
             );
         }
     }
@@ -263,38 +289,55 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Keeps as many live links as are wanted.
+/// Keeps as many live links as are wanted, and replaces those that were had by former credentials.
 async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
     let turnstile = Turnstile::to(&shared.address);
+    let mut exchanged = shared.dialer.subscribe();
     loop {
-        let live = sweep(pool).await;
-        let missing = (live.len() as u32) < shared.wanted.load(Ordering::Relaxed);
-        let none = live.is_empty();
-        shared.links.store(Arc::new(live));
-        if !missing {
-            shared.changed.notified().await;
+        exchanged.mark_unchanged();
+        let (live, outdated) = shared.publish(sweep(shared, pool, Retire::None).await);
+        let missing = (live as u32) < shared.wanted.load(Ordering::Relaxed);
+        let none = live == 0;
+        if !missing && outdated == 0 {
+            tokio::select! {
+                () = shared.changed.notified() => {}
+                _ = exchanged.changed() => {}
+            }
             continue;
         }
-        // Listened to before the turn is taken, so that an opening in between is not missed.
-        let opened = turnstile.opened.notified();
-        let turn = turnstile.turn();
-        if none && turn > Instant::now() && shared.state() == State::Closed {
-            shared.open(Outage::Connection, "no connection left");
-        }
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(turn) => {}
-            () = opened => {}
+        // What only replaces others has a pause of its own, and takes nobody's turn.
+        if missing {
+            // Listened to before the turn is taken, so that an opening in between is not missed.
+            let opened = turnstile.opened.notified();
+            let turn = turnstile.turn();
+            if none && turn > Instant::now() && shared.state() == State::Closed {
+                shared.open(Outage::Connection, "no connection left");
+            }
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(turn) => {}
+                () = opened => {}
+            }
         }
         let began = Instant::now();
-        match pool.dedicated_connection().await {
-            Ok(link) => {
+        // One more of the old kind would replace none.
+        let with = if missing { With::Any } else { With::Newest };
+        let (address, changed) = (&shared.address, &shared.changed);
+        let connected = shared
+            .dialer
+            .connect(address, Greeting::Server, with, changed);
+        match connected.await {
+            Ok(connected) => {
                 turnstile.open();
                 shared.recorder.redis("connect", None, began.elapsed());
+                if !missing {
+                    // It has its successor. Until that is published callers still find it, and what
+                    // waits on it then is answered all the same.
+                    sweep(shared, pool, Retire::One).await;
+                }
                 // A pool that is full would mean more are live than wanted: drop this one.
-                let _ = pool.add(link);
-                let live = sweep(pool).await;
-                shared.links.store(Arc::new(live));
+                let _ = pool.add(Kept::from(connected));
+                shared.publish(sweep(shared, pool, Retire::None).await);
                 shared.doubt.notify_one();
             }
             Err(refused) => {
@@ -304,28 +347,52 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                         breaker.probe_failed(refused.outage);
                     });
                 }
-                if matches!(refused.outage, Outage::Denied | Outage::Protocol) {
+                let pause = match refused.outage {
+                    _ if !missing => RENEWAL_PAUSE,
                     // Somebody has to change something first; asking twice a second would only
                     // fill that server's log.
-                    let pause = shared.breaker().probe_pause();
-                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    Outage::Denied | Outage::Protocol => shared.breaker().probe_pause(),
+                    _ => continue,
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+                    _ = exchanged.changed() => {}
+                    () = shared.changed.notified(), if !missing => {}
                 }
             }
         }
     }
 }
 
-/// Checks every idle link out and in again, by which the pool drops dead ones; returns the live.
-async fn sweep(pool: &Pool<Manager>) -> Vec<Arc<Link>> {
-    let mut live = Vec::new();
+/// Whether a sweep takes one out of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retire {
+    None,
+    /// The first that was had by former credentials.
+    One,
+}
+
+/// Checks every idle link out and in again, by which the pool drops dead and retired ones; returns the
+/// live, and how many of them were had by former credentials.
+async fn sweep(shared: &Shared, pool: &Pool<Manager>, retire: Retire) -> (Vec<Arc<Link>>, usize) {
+    let newest = shared.dialer.number();
+    let (mut live, mut outdated) = (Vec::new(), 0);
+    let mut retire = retire == Retire::One;
     for _ in 0..pool.state().idle_connections {
-        if let Ok(link) = pool.get().await
-            && !link.is_dead()
-        {
-            live.push(Arc::clone(&link));
+        let Ok(mut kept) = pool.get().await else {
+            continue;
+        };
+        let is_outdated = kept.access != newest;
+        if retire && is_outdated {
+            kept.retired = true;
+            retire = false;
+        }
+        if !kept.is_over() {
+            live.push(Arc::clone(&kept.link));
+            outdated += usize::from(is_outdated);
         }
     }
-    live
+    (live, outdated)
 }
 
 /// Asks each link now and then whether it is there, more often while the breaker is not closed.
@@ -380,6 +447,11 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
         let begun = Instant::now();
         let outage = match link.commands(&probe, shared.timeout).await {
             Ok(replies) => {
+                for reply in &replies {
+                    if let Reply::Error(line) = reply {
+                        shared.look_at("probe", line);
+                    }
+                }
                 let mut replies = replies.into_iter();
                 let ping = replies.next().ok_or(Outage::Protocol).and_then(taken);
                 let time = replies.next().ok_or(Outage::Protocol).and_then(taken);
@@ -414,7 +486,9 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
         match outage {
             Outage::Timeout if attempt == 0 && shared.state() == State::Closed => {}
             // It answers: the link is good, Redis is not (yet).
-            Outage::NotReady | Outage::ReadOnly | Outage::Full => return Err(outage),
+            Outage::NotReady | Outage::ReadOnly | Outage::Full | Outage::Forbidden => {
+                return Err(outage);
+            }
             _ => {
                 link.end(Outage::Connection);
                 return Err(outage);
@@ -491,6 +565,32 @@ async fn watch(shared: &Shared) -> Infallible {
     }
 }
 
+/// A link as the pool keeps it.
+#[derive(Debug)]
+struct Kept {
+    link: Arc<Link>,
+    /// The number of the access that it was had by.
+    access: u64,
+    /// It has a successor.
+    retired: bool,
+}
+
+impl Kept {
+    fn is_over(&self) -> bool {
+        self.retired || self.link.is_dead()
+    }
+}
+
+impl From<Connected> for Kept {
+    fn from(Connected { link, access }: Connected) -> Self {
+        Self {
+            link,
+            access,
+            retired: false,
+        }
+    }
+}
+
 /// Makes connections for the pool and tells it which are dead.
 #[derive(Debug)]
 struct Manager {
@@ -500,27 +600,26 @@ struct Manager {
 }
 
 impl ManageConnection for Manager {
-    type Connection = Arc<Link>;
+    type Connection = Kept;
     type Error = Refused;
 
-    async fn connect(&self) -> Result<Arc<Link>, Refused> {
-        let changed = Arc::clone(&self.changed);
+    async fn connect(&self) -> Result<Kept, Refused> {
         let (address, greeting) = (&self.address, Greeting::Server);
-        self.dialer.connect(address, greeting, changed).await
+        let connected = self
+            .dialer
+            .connect(address, greeting, With::Any, &self.changed);
+        connected.await.map(Kept::from)
     }
 
-    async fn is_valid(&self, link: &mut Arc<Link>) -> Result<(), Refused> {
-        if link.is_dead() {
-            return Err(Refused {
-                outage: Outage::Connection,
-                text: "the connection was closed".to_owned(),
-            });
+    async fn is_valid(&self, kept: &mut Kept) -> Result<(), Refused> {
+        match kept.is_over() {
+            true => Err(Refused::ended(self.address.is_tls())),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    fn has_broken(&self, link: &mut Arc<Link>) -> bool {
-        link.is_dead()
+    fn has_broken(&self, kept: &mut Kept) -> bool {
+        kept.is_over()
     }
 }
 
@@ -626,6 +725,26 @@ impl News {
     /// Whether it took no write when last asked to.
     pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
+    }
+
+    /// `user` may not send a command of this `operation` to `redis`, which said so in `line`.
+    pub fn forbidden(
+        &self,
+        redis: &impl std::fmt::Display,
+        user: impl FnOnce() -> String,
+        operation: &'static str,
+        line: &[u8],
+    ) {
+        if self.is_due("no-permission") {
+            let user = user();
+            tracing::warn!(
+                %redis,
+                operation,
+                reason = "no-permission",
+                "Redis refuses a command to user `{user}`: {}; larder export acl prints what it has to be allowed",
+                String::from_utf8_lossy(line)
+            );
+        }
     }
 
     /// Whether it is to be told that this is how it stands now: not what was told last, and not told

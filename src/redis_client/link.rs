@@ -89,8 +89,8 @@ impl Link {
         })
     }
 
-    /// One command and its reply within `deadline`; an error reply is an outage.
-    pub async fn command(
+    /// One command and its reply within `deadline`.
+    pub async fn reply(
         self: &Arc<Self>,
         command: &redis::Cmd,
         deadline: Duration,
@@ -99,7 +99,7 @@ impl Link {
         let pending = self.send(1, (now, now + deadline), |out| {
             command.write_packed_command(out);
         })?;
-        taken(pending.await?.reply)
+        Ok(pending.await?.reply)
     }
 
     /// Several commands in one write and all their replies within `deadline`; error replies stay in

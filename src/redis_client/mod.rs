@@ -6,6 +6,7 @@
 mod acl;
 pub mod breaker;
 pub mod capacity;
+mod cause;
 mod dial;
 mod discovery;
 mod driver;
@@ -29,7 +30,7 @@ mod waiters;
 
 pub use acl::acl;
 pub use breaker::{Forced, State};
-pub use dial::Refused;
+pub use cause::Refused;
 pub use node::Node;
 pub use patience::as_one;
 pub use script::Script;
@@ -40,10 +41,9 @@ use crate::config::settings::{self, ReadFrom};
 use crate::semantics::Timestamp;
 use crate::telemetry::Recorder;
 use bytes::Bytes;
-use dial::{Dialer, Greeting};
+use dial::{Connected, Dialer, Greeting, With};
 use discovery::Discovery;
 use keeper::News;
-use link::Link;
 use node::Ways;
 use redirect::{Redirect, Turned};
 use redis::{Arg, Cmd, Pipeline, Value};
@@ -68,8 +68,10 @@ pub enum Outage {
     Stalled,
     /// Too many commands wait on the connections already; says nothing about Redis.
     Saturated,
-    /// AUTH or ACL refused.
+    /// AUTH refused, or the connection was never let in.
     Denied,
+    /// NOPERM: our user may not send this one command; says nothing about the others.
+    Forbidden,
     /// LOADING, BUSY, MASTERDOWN, CLUSTERDOWN; or nobody has the key's slot.
     NotReady,
     /// READONLY: this is not the primary.
@@ -84,7 +86,7 @@ pub enum Outage {
 
 impl Outage {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Open,
         Self::Connection,
         Self::Timeout,
@@ -92,6 +94,7 @@ impl Outage {
         Self::Stalled,
         Self::Saturated,
         Self::Denied,
+        Self::Forbidden,
         Self::NotReady,
         Self::ReadOnly,
         Self::Full,
@@ -110,6 +113,7 @@ impl Outage {
             Self::Stalled => "stalled",
             Self::Saturated => "saturated",
             Self::Denied => "denied",
+            Self::Forbidden => "forbidden",
             Self::NotReady => "not-ready",
             Self::ReadOnly => "read-only",
             Self::Full => "full",
@@ -162,6 +166,8 @@ pub struct RedisStatus {
     pub waiting_max: u32,
     /// Last probe's round trip.
     pub ping: Option<Duration>,
+    /// Whether a connection is left that was had by credentials which have been exchanged since.
+    pub outdated: bool,
     /// Where it is, without user and password.
     pub address: String,
 }
@@ -364,8 +370,34 @@ impl Redis {
     /// block.
     pub async fn private_line(&self, key: &[u8]) -> Result<PrivateLine, Outage> {
         let node = self.node(key, false)?;
-        let line = PrivateLine::open(&self.ways.dialer, node.address()).await;
+        let line = self.line_to(&node, With::Any).await;
         line.map_err(|refused| refused.outage)
+    }
+
+    async fn line_to(&self, node: &Node, with: With) -> Result<PrivateLine, Refused> {
+        let (dialer, address) = (&self.ways.dialer, node.address());
+        let line = PrivateLine::open(dialer, address, with).await?;
+        let told = (Arc::clone(&self.news), address.clone(), dialer.user());
+        Ok(PrivateLine {
+            told: Some(told),
+            ..line
+        })
+    }
+
+    /// One in place of `line`, where it was had by credentials that have been exchanged since, and the
+    /// server takes the new ones. Until then the old one is as good.
+    pub async fn renewed_line(&self, key: &[u8], line: &PrivateLine) -> Option<PrivateLine> {
+        if line.connected.access == self.ways.dialer.number() {
+            return None;
+        }
+        let node = self.node(key, false).ok()?;
+        self.line_to(&node, With::Newest).await.ok()
+    }
+
+    /// Takes up the credentials and TLS of `settings` and `url`, which lead to the same servers. Each
+    /// connection is replaced by one that was greeted with them; the old one serves until that stands.
+    pub fn renew(&self, settings: &settings::Redis, url: &RedisUrl) {
+        self.ways.dialer.renew(settings, url);
     }
 
     /// A line of one's own ended so: where that may mean that another server has its key now, it is
@@ -468,6 +500,7 @@ impl Redis {
             waiting: primaries.iter().map(|one| one.waiting).sum(),
             waiting_max: primaries.iter().map(|one| one.waiting_max).sum(),
             ping: primaries.iter().filter_map(|one| one.ping).max(),
+            outdated: primaries.iter().any(|one| one.outdated),
             address: self.address.to_string(),
         }
     }
@@ -579,23 +612,36 @@ pub async fn line(
     url: &RedisUrl,
     address: &Address,
 ) -> Result<PrivateLine, Refused> {
-    PrivateLine::open(&Dialer::new(settings, url), address).await
+    PrivateLine::open(&Dialer::new(settings, url), address, With::Newest).await
 }
 
 /// A connection that one task has to itself; commands may block on it.
 #[derive(Debug)]
-pub struct PrivateLine(Arc<Link>);
+pub struct PrivateLine {
+    connected: Connected,
+    /// Where it is told that a command is refused to our user: who that is, and where.
+    told: Option<(Arc<News>, Address, String)>,
+}
 
 impl PrivateLine {
-    async fn open(dialer: &Dialer, address: &Address) -> Result<Self, Refused> {
-        let connected = dialer.connect(address, Greeting::Server, Arc::default());
-        connected.await.map(Self)
+    async fn open(dialer: &Dialer, address: &Address, with: With) -> Result<Self, Refused> {
+        let alone = Arc::default();
+        let connected = dialer.connect(address, Greeting::Server, with, &alone);
+        Ok(Self {
+            connected: connected.await?,
+            told: None,
+        })
     }
 
     /// One command, answered within `deadline`.
     pub async fn query(&self, command: &Cmd, deadline: Duration) -> Result<Value, Outage> {
-        let reply = self.0.command(command, deadline).await;
-        reply.map(Reply::into_value)
+        let reply = self.connected.link.reply(command, deadline).await?;
+        if let (Reply::Error(line), Some((news, address, user))) = (&reply, &self.told)
+            && line.starts_with(b"NOPERM")
+        {
+            news.forbidden(address, || user.clone(), "follow", line);
+        }
+        link::taken(reply).map(Reply::into_value)
     }
 
     /// A script, called as [`Redis::script`] does and answered within `deadline`.
@@ -606,8 +652,8 @@ impl PrivateLine {
         args: &[&[u8]],
         deadline: Duration,
     ) -> Result<Value, Outage> {
-        let reply = self.0.script(script, keys, args, deadline).await;
-        reply.map(Reply::into_value)
+        let reply = self.connected.link.script(script, keys, args, deadline);
+        reply.await.map(Reply::into_value)
     }
 }
 
@@ -956,7 +1002,8 @@ mod tests {
             }
         })
         .await;
-        assert!((3..=7).contains(&knocks), "{knocks}");
+        // One of them to see how the port speaks.
+        assert!((3..=8).contains(&knocks), "{knocks}");
         assert!(handles.iter().all(|redis| !redis.is_up()));
     }
 
@@ -1071,7 +1118,7 @@ mod tests {
         let url = format!("rediss://localhost:{tls_port}");
         let mut settings = settings_for(&url);
         let distrustful = Redis::start(&settings, &settings.url, share(1, 1), recorder());
-        settings.tls_ca = Some(certificate.into());
+        settings.tls.ca = Some(Arc::new(vec![made.cert.der().clone()]));
         let trusting = Redis::start(&settings, &settings.url, share(1, 1), recorder());
         up(&trusting).await;
         assert_eq!(get(&trusting).await, Ok(Value::Nil));

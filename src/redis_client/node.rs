@@ -182,6 +182,7 @@ impl Node {
                 each.saturating_mul(shared.connections.1)
             }),
             ping: shared.ping(),
+            outdated: shared.outdated.load(Ordering::Relaxed),
             address: shared.address.to_string(),
         }
     }
@@ -292,6 +293,17 @@ impl Asked<'_> {
     async fn reply(&mut self) -> Result<Reply, Outage> {
         let answer = (&mut self.pending).await?;
         self.answered = Some(answer.at);
+        match &answer.reply {
+            Reply::Error(line) => self.shared.look_at(self.operation, line),
+            Reply::Array(replies) if self.replies > 1 => {
+                for reply in replies {
+                    if let Reply::Error(line) = reply {
+                        self.shared.look_at(self.operation, line);
+                    }
+                }
+            }
+            _ => {}
+        }
         Ok(answer.reply)
     }
 

@@ -19,7 +19,8 @@ fn of_reply(code: &str, detail: &str) -> Outage {
         "MOVED" | "ASK" | "TRYAGAIN" => Outage::Moved,
         "READONLY" => Outage::ReadOnly,
         "OOM" | "MISCONF" | "NOREPLICAS" => Outage::Full,
-        "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => Outage::Denied,
+        "NOAUTH" | "WRONGPASS" | "DENIED" => Outage::Denied,
+        "NOPERM" => Outage::Forbidden,
         "ERR" if detail.contains("max number of clients") => Outage::Connection,
         "ERR" if detail.contains("invalid password") || detail.contains("without any password") => {
             Outage::Denied
@@ -46,7 +47,7 @@ mod tests {
             ("MISCONF", "Errors writing to the AOF", Outage::Full),
             ("NOAUTH", "Authentication required.", Outage::Denied),
             ("WRONGPASS", "invalid username-password", Outage::Denied),
-            ("NOPERM", "no permissions", Outage::Denied),
+            ("NOPERM", "no permissions", Outage::Forbidden),
             ("ERR", "max number of clients reached", Outage::Connection),
             ("ERR", "unknown command", Outage::Protocol),
             ("WRONGTYPE", "Operation against a key", Outage::Protocol),

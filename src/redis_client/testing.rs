@@ -108,6 +108,8 @@ impl Drop for Server {
 pub(crate) fn settings_for(url: &str) -> settings::Redis {
     settings::Redis {
         url: RedisUrl::parse(url).unwrap(),
+        found: settings::RedisFound::Configured,
+        password_file: None,
         pool_min: 1,
         pool_max: NonZeroU32::new(2).unwrap(),
         concurrent: None,
@@ -119,7 +121,7 @@ pub(crate) fn settings_for(url: &str) -> settings::Redis {
             retry_after: Duration::from_secs(15),
         },
         read_from: settings::ReadFrom::Primary,
-        tls_ca: None,
+        tls: settings::RedisTls::default(),
         limits_url: None,
     }
 }

@@ -199,6 +199,8 @@ pub struct RedisGauges {
     pub facts: Vec<(&'static str, f64)>,
     /// `Redis` or `Valkey`, and its version.
     pub server: Option<(&'static str, String)>,
+    /// How long ago the password that the connections were greeted with was last changed.
+    pub credentials_age: Option<Duration>,
 }
 
 /// Sums over everything since the start, for health pages and summary lines.
@@ -940,6 +942,13 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
         if let Some((name, version)) = &redis.server {
             out.number("larder_redis_info", &[name, version], 1.0);
         }
+        if let Some(age) = redis.credentials_age {
+            out.number(
+                "larder_redis_credentials_age_seconds",
+                &[],
+                age.as_secs_f64(),
+            );
+        }
     }
 }
 
@@ -1122,10 +1131,13 @@ mod tests {
                     facts: (TABLE.iter())
                         .filter(|row| row.name.starts_with("larder_redis_"))
                         .filter(|row| row.labels.is_empty() && row.name != "larder_redis_up")
-                        .filter(|row| !row.name.contains("waiting"))
+                        .filter(|row| {
+                            !row.name.contains("waiting") && !row.name.contains("credentials")
+                        })
                         .map(|row| (row.name, 7.0))
                         .collect(),
                     server: Some(("Redis", "7.4.1".to_owned())),
+                    credentials_age: Some(Duration::from_secs(90)),
                 }),
                 upstream_up: Some(true),
                 bypass: Some(false),
@@ -1207,6 +1219,7 @@ mod tests {
             ("larder_redis_commands_waiting", 5.0),
             ("larder_redis_memory_used_bytes", 7.0),
             ("larder_redis_info{server=\"Redis\",version=\"7.4.1\"}", 1.0),
+            ("larder_redis_credentials_age_seconds", 90.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
             ("larder_cache_unreadable_total{reason=\"checksum\"}", 5.0),
             ("larder_config_last_reload_successful", 0.0),

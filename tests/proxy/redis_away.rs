@@ -1,10 +1,7 @@
 //! Redis may come and go: whatever happens to it, every request is answered, rightly and in time.
 
 use crate::support::*;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 
 /// Slack for a machine that other tests use as well.
 const SLACK: Duration = Duration::from_millis(400);
@@ -16,82 +13,10 @@ cache: { memory: 0B }
 routes: [{ name: car, path: "/api/cars/{id}", ttl: 5m, tags: ["car:{id}"] }]
 "#;
 
-async fn shop() -> App {
-    App::says(|seen| Answer::ok(format!("car {}", seen.path()))).await
-}
-
 fn block(url: &str) -> String {
     format!(
         "{{ url: \"{url}\", timeout: 100ms, breaker: {{ trip: 70%, window: 10s, min_calls: 10, retry_after: 1s }} }}"
     )
-}
-
-/// Asks for cars for as long as it lives; every answer must be a 200 with the right body.
-struct Traffic {
-    ended: Arc<AtomicBool>,
-    asked: Arc<AtomicU64>,
-    clients: JoinSet<Vec<String>>,
-}
-
-impl Traffic {
-    fn of(larder: &Larder, clients: usize) -> Self {
-        let (ended, asked) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let mut set = JoinSet::new();
-        for number in 0..clients {
-            let (client, ended, asked) = (larder.client(), ended.clone(), asked.clone());
-            set.spawn(async move {
-                let mut errors = Vec::new();
-                let mut n = number;
-                while !ended.load(Ordering::Relaxed) {
-                    n = (n * 7 + 1) % 50;
-                    let path = format!("/api/cars/{n}");
-                    match client.try_send("GET", &path, &[], "").await {
-                        Ok(answer)
-                            if answer.status == 200 && answer.text() == format!("car {path}") => {}
-                        Ok(answer) => {
-                            errors.push(format!("{path}: {} {}", answer.status, answer.text()))
-                        }
-                        Err(error) => errors.push(format!("{path}: {error}")),
-                    }
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                errors
-            });
-        }
-        Self {
-            ended,
-            asked,
-            clients: set,
-        }
-    }
-
-    /// Until so many further requests were answered.
-    async fn goes_on(&self, requests: u64) {
-        let goal = self.asked.load(Ordering::Relaxed) + requests;
-        eventually("traffic goes on", async || {
-            (self.asked.load(Ordering::Relaxed) >= goal).then_some(())
-        })
-        .await;
-    }
-
-    /// Ends it and gives the number of requests; any error fails the test.
-    async fn end(mut self) -> u64 {
-        self.ended.store(true, Ordering::Relaxed);
-        while let Some(errors) = self.clients.join_next().await {
-            let errors = errors.unwrap();
-            assert!(
-                errors.is_empty(),
-                "{} errors, the first: {}",
-                errors.len(),
-                errors[0]
-            );
-        }
-        self.asked.load(Ordering::Relaxed)
-    }
 }
 
 /// Every one of these answers is right and none is later than the app, one timeout and the slack.

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::config::Settings;
 use crate::config::settings::{self, LimitPer};
 use crate::redis_client::info::Info;
-use crate::redis_client::{self, Outage, Refused};
+use crate::redis_client::{self, Refused};
 use std::time::Duration;
 
 /// The oldest Redis that every command of ours is tested with.
@@ -86,27 +86,8 @@ impl RedisFacts {
 
 /// A connection that was not to be had.
 pub(super) fn refused(of: &'static str, refused: &Refused) -> Finding {
-    let mend = match refused.outage {
-        Outage::Denied => "mend the user or the password in redis.url",
-        Outage::Timeout => {
-            "something takes the packets and says nothing: a firewall, a port of something else, or TLS on one side only"
-        }
-        Outage::NotReady => "wait until it has loaded its data",
-        Outage::Protocol => {
-            "what listens there is no Redis, or redis.url is none; with TLS it is rediss://"
-        }
-        _ if ["broken pipe", "reset", "closed", "end of file"]
-            .iter()
-            .any(|cut| refused.text.contains(cut)) =>
-        {
-            "what listens there took the connection and ended it: is it a Redis? With TLS it is rediss://"
-        }
-        _ if refused.text.contains("TLS") || refused.text.contains("certificate") => {
-            "name its certificate authority in redis.tls.ca, or the host that its certificate is for"
-        }
-        _ => "start it, or mend redis.url",
-    };
-    Finding::bad(of, format!("no connection: {}", refused.text), mend)
+    let says = format!("no connection: {}", refused.text);
+    Finding::bad(of, says, refused.mend.as_str())
 }
 
 /// A Redis that answers.

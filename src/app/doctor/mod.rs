@@ -203,14 +203,14 @@ async fn rights(line: &PrivateLine) -> Rights {
     whoami.arg("WHOAMI");
     let name = match line.query(&whoami, ANSWER_TIME).await {
         Ok(name) => text(&name).unwrap_or_default(),
-        Err(Outage::Denied) => return Rights::Hidden,
+        Err(Outage::Forbidden) => return Rights::Hidden,
         Err(_) => return Rights::Unknown,
     };
     let mut list = cmd("ACL");
     list.arg("LIST");
     let users = match line.query(&list, ANSWER_TIME).await {
         Ok(Value::Array(users)) => users,
-        Err(Outage::Denied) => return Rights::Hidden,
+        Err(Outage::Forbidden) => return Rights::Hidden,
         _ => return Rights::Unknown,
     };
     let start = format!("user {name} ");

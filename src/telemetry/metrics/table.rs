@@ -79,6 +79,8 @@ table! {
     Gauge "larder_redis_up" [] "1 while Redis answers.";
     Gauge "larder_redis_breaker_state" ["state"] "1 for the state that the breaker before Redis is in.";
     Counter "larder_redis_breaker_transitions_total" ["to"] "Changes of the breaker's state.";
+    Gauge "larder_redis_credentials_age_seconds" []
+        "Since the password that connections to Redis were greeted with was last changed.";
     Histogram "db_client_operation_duration_seconds" ["db_operation_name", "error_type"]
         "Time of commands to Redis.";
     Gauge "db_client_connection_count" ["state"] "Connections to Redis: used (commands are under way on it) or idle.";

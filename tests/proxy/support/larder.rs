@@ -10,13 +10,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 /// Variables that would change what larder does, taken from its environment.
-const FOREIGN_VARIABLES: [&str; 16] = [
+const FOREIGN_VARIABLES: [&str; 18] = [
     "PORT",
     "REDIS_URL",
     "KV_URL",
     "UPSTASH_REDIS_URL",
     "UPSTASH_REDIS_REST_URL",
     "UPSTASH_REDIS_REST_TOKEN",
+    "KV_REST_API_URL",
+    "KV_REST_API_TOKEN",
     "REDIS_PRIVATE_URL",
     "ADMIN_TOKEN",
     "DEBUG_TOKEN",

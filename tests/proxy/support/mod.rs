@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "the rig is larger than what one scenario uses")]
 
 mod app;
+mod authority;
 mod check;
 mod client;
 mod fault;
@@ -13,6 +14,7 @@ mod topology;
 mod traffic;
 
 pub use app::{Answer, App, Gate, Seen, read_head};
+pub use authority::{Authority, TlsFront};
 pub use check::NEVER_SENT;
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
