@@ -22,7 +22,7 @@ use larder::cache::seal::Seal;
 use larder::cache::{Cache, Entry, Label, Lookup, Position, codec};
 use larder::clock::Clock;
 use larder::config::{self, Environment, Source};
-use larder::redis_client::Redis;
+use larder::redis_client::{Redis, Share};
 use larder::secret;
 use larder::semantics::stored::Lifetime;
 use larder::semantics::{Key, Sharing, Stored, Timestamp, Vary};
@@ -275,7 +275,7 @@ impl Server {
         Redis::start(
             &settings,
             &settings.url,
-            (1, 1),
+            Share::ONE,
             Metrics::new(1).recorder(0),
         )
     }
@@ -302,6 +302,7 @@ fn entry(body_bytes: usize, received: Timestamp, position: Position) -> Entry {
         status: StatusCode::OK,
         headers,
         body: json(body_bytes).into(),
+        elsewhere: 0,
         trailers: HeaderMap::new(),
         lifetime: Lifetime {
             received,

@@ -32,7 +32,7 @@ use larder::config::{self, Environment, Settings, Source as Text};
 use larder::identity::Identity;
 use larder::limit::{Limiter, LocalLimits, checks};
 use larder::proxy::{Coalescer, Peer, Proxy, Rooms, Shared, Snapshot, Tunnels};
-use larder::redis_client::{self, Redis};
+use larder::redis_client::{self, Redis, Share};
 use larder::route::{Asked, Plan, Target};
 use larder::semantics::reuse::ClientRefresh;
 use larder::semantics::{
@@ -306,7 +306,7 @@ fn limiting(criterion: &mut Criterion) {
         settings(&(config_with(10, "") + &limits("60/min") + "redis: redis://127.0.0.1:1\n"));
     let redis = away.redis.as_ref().expect("the configuration names one");
     let recorder = Metrics::new(1).recorder(0);
-    let redis = runtime.block_on(async { Redis::start(redis, &redis.url, (1, 1), recorder) });
+    let redis = runtime.block_on(async { Redis::start(redis, &redis.url, Share::ONE, recorder) });
     runtime.block_on(async {
         // The breaker opens on the first few refusals.
         for _ in 0..1_000 {
@@ -399,7 +399,7 @@ fn told_later(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &Runtime) {
         .as_ref()
         .expect("the configuration names one");
     let recorder = Metrics::new(1).recorder(0);
-    let redis = runtime.block_on(async { Redis::start(redis, &redis.url, (1, 1), recorder) });
+    let redis = runtime.block_on(async { Redis::start(redis, &redis.url, Share::ONE, recorder) });
     let limiter = Limiter::new("bench", Some(redis), Arc::new(LocalLimits::new()));
     let identity = Identity::new(settings.identity.clone());
     let (request, target) = (request_fields(), Target::parse(PATH, Some(QUERY)));

@@ -11,6 +11,7 @@ use crate::config::{
 use crate::demo;
 use crate::proxy::explain::{Explanation, Question, explain_settings};
 use crate::redis_client;
+use crate::redis_client::capacity::{Load, Sheet};
 use crate::secret::Secret;
 use crate::semantics::Reason;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -29,6 +30,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An explanation is made in this time.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Figures are read in this time.
+const STATS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A healthy process answers in this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The variable read where `--token` is not given.
@@ -117,6 +120,18 @@ enum Verb {
         after_help = "Examples:\n  larder doctor\n  larder doctor -c deploy/proxy.yaml --strict --json"
     )]
     Doctor(Doctor),
+    /// Say how a running larder does: requests, hits, p50 to p999 by what became of them, Redis
+    #[command(
+        after_help = "Examples:\n  larder stats\n  larder stats --json --admin http://127.0.0.1:9800"
+    )]
+    Stats(Stats),
+    /// Say how much room Redis has, when it is full, and when one Redis is not enough
+    ///
+    /// Asks a running larder; or works out a plan: so many keys, or so many new ones a second for so long.
+    #[command(
+        after_help = "Examples:\n  larder capacity\n  larder capacity --keys 100000 --size 4KiB --max-memory 256MiB"
+    )]
+    Capacity(Capacity),
     /// Ask a running larder whether it is well; exits 0 or 1
     #[command(
         after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800"
@@ -299,6 +314,45 @@ struct Doctor {
 }
 
 #[derive(Debug, Args)]
+struct Stats {
+    #[command(flatten)]
+    port: AdminPort,
+    /// The admin token; by default the variable ADMIN_TOKEN
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Capacity {
+    /// A plan: so many keys
+    #[arg(long, value_name = "NUMBER", requires = "size")]
+    keys: Option<u64>,
+    /// A plan: so many new keys a second, in place of --keys
+    #[arg(long, value_name = "NUMBER", requires = "ttl", conflicts_with = "keys")]
+    per_second: Option<f64>,
+    /// For how long each is kept
+    #[arg(long, value_name = "DURATION", requires = "per_second")]
+    ttl: Option<String>,
+    /// Content of each
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
+    /// What Redis may use
+    #[arg(long, value_name = "SIZE", requires = "size")]
+    max_memory: Option<String>,
+    #[command(flatten)]
+    port: AdminPort,
+    /// The admin token; by default the variable ADMIN_TOKEN
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print the worksheet as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct Healthcheck {
     /// Whether it can take traffic, not only whether it lives
     #[arg(long)]
@@ -364,6 +418,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Purge(options)) => purge(&options),
         Some(Verb::Explain(options)) => explain(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
+        Some(Verb::Stats(options)) => stats(&options),
+        Some(Verb::Capacity(options)) => capacity(&options),
         Some(Verb::Doctor(options)) => doctor(&options, cli.color),
         Some(Verb::Export(options)) => export(&options, cli.color),
         Some(Verb::Completions { shell }) => {
@@ -832,6 +888,138 @@ fn told(answer: &str, status: u16) -> String {
 fn member(object: &str, name: &str) -> Option<String> {
     let object = serde_json::from_str::<serde_json::Value>(object).ok()?;
     Some(object.get(name)?.as_str()?.to_owned())
+}
+
+fn stats(options: &Stats) -> Exit {
+    let answer = match ask(&options.port, options.token.as_deref(), "/v1/stats") {
+        Ok(answer) => answer,
+        Err(exit) => return exit,
+    };
+    match options.json {
+        true => say(&format!("{answer}\n")),
+        false => say(&shown(&answer)),
+    }
+    Exit::Fine
+}
+
+/// What `/v1/stats` answers, for people.
+fn shown(stats: &serde_json::Value) -> String {
+    let number = |value: &serde_json::Value| value.as_f64().unwrap_or(0.0);
+    let all: f64 = stats["requests"]
+        .as_object()
+        .into_iter()
+        .flat_map(|counts| counts.values())
+        .map(number)
+        .sum();
+    let mut out = format!(
+        "{all} requests, {:.1} % hits, {} errors, {} waited for another's fetch, {:.0} s of app time saved\n\n{:<18}{:>10}{:>10}{:>10}{:>10}\n",
+        number(&stats["hit_ratio"]) * 100.0,
+        stats["errors"],
+        stats["coalesced"],
+        number(&stats["saved_seconds"]),
+        "ms",
+        "p50",
+        "p95",
+        "p99",
+        "p999",
+    );
+    let redis = &stats["redis"];
+    for (before, latency) in [("", &stats["latency"]), ("redis ", &redis["latency"])] {
+        for (name, row) in latency.as_object().into_iter().flatten() {
+            let columns: String = ["p50_ms", "p95_ms", "p99_ms", "p999_ms"]
+                .map(|name| format!("{:>10.3}", number(&row[name])))
+                .concat();
+            out.push_str(&format!("{:<18}{columns}\n", format!("{before}{name}")));
+        }
+    }
+    if redis.is_object() {
+        out.push_str(&format!(
+            "\nredis {}, breaker {}, pool {:.0} % used\n",
+            if redis["up"] == true { "up" } else { "away" },
+            redis["breaker"].as_str().unwrap_or("unknown"),
+            number(&redis["utilization"]) * 100.0,
+        ));
+    }
+    out
+}
+
+fn capacity(options: &Capacity) -> Exit {
+    let Some(size) = &options.size else {
+        let answer = match ask(&options.port, options.token.as_deref(), "/v1/capacity") {
+            Ok(answer) => answer,
+            Err(exit) => return exit,
+        };
+        if options.json {
+            say(&format!("{answer}\n"));
+            return Exit::Fine;
+        }
+        return match filled_in(&answer) {
+            Some(text) => {
+                say(&text);
+                Exit::Fine
+            }
+            None => fail(
+                Exit::Unreachable,
+                "it does not know yet: no Redis is configured, none has answered, or its user may not say INFO",
+            ),
+        };
+    };
+    match plan(options, size) {
+        Ok(load) if options.json => say(&format!("{}\n", serde_json::json!(load.sheet()))),
+        Ok(load) => say(&load.sheet().to_string()),
+        Err(why) => return fail(Exit::Usage, &why),
+    }
+    Exit::Fine
+}
+
+/// What is planned, from the arguments alone.
+fn plan(options: &Capacity, size: &str) -> Result<Load, String> {
+    let content = config::size(size)?;
+    let keys = match (options.keys, options.per_second, &options.ttl) {
+        (Some(keys), _, _) => keys,
+        (None, Some(rate), Some(ttl)) => (rate * config::span(ttl)?.as_secs_f64()) as u64,
+        _ => return Err("say how many: --keys 100000, or --per-second 20 --ttl 5m".to_owned()),
+    };
+    let most = options
+        .max_memory
+        .as_deref()
+        .map(config::size)
+        .transpose()?;
+    Ok(Load::planned(keys, content, most.unwrap_or(0)))
+}
+
+/// The worksheet of a running larder, for people.
+fn filled_in(answer: &serde_json::Value) -> Option<String> {
+    let sheet: Sheet = serde_json::from_value(answer["sheet"].clone()).ok()?;
+    let address = answer["redis"].as_str()?;
+    let full = match (answer["full_at"].as_str(), sheet.growth_known) {
+        (Some(_), _) if sheet.full_in_seconds == Some(0) => "now".to_owned(),
+        (Some(at), _) if sheet.evicts => format!("{at} at this growth; from then on it evicts"),
+        (Some(at), _) => format!("{at} at this growth; then it takes no more writes"),
+        (None, true) => "not at this growth".to_owned(),
+        (None, false) => "not known yet: it has to be looked at for a minute".to_owned(),
+    };
+    Some(format!("{address}\n{sheet}  {:<14}{full}\n", "full"))
+}
+
+/// The answer to a GET of the admin port.
+fn ask(port: &AdminPort, given: Option<&str>, path: &str) -> Result<serde_json::Value, Exit> {
+    let request = Request {
+        admin: port.url(),
+        path,
+        token: token(given),
+        body: None,
+        timeout: STATS_TIMEOUT,
+    };
+    let (status, answer) = request.send().map_err(|(exit, why)| fail(exit, &why))?;
+    match (status, serde_json::from_str(&answer)) {
+        (200..=299, Ok(answer)) => Ok(answer),
+        (200..=299, Err(_)) => Err(fail(
+            Exit::Unreachable,
+            "the answer is not one of a larder like this",
+        )),
+        _ => Err(refused("it does not say", &answer, status)),
+    }
 }
 
 fn healthcheck(options: &Healthcheck) -> Exit {

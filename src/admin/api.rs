@@ -56,7 +56,11 @@ impl Admin {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let purges = purges(parse(request).await?, &self.state.settings.load().routes)?;
+        let example = r#"{"tags": ["car:42"]}; also urls, prefixes, routes (lists), all, soft (true or false)."#;
+        let purges = purges(
+            parse(request, example).await?,
+            &self.state.settings.load().routes,
+        )?;
         let kinds: Vec<_> = purges
             .iter()
             .map(|purge| (kind(&purge.scope), purge.soft))
@@ -94,7 +98,7 @@ impl Admin {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let asked: ClockRequest = parse(request).await?;
+        let asked: ClockRequest = parse(request, r#"{"advance": "5m"}"#).await?;
         let Some(by) = span(&asked.advance) else {
             return Err(unprocessable(
                 "bad-duration",
@@ -145,15 +149,7 @@ impl Admin {
         let latency: serde_json::Map<_, _> = by_outcome
             .iter()
             .filter(|(_, read)| read.count() > 0)
-            .map(|(outcome, read)| {
-                let quantiles = json!({
-                    "p50_ms": quantile_ms(read, 0.5),
-                    "p95_ms": quantile_ms(read, 0.95),
-                    "p99_ms": quantile_ms(read, 0.99),
-                    "p999_ms": quantile_ms(read, 0.999),
-                });
-                (outcome.word().to_owned(), quantiles)
-            })
+            .map(|(outcome, read)| (outcome.word().to_owned(), quantiles(read)))
             .collect();
         let requests: serde_json::Map<_, _> = Outcome::ALL
             .iter()
@@ -177,12 +173,19 @@ impl Admin {
                 "objects": gauges.memory_objects,
             },
             "limits": {"allowed": totals.limits_allowed, "limited": totals.limits_refused},
+            "redis": self.state.redis.as_ref().map(|_| json!({
+                "up": gauges.redis.as_ref().is_some_and(|redis| redis.up),
+                "breaker": gauges.redis.as_ref().map(|redis| redis.breaker),
+                "utilization": thousandths(self.state.vitals.report().utilization),
+                "latency": self.operations(),
+            })),
         })
     }
 }
 
 /// The body as `T`: JSON only, so that no form of another site can post here.
-async fn parse<T, B>(request: Request<B>) -> Result<T, Problem>
+/// `example` is one that could be meant.
+pub(super) async fn parse<T, B>(request: Request<B>, example: &str) -> Result<T, Problem>
 where
     T: DeserializeOwned,
     B: Body<Data = Bytes> + Send,
@@ -226,7 +229,7 @@ where
             StatusCode::BAD_REQUEST,
             "bad-json",
             error.to_string(),
-            "POST /v1/purge takes tags, urls, prefixes, routes (lists), all, soft (true or false).",
+            format!("Write {example}"),
         )
     })
 }
@@ -350,13 +353,27 @@ fn told(scope: &Scope) -> String {
     }
 }
 
-fn unprocessable(code: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Problem {
+pub(super) fn unprocessable(
+    code: &'static str,
+    detail: impl Into<String>,
+    fix: impl Into<String>,
+) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail, fix)
 }
 
 /// Three decimals: more would be the noise of adding up.
-fn thousandths(number: f64) -> f64 {
+pub(super) fn thousandths(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
+}
+
+/// The four that people ask for, in milliseconds.
+pub(super) fn quantiles(read: &Distribution) -> serde_json::Value {
+    json!({
+        "p50_ms": quantile_ms(read, 0.5),
+        "p95_ms": quantile_ms(read, 0.95),
+        "p99_ms": quantile_ms(read, 0.99),
+        "p999_ms": quantile_ms(read, 0.999),
+    })
 }
 
 /// Within the bucket as if its observations were spread evenly, as Prometheus does.

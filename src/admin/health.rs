@@ -3,8 +3,8 @@
 use super::{Admin, AdminState, Reply, json};
 use crate::config::settings::LimitMode;
 use crate::redis_client::Redis;
+use crate::redis_client::info::Info;
 use http::StatusCode;
-use redis::Value;
 use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -80,10 +80,7 @@ pub(super) struct RedisFacts(Mutex<Option<(Instant, Facts)>>);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Facts {
-    version: Option<String>,
-    uptime: Option<u64>,
-    used_memory: Option<String>,
-    total_keys: Option<u64>,
+    info: Info,
     ping: Option<Duration>,
     get: Option<Duration>,
     set: Option<Duration>,
@@ -111,8 +108,8 @@ async fn ask(redis: &Redis, namespace: &str) -> Facts {
         return facts;
     }
     // The default sections: several names at once are understood from Redis 7 on only.
-    if let Ok(info) = redis.query("INFO", &redis::cmd("INFO")).await {
-        read_info(&info, &mut facts);
+    if let Ok(info) = redis.query("info", &redis::cmd("INFO")).await {
+        facts.info = Info::read(&info).unwrap_or_default();
     }
     let key = format!("{namespace}:health:{:016x}", fastrand::u64(..));
     let mut set = redis::cmd("SET");
@@ -133,41 +130,6 @@ async fn timed(redis: &Redis, operation: &'static str, command: &redis::Cmd) -> 
     let began = Instant::now();
     let answer = redis.query(operation, command).await;
     answer.is_ok().then(|| began.elapsed())
-}
-
-/// Reads the answer to INFO; what is missing or not a number stays unknown.
-fn read_info(info: &Value, facts: &mut Facts) {
-    let text = match info {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.into(),
-        _ => return,
-    };
-    for line in text.lines() {
-        let Some((name, value)) = line.trim_end().split_once(':') else {
-            continue;
-        };
-        match name {
-            "redis_version" => facts.version = Some(short(value)),
-            "uptime_in_seconds" => facts.uptime = value.parse().ok(),
-            "used_memory_human" => facts.used_memory = Some(short(value)),
-            // An empty Redis has the section without a line.
-            _ if name.starts_with("db") => {
-                let keys = value.split(',').find_map(|part| part.strip_prefix("keys="));
-                if let Some(keys) = keys.and_then(|keys| keys.parse::<u64>().ok()) {
-                    let sum = facts.total_keys.unwrap_or(0);
-                    facts.total_keys = Some(sum.saturating_add(keys));
-                }
-            }
-            _ => {}
-        }
-    }
-    if text.contains("# Keyspace") {
-        facts.total_keys.get_or_insert(0);
-    }
-}
-
-fn short(value: &str) -> String {
-    value.chars().filter(|c| !c.is_control()).take(32).collect()
 }
 
 impl Admin {
@@ -205,10 +167,12 @@ impl Admin {
                 "configured": state.redis.is_some(),
                 "connected": connected,
                 "full": full,
-                "version": facts.version,
-                "uptime": facts.uptime,
-                "usedMemory": facts.used_memory,
-                "totalKeys": facts.total_keys,
+                "version": facts.info.server().map(|(_, version)| version),
+                "uptime": facts.info.number("uptime_in_seconds"),
+                "usedMemory": facts.info.get("used_memory_human"),
+                "totalKeys": facts.info.keys(),
+                "poolUtilization": (state.redis.is_some())
+                    .then(|| (state.vitals.report().utilization * 1e3).round() / 1e3),
                 "address": state.redis.as_ref().map(|redis| redis.status().address),
             },
             "sessionCache": {
@@ -262,33 +226,4 @@ impl Admin {
 /// Milliseconds, to the microsecond.
 fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_redis_says_of_itself_is_read_and_what_it_hides_stays_unknown() {
-        let info = "# Server\r\nredis_version:7.4.1\r\nuptime_in_seconds:12345\r\n# Memory\r\n\
-                    used_memory_human:12.50M\r\n# Keyspace\r\n\
-                    db0:keys=1500,expires=3,avg_ttl=0\r\ndb3:keys=2,expires=0\r\n";
-        let mut facts = Facts::default();
-        read_info(&Value::BulkString(info.into()), &mut facts);
-        assert_eq!(facts.version.as_deref(), Some("7.4.1"));
-        assert_eq!(facts.uptime, Some(12_345));
-        assert_eq!(facts.used_memory.as_deref(), Some("12.50M"));
-        assert_eq!(facts.total_keys, Some(1_502));
-
-        let mut empty = Facts::default();
-        read_info(&Value::BulkString(b"# Keyspace\r\n".to_vec()), &mut empty);
-        assert_eq!(empty.total_keys, Some(0));
-        let mut hidden = Facts::default();
-        read_info(&Value::Nil, &mut hidden);
-        read_info(
-            &Value::BulkString(b"\xff:db0:keys=x\r\ndb:keys=-1".to_vec()),
-            &mut hidden,
-        );
-        assert_eq!(hidden, Facts::default());
-    }
 }

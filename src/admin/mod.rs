@@ -8,6 +8,7 @@ mod api;
 mod guard;
 mod health;
 mod problem;
+mod redis;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -15,6 +16,7 @@ use crate::config::Settings;
 use crate::limit::Limiter;
 use crate::proxy::Shared;
 use crate::redis_client::Redis;
+use crate::redis_client::vitals::Vitals;
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -54,6 +56,8 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// The background's way to Redis, if one is configured.
     pub redis: Option<Redis>,
+    /// What the background last saw of Redis.
+    pub vitals: Vitals,
     /// The background's view of the store.
     pub cache: Cache,
     /// The background's view of the limits: it looks, and never counts.
@@ -179,12 +183,14 @@ impl Admin {
             )),
             "/v1/stats" if get => Ok(json(StatusCode::OK, &self.stats())),
             "/v1/explain" if get => self.explain(request.uri().query()).await,
+            "/v1/redis" if get => Ok(json(StatusCode::OK, &self.redis())),
+            "/v1/capacity" if get => Ok(json(StatusCode::OK, &self.capacity())),
+            "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
-            "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain" => {
-                Err(Problem::method("GET, HEAD"))
-            }
-            "/v1/purge" => Err(Problem::method("POST")),
+            "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
+            | "/v1/redis" | "/v1/capacity" => Err(Problem::method("GET, HEAD")),
+            "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
             _ => Err(Problem::new(
                 StatusCode::NOT_FOUND,
@@ -236,6 +242,8 @@ fn page() -> Reply {
         "/livez",
         "/metrics",
         "/v1/stats",
+        "/v1/redis",
+        "/v1/capacity",
         "/v1/explain?url=/",
     ]
     .iter()
@@ -243,7 +251,7 @@ fn page() -> Reply {
     .collect();
     let body = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>larder</title>\
-         <h1>larder {}</h1><ul>{links}<li>POST /v1/purge</li></ul></html>",
+         <h1>larder {}</h1><ul>{links}<li>POST /v1/purge</li><li>POST /v1/redis/breaker</li></ul></html>",
         env!("CARGO_PKG_VERSION")
     );
     reply(StatusCode::OK, "text/html; charset=utf-8", body)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::settings;
+use crate::redis_client::Share;
 use crate::redis_client::testing::settings_for;
 use crate::route::Routes;
 use crate::secret::Secret;
@@ -49,6 +50,7 @@ fn settings() -> Settings {
             namespace: "test".into(),
             memory: 1 << 20,
             max_body: 1 << 20,
+            whole_max: 1 << 20,
             compress: None,
             encrypt: Vec::new(),
             client_refresh: settings::ClientRefreshPolicy::Never,
@@ -122,6 +124,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
             settings: Arc::new(ArcSwap::new(settings)),
             metrics: Metrics::new(1),
             redis: None,
+            vitals: crate::redis_client::vitals::Vitals::default(),
             cache: Cache::new(0, "test", 0),
             limiter: crate::limit::Limiter::new("test", None, Arc::default()),
             clock,
@@ -221,7 +224,7 @@ async fn health_has_the_session_caches_fields_and_redis_away_is_degraded() {
     let mut redis_settings = settings();
     redis_settings.redis = Some(settings_for("redis://:redis-password@127.0.0.1:1/"));
     let redis = redis_settings.redis.as_ref().unwrap();
-    admin.state.redis = Some(Redis::start(redis, &redis.url, (1, 1), recorder));
+    admin.state.redis = Some(Redis::start(redis, &redis.url, Share::ONE, recorder));
     let (status, _, body) = get(&admin, "/healthz").await;
     let read: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(

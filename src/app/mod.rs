@@ -166,7 +166,7 @@ impl House {
             traces: otlp.traces(),
             clock,
         });
-        let store = Cache::new(cache.memory, &cache.namespace, cache.max_body);
+        let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
@@ -221,6 +221,13 @@ impl House {
             let cache = cache.clone();
             tokio::spawn(async move { cache.follow_purges(&redis).await });
         }
+        if let Some(redis) = redis.clone() {
+            let ways = kit.ways.clone();
+            let clock = kit.shared.clock.clone();
+            tokio::spawn(async move {
+                ways.vitals().watch(&redis, || ways.all(), &clock).await;
+            });
+        }
         self.watch();
         let limiter = kit.background_limiter(redis.clone());
         let (teller, clock) = (limiter.clone(), kit.shared.clock.clone());
@@ -230,6 +237,7 @@ impl House {
             metrics: kit.metrics.clone(),
             limiter: limiter.clone(),
             redis,
+            vitals: kit.ways.vitals().clone(),
             cache: cache.clone(),
             clock: kit.shared.clock.clone(),
             shared: kit.shared.clone(),

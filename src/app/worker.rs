@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::config::Settings;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::{Proxy, Rooms, Shared};
-use crate::redis_client::Redis;
+use crate::redis_client::{Redis, Share};
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -32,6 +32,8 @@ pub(super) struct Kit {
     pub stop: Stop,
 }
 
+/// Connections that the background has: its own, and one to wait on the purge log.
+const BACKGROUND_CONNECTIONS: u32 = 2;
 /// How long a drained worker waits between two looks at its open tunnels.
 const TUNNEL_LOOK: Duration = Duration::from_millis(50);
 
@@ -45,7 +47,7 @@ impl Kit {
     pub fn background_redis(&self) -> Option<Redis> {
         let settings = self.settings.redis.as_ref()?;
         let recorder = self.metrics.recorder(self.settings.workers.get());
-        let redis = Redis::start(settings, &settings.url, (1, 1), recorder);
+        let redis = Redis::start(settings, &settings.url, Share::ONE, recorder);
         self.ways.add(&redis);
         Some(redis)
     }
@@ -63,7 +65,7 @@ impl Kit {
         let second = self.settings.redis.as_ref().and_then(|settings| {
             let recorder = self.metrics.recorder(self.settings.workers.get());
             let url = settings.limits_url.as_ref()?;
-            Some(Redis::start(settings, url, (1, 1), recorder))
+            Some(Redis::start(settings, url, Share::ONE, recorder))
         });
         let namespace = &self.settings.cache.namespace;
         Limiter::new(namespace, second.or(redis), self.local_limits.clone())
@@ -76,16 +78,21 @@ impl Kit {
         if let Some(settings) = &self.settings.redis {
             let workers = u32::try_from(self.settings.workers.get()).unwrap_or(u32::MAX);
             let least = settings.pool_min.div_ceil(workers);
-            let most = settings.pool_max.get().div_ceil(workers);
-            let way = |url, connections| {
-                Redis::start(settings, url, connections, self.metrics.recorder(index))
+            let most = |of: u32| (of / workers).max(1);
+            let way = |url, share| Redis::start(settings, url, share, self.metrics.recorder(index));
+            let all = settings.pool_max.get();
+            let share = |most| Share {
+                connections: (least, most),
+                concurrent: (settings.concurrent).map(|all| all.get().div_ceil(workers)),
             };
-            let redis = way(&settings.url, (least, most.saturating_sub(1).max(1)));
+            // What the background has and what writes behind have is of the same pool.
+            let beside = BACKGROUND_CONNECTIONS + workers;
+            let redis = way(&settings.url, share(most(all.saturating_sub(beside))));
             limits_redis = Some(match &settings.limits_url {
-                Some(url) => way(url, (least, most)),
+                Some(url) => way(url, share(most(all))),
                 None => redis.clone(),
             });
-            let behind = way(&settings.url, (1, 1));
+            let behind = way(&settings.url, Share::ONE);
             self.ways.add(&redis);
             self.ways.add(&behind);
             cache = cache.with_redis(redis, behind);

@@ -4,13 +4,17 @@
 //! reason why not, nothing panics, and nothing is allocated on the word of a length.
 //!
 //! ```text
-//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker)    3  flags: how the block is sealed
+//! 0  'L'      1  version    2  kind (0 entry, 1 Vary marker, 2 chunked entry, 3 chunk)
+//! 3  flags: how the block is sealed
 //! 4  checksum: XXH3 of what follows, seeded with the four bytes before
 //! 12 key, 16 bytes
 //! 28 … the block, sealed as the flags say (`super::seal`):
 //!      of an entry: when it was received, on Redis's clock, 8 bytes, and
 //!                   the entry as memory holds it (`super::entry`), whose end is the content
 //!      of a marker: a count, 2 bytes, and names, each behind 2 bytes of length
+//!      of a chunked entry: when it was received, 8 bytes, its generation, 8, bytes of its content, 8,
+//!                   and of each chunk but the last, 4, and the entry without content
+//!      of a chunk: its generation, 8 bytes, which it is, 4, and a piece of the content
 //! ```
 //!
 //! The checksum finds damage, not forgery: whoever can write to Redis could make a digest right, too.
@@ -20,9 +24,10 @@
 //! Moments are written on Redis's clock, so that sidecars with differing clocks agree on ages.
 
 use super::Entry;
+use super::chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks};
 use super::seal::{self, Seal};
 use crate::semantics::{Key, Timestamp};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -33,13 +38,20 @@ pub const VERSION: u8 = 3;
 
 const KIND_ENTRY: u8 = 0;
 const KIND_VARY: u8 = 1;
+const KIND_CHUNKED: u8 = 2;
+const KIND_CHUNK: u8 = 3;
 const CHECKSUM_AT: usize = 4;
 const KEY_AT: usize = 12;
 /// Where the sealed block begins.
 const BLOCK_AT: usize = 28;
 const FLAGS_AT: usize = 3;
+/// Where a frame says what it is.
+pub(super) const KIND_AT: usize = 2;
 /// Bytes of an entry's block before the entry: when it was received.
 const RECEIVED_BYTES: usize = 8;
+/// The same of a chunked one, and of a chunk before its piece of the content.
+const CHUNKED_BYTES: usize = 28;
+const CHUNK_PLACE_BYTES: usize = 12;
 
 /// What a frame held.
 #[derive(Debug)]
@@ -69,11 +81,13 @@ pub enum Corrupt {
     BadTag,
     /// Not encrypted, where everything is.
     NotEncrypted,
+    /// A chunk of its content is not there.
+    Missing,
 }
 
 impl Corrupt {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Version,
         Self::Truncated,
         Self::Checksum,
@@ -82,6 +96,7 @@ impl Corrupt {
         Self::UnknownKey,
         Self::BadTag,
         Self::NotEncrypted,
+        Self::Missing,
     ];
 
     /// The word for metrics and logs.
@@ -96,6 +111,7 @@ impl Corrupt {
             Self::UnknownKey => "unknown-key",
             Self::BadTag => "bad-tag",
             Self::NotEncrypted => "not-encrypted",
+            Self::Missing => "missing",
         }
     }
 }
@@ -107,7 +123,13 @@ pub fn encode(entry: &Entry, key: &Key, clock_offset: i64, seal: &Seal) -> Vec<u
     let received = entry.received().as_millis();
     let received = received.saturating_add_signed(clock_offset).to_le_bytes();
     let [block, apart] = entry.parts();
-    let try_compress = seal.compresses(entry.body_bytes()) && entry.may_shrink();
+    if let Some(chunks) = entry.chunks() {
+        let generation = chunks.generation.to_le_bytes();
+        let (bytes, each) = (chunks.bytes.to_le_bytes(), chunks.chunk_bytes.to_le_bytes());
+        let parts: [&[u8]; 5] = [&received, &generation, &bytes, &each, block];
+        return frame(KIND_CHUNKED, key, &parts, false, seal);
+    }
+    let try_compress = seal.compresses(entry.body_bytes() as usize) && entry.may_shrink();
     frame(
         KIND_ENTRY,
         key,
@@ -115,6 +137,20 @@ pub fn encode(entry: &Entry, key: &Key, clock_offset: i64, seal: &Seal) -> Vec<u
         try_compress,
         seal,
     )
+}
+
+/// The frame of one chunk of the content under `key`; `may_shrink`: it is of a kind that does.
+#[must_use]
+pub fn encode_chunk(
+    key: &Key,
+    (generation, index): (u64, u32),
+    content: &[u8],
+    may_shrink: bool,
+    seal: &Seal,
+) -> Vec<u8> {
+    let parts: [&[u8]; 3] = [&generation.to_le_bytes(), &index.to_le_bytes(), content];
+    let try_compress = may_shrink && seal.compresses(content.len());
+    frame(KIND_CHUNK, key, &parts, try_compress, seal)
 }
 
 /// The frame of a Vary marker under `key`.
@@ -133,10 +169,56 @@ pub fn encode_vary(names: &[HeaderName], key: &Key, seal: &Seal) -> Vec<u8> {
 
 /// What `bytes`, found under `key`, hold. Of an entry that is neither compressed nor encrypted nothing
 /// is copied: it is a share of `bytes`.
+///
+/// A chunked one does not know yet how it is called.
 pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64, seal: &Seal) -> Result<Frame, Corrupt> {
+    let (kind, block) = open(bytes, key, seal)?;
+    if kind == KIND_VARY {
+        return names(&block).map(Frame::Vary);
+    }
+    let (received, rest) = block.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let received = u64::from_le_bytes(*received);
+    let received = received.saturating_add_signed(clock_offset.saturating_neg());
+    let received = Timestamp::from_millis(received);
+    let entry = match kind {
+        KIND_ENTRY => Entry::read(block.slice(RECEIVED_BYTES..), received),
+        KIND_CHUNKED => {
+            let chunks = chunks(rest, key)?;
+            Entry::read_chunked(block.slice(CHUNKED_BYTES..), received, chunks)
+        }
+        // A chunk is no entry.
+        _ => Err(Corrupt::Malformed),
+    };
+    entry.map(Frame::Entry)
+}
+
+/// The content of this chunk of `key`'s, if `bytes` are its frame.
+pub fn decode_chunk(
+    bytes: &Bytes,
+    key: &Key,
+    (generation, index): (u64, u32),
+    seal: &Seal,
+) -> Result<Bytes, Corrupt> {
+    let (kind, block) = open(bytes, key, seal)?;
+    let place = [&generation.to_le_bytes()[..], &index.to_le_bytes()].concat();
+    match block.get(..CHUNK_PLACE_BYTES) {
+        _ if kind != KIND_CHUNK => Err(Corrupt::Malformed),
+        None => Err(Corrupt::Truncated),
+        Some(found) if found != place => Err(Corrupt::OtherKey),
+        Some(_) => Ok(block.slice(CHUNK_PLACE_BYTES..)),
+    }
+}
+
+/// Whether this is the beginning of a chunked entry's frame, at least to [`KIND_AT`].
+pub(super) fn is_chunked(beginning: &[u8]) -> bool {
+    beginning == [MAGIC, VERSION, KIND_CHUNKED]
+}
+
+/// The kind of a frame and its block, if it is whole and `key`'s.
+fn open(bytes: &Bytes, key: &Key, seal: &Seal) -> Result<(u8, Bytes), Corrupt> {
     match bytes.get(..3) {
         None => return Err(Corrupt::Truncated),
-        Some([MAGIC, VERSION, KIND_ENTRY | KIND_VARY]) if bytes.len() > FLAGS_AT => {
+        Some([MAGIC, VERSION, KIND_ENTRY..=KIND_CHUNK]) if bytes.len() > FLAGS_AT => {
             if bytes[FLAGS_AT] & !seal::FLAGS != 0 {
                 return Err(Corrupt::Version);
             }
@@ -153,21 +235,29 @@ pub fn decode(bytes: &Bytes, key: &Key, clock_offset: i64, seal: &Seal) -> Resul
     if bytes[KEY_AT..BLOCK_AT] != *key.bytes() {
         return Err(Corrupt::OtherKey);
     }
-    let kind = bytes[2];
-    let mut block = seal.open(
+    let kind = bytes[KIND_AT];
+    let block = seal.open(
         bytes.slice(BLOCK_AT..),
         bytes[FLAGS_AT],
         &bound_to(kind, key),
     )?;
-    if kind == KIND_VARY {
-        return names(&block).map(Frame::Vary);
+    Ok((kind, block))
+}
+
+/// Where the content lies of which `head` tells.
+fn chunks(head: &[u8], key: &Key) -> Result<Chunks, Corrupt> {
+    let (generation, head) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (bytes, head) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (each, _) = head.split_first_chunk().ok_or(Corrupt::Truncated)?;
+    let (bytes, each) = (u64::from_le_bytes(*bytes), u32::from_le_bytes(*each));
+    if bytes == 0
+        || !(1..=CHUNK_BYTES_MAX).contains(&each)
+        || bytes.div_ceil(each.into()) > CHUNKS_MAX
+    {
+        return Err(Corrupt::Malformed);
     }
-    let (received, _) = block.split_first_chunk().ok_or(Corrupt::Truncated)?;
-    let received = u64::from_le_bytes(*received);
-    let received = received.saturating_add_signed(clock_offset.saturating_neg());
-    let received = Timestamp::from_millis(received);
-    block.advance(RECEIVED_BYTES);
-    Entry::read(block, received).map(Frame::Entry)
+    let generation = u64::from_le_bytes(*generation);
+    Ok(Chunks::new(*key, String::new(), generation, bytes, each))
 }
 
 /// What an encrypted block holds good for, and nothing else.
@@ -260,6 +350,7 @@ mod tests {
                 status: StatusCode::from_u16(status).unwrap(),
                 headers: map(&fields),
                 body: body.into(),
+                elsewhere: 0,
                 trailers: map(&trailers),
                 lifetime: Lifetime {
                     received: Timestamp::from_millis(spans[0]),
@@ -300,6 +391,15 @@ mod tests {
             let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
             prop_assert_eq!((read.stored(), read.label()), (stored.clone(), label.clone()));
             prop_assert_eq!((read.fields(), read.is_plain()), (entry.fields(), entry.is_plain()));
+            // Where its content lies elsewhere, all but that is read again.
+            let chunks = || Chunks::new(key(), String::new(), 9, 1 << 30, 1 << 17);
+            let status = StatusCode::OK;
+            let apart = Stored { status, body: Bytes::new(), elsewhere: 1 << 30, ..stored.clone() };
+            let bytes = encode(&Entry::chunked(&apart, &label, chunks().into()), &key(), 0, &Seal::default());
+            let Ok(Frame::Entry(read)) = decoded(&bytes) else { panic!("not read") };
+            prop_assert_eq!((read.stored(), read.label(), read.is_plain()), (apart, label.clone(), false));
+            let found = read.chunks().unwrap();
+            prop_assert_eq!((found.generation, found.bytes, found.chunk_bytes), (9, 1 << 30, 1 << 17));
             // Another sidecar, whose clock differs, sees the same moment.
             let mut later = stored;
             later.lifetime.received = Timestamp::from_millis(10_000_000);

@@ -16,6 +16,7 @@
 //! What is read is hostile until [`Entry::read`] has looked at all of it. It never decides whether
 //! an entry may be used.
 
+use super::chunks::Chunks;
 use super::{Corrupt, Position};
 use crate::semantics::answer::{FIELDS_ADDED, REPLACED};
 use crate::semantics::range::Part;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use memchr::{memchr, memchr_iter};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -85,7 +87,15 @@ enum Parts {
     /// All of it is the block.
     Whole(Bytes),
     /// The block, and the content that is too large to lie in it.
-    Apart(Box<(Bytes, Bytes)>),
+    Apart(Box<(Bytes, Content)>),
+}
+
+/// Content that does not lie in the block.
+#[derive(Clone, Debug)]
+enum Content {
+    Here(Bytes),
+    /// In Redis alone.
+    Chunked(Arc<Chunks>),
 }
 
 /// What the store is told of a response beside the response.
@@ -120,12 +130,25 @@ impl Entry {
     /// An entry that holds on to nothing larger than itself; a large body has to be of its own already.
     #[must_use]
     pub fn new(stored: &Stored, label: &Label) -> Self {
-        let within = stored.body.len() <= CONTENT_WITHIN_MAX;
-        let block = write(stored, label, within).into();
+        let content = match stored.body.len() <= CONTENT_WITHIN_MAX {
+            true => None,
+            false => Some(Content::Here(stored.body.clone())),
+        };
+        Self::of(stored, label, content)
+    }
+
+    /// An entry whose content lies elsewhere.
+    #[must_use]
+    pub fn chunked(stored: &Stored, label: &Label, chunks: Arc<Chunks>) -> Self {
+        Self::of(stored, label, Some(Content::Chunked(chunks)))
+    }
+
+    fn of(stored: &Stored, label: &Label, apart: Option<Content>) -> Self {
+        let block = write(stored, label, apart.as_ref()).into();
         Self {
-            bytes: match within {
-                true => Parts::Whole(block),
-                false => Parts::Apart(Box::new((block, stored.body.clone()))),
+            bytes: match apart {
+                None => Parts::Whole(block),
+                Some(content) => Parts::Apart(Box::new((block, content))),
             },
             received: stored.lifetime.received,
             checked: AtomicU64::new(label.position.local),
@@ -135,7 +158,16 @@ impl Entry {
     /// The same entry with another response: one that was validated.
     #[must_use]
     pub fn with(&self, stored: &Stored) -> Self {
-        Self::new(stored, &self.label())
+        self.renewed(stored, &self.label())
+    }
+
+    /// The same, and what is told of it may be another.
+    #[must_use]
+    pub fn renewed(&self, stored: &Stored, label: &Label) -> Self {
+        match self.chunks() {
+            Some(chunks) => Self::chunked(stored, label, Arc::clone(chunks)),
+            None => Self::new(stored, label),
+        }
     }
 
     /// The same entry with another lifetime.
@@ -159,7 +191,7 @@ impl Entry {
     /// Reads what [`Entry::parts`] gave, with the content as its end: it stays where it is. It knows
     /// nothing of this process's purges yet.
     pub fn read(block: Bytes, received: Timestamp) -> Result<Self, Corrupt> {
-        check(&block)?;
+        check(&block, false)?;
         Ok(Self {
             bytes: Parts::Whole(block),
             received,
@@ -167,12 +199,54 @@ impl Entry {
         })
     }
 
-    /// All of it, in order, but for the moment it was received.
+    /// The same where the content lies in `chunks`.
+    pub fn read_chunked(
+        block: Bytes,
+        received: Timestamp,
+        chunks: Chunks,
+    ) -> Result<Self, Corrupt> {
+        check(&block, true)?;
+        let content = Content::Chunked(Arc::new(chunks));
+        Ok(Self {
+            bytes: Parts::Apart(Box::new((block, content))),
+            received,
+            checked: AtomicU64::new(0),
+        })
+    }
+
+    /// Tells a chunked entry that has just been read how its value is called in Redis.
+    #[must_use]
+    pub(super) fn named(mut self, name: &str) -> Self {
+        if let Parts::Apart(parts) = &mut self.bytes
+            && let Content::Chunked(chunks) = &mut parts.1
+            && let Some(chunks) = Arc::get_mut(chunks)
+        {
+            name.clone_into(&mut chunks.name);
+        }
+        self
+    }
+
+    /// Where its content lies, if in chunks.
+    #[must_use]
+    pub fn chunks(&self) -> Option<&Arc<Chunks>> {
+        match &self.bytes {
+            Parts::Apart(parts) => match &parts.1 {
+                Content::Chunked(chunks) => Some(chunks),
+                Content::Here(_) => None,
+            },
+            Parts::Whole(_) => None,
+        }
+    }
+
+    /// All of it that is here, in order, but for the moment it was received.
     #[must_use]
     pub fn parts(&self) -> [&[u8]; 2] {
         match &self.bytes {
             Parts::Whole(block) => [block, &[]],
-            Parts::Apart(parts) => [&parts.0, &parts.1],
+            Parts::Apart(parts) => match &parts.1 {
+                Content::Here(content) => [&parts.0, content],
+                Content::Chunked(_) => [&parts.0, &[]],
+            },
         }
     }
 
@@ -183,6 +257,7 @@ impl Entry {
             status: self.status(),
             headers: self.headers(),
             body: self.body(),
+            elsewhere: self.chunks().map_or(0, |chunks| chunks.bytes()),
             trailers: self.map(Section::Trailers, 0),
             lifetime: self.lifetime(),
             vary: self.vary(),
@@ -220,31 +295,37 @@ impl Entry {
     }
 
     /// Whether a whole answer from it is these fields, what every answer gets, and its content: it is
-    /// no part, has content and no trailers, and none of the fields that are replaced.
+    /// no part, has content, here, and no trailers, and none of the fields that are replaced.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.flag(PLAIN)
     }
 
-    /// Its content; never copied.
+    /// Its content, never copied; empty where it lies in chunks.
     #[must_use]
     pub fn body(&self) -> Bytes {
         match &self.bytes {
             Parts::Whole(block) => block.slice(range(block, Section::Content)),
-            Parts::Apart(parts) => parts.1.clone(),
+            Parts::Apart(parts) => match &parts.1 {
+                Content::Here(content) => content.clone(),
+                Content::Chunked(_) => Bytes::new(),
+            },
         }
     }
 
-    /// Bytes of its content.
+    /// Bytes of its content, wherever that lies.
     #[must_use]
-    pub fn body_bytes(&self) -> usize {
+    pub fn body_bytes(&self) -> u64 {
         match &self.bytes {
-            Parts::Whole(block) => range(block, Section::Content).len(),
-            Parts::Apart(parts) => parts.1.len(),
+            Parts::Whole(block) => range(block, Section::Content).len() as u64,
+            Parts::Apart(parts) => match &parts.1 {
+                Content::Here(content) => content.len() as u64,
+                Content::Chunked(chunks) => chunks.bytes(),
+            },
         }
     }
 
-    /// Bytes of all of it, its content included.
+    /// Bytes of all of it that is here.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
@@ -454,7 +535,7 @@ impl<'a> Iterator for Tags<'a> {
 
 // Writing ---------------------------------------------------------------------------------------
 
-fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
+fn write(stored: &Stored, label: &Label, apart: Option<&Content>) -> Vec<u8> {
     let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     let selecting = |(name, value): &(HeaderName, Option<Box<[u8]>>)| {
         name.as_str().len() + value.as_ref().map_or(0, |value| value.len()) + 7
@@ -466,7 +547,10 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
         stored.headers.iter().map(line).sum(),
         stored.trailers.iter().map(line).sum(),
     ];
-    let body: &[u8] = if with_body { &stored.body } else { &[] };
+    let body: &[u8] = match apart {
+        None => &stored.body,
+        Some(_) => &[],
+    };
     let bytes = SECTIONS_AT + lengths.iter().sum::<usize>() + body.len();
     let mut out = Vec::with_capacity(bytes);
     // A place in the log that is written too small is one from before: it is purged too often.
@@ -485,7 +569,8 @@ fn write(stored: &Stored, label: &Label, with_body: bool) -> Vec<u8> {
         flags |= VALIDATED;
     }
     let fields_are_plain = !stored.headers.keys().any(|name| is_replaced(name.as_ref()));
-    if fields_are_plain && stored.trailers.is_empty() && has_content(stored.status) {
+    let is_here = !matches!(apart, Some(Content::Chunked(_)));
+    if fields_are_plain && stored.trailers.is_empty() && has_content(stored.status) && is_here {
         flags |= PLAIN;
     }
     out.extend_from_slice(&[flags, sharing_code(stored.sharing)]);
@@ -643,7 +728,7 @@ const fn has_content(status: StatusCode) -> bool {
 // Reading what may be anything ------------------------------------------------------------------
 
 /// Whether every byte of a block makes sense, so that nothing has to be asked afterwards.
-fn check(block: &[u8]) -> Result<(), Corrupt> {
+fn check(block: &[u8], is_chunked: bool) -> Result<(), Corrupt> {
     if block.len() < SECTIONS_AT {
         return Err(Corrupt::Truncated);
     }
@@ -659,8 +744,11 @@ fn check(block: &[u8]) -> Result<(), Corrupt> {
     let status = status.ok_or(Corrupt::Malformed)?;
     let lines = check_lines(section(Section::Fields)).ok_or(Corrupt::Malformed)?;
     let trailers = check_lines(section(Section::Trailers)).ok_or(Corrupt::Malformed)?;
-    let is_plain = lines.are_plain && trailers.count == 0 && has_content(status);
-    let makes_sense = flags & !FLAGS == 0
+    let is_plain = lines.are_plain && trailers.count == 0 && has_content(status) && !is_chunked;
+    // Content in the block as well would be a second one, and parts are never chunked.
+    let is_one = !is_chunked || (section(Section::Content).is_empty() && has_content(status));
+    let makes_sense = is_one
+        && flags & !FLAGS == 0
         && (flags & PLAIN != 0) == is_plain
         && sharing(block[SHARING_AT]).is_some()
         && lines.count.max(trailers.count) <= FIELDS_MAX
@@ -777,7 +865,7 @@ mod tests {
             stored.lifetime.fresh += Duration::from_secs(1);
             let lasting = entry.lasting(&stored.lifetime);
             assert_eq!(lasting.stored(), stored);
-            assert_eq!(lasting.body_bytes(), length);
+            assert_eq!(lasting.body_bytes(), length as u64);
             assert_eq!(lasting.bytes(), entry.bytes());
             let stays = |entry: &Entry| entry.body().as_ptr() == stored.body.as_ptr();
             let is_large = length > CONTENT_WITHIN_MAX;

@@ -3,8 +3,10 @@
 //! Memory is synchronous and certain; Redis is asynchronous and may be out. An outage is a miss on
 //! the way in and nothing at all on the way out.
 
+pub mod chunks;
 pub mod codec;
 pub mod entry;
+mod filling;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;
@@ -13,14 +15,17 @@ pub mod seal;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use chunks::{ChunkReader, Chunks, Gone};
 pub use codec::Corrupt;
 pub use entry::{Entry, Label};
+pub use filling::{Filling, GivenUp};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
+use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
 use crate::secret;
-use crate::semantics::{Key, KeyBuilder, Reason, Timestamp, Vary};
+use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
 use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -29,6 +34,7 @@ use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use seal::Seal;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,12 +72,14 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 pub struct Cache {
     shared: Arc<Shared>,
-    redis: Option<RedisTier>,
+    redis: Option<Arc<RedisTier>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     memory: Memory,
+    /// Bytes of the largest content that is kept in one piece.
+    whole_max: u64,
     names: Arc<Names>,
     /// How entries are sealed; a reload may change it.
     seal: Arc<ArcSwap<Seal>>,
@@ -120,17 +128,19 @@ pub struct CacheStatus {
 }
 
 impl Cache {
-    /// A store without Redis: `memory` bytes (0: none), bodies of up to `max_body` bytes. Clones
-    /// share it.
+    /// A store without Redis: `memory` bytes (0: none), bodies of up to `whole_max` bytes in one piece.
+    /// Clones share it.
     #[must_use]
-    pub fn new(memory: u64, namespace: &str, max_body: u64) -> Self {
+    pub fn new(memory: u64, namespace: &str, whole_max: u64) -> Self {
         // Beside its body an entry has a head, of at most some tens of KiB.
-        let object_max = max_body.saturating_add(64 * 1024);
+        let object_max = whole_max.saturating_add(64 * 1024);
         let seal = Seal::new(None, &[], bytes_max(object_max));
         let seal = Arc::new(ArcSwap::from_pointee(seal));
         Self {
             shared: Arc::new(Shared {
                 memory: Memory::new(memory, object_max),
+                // What no tier could keep is not gathered either.
+                whole_max: whole_max.min(memory.max(WHOLE_BYTES_MAX)),
                 names: Arc::new(Names::new(namespace)),
                 seal: Arc::clone(&seal),
                 object_max,
@@ -156,8 +166,103 @@ impl Cache {
         );
         Self {
             shared,
-            redis: Some(tier),
+            redis: Some(Arc::new(tier)),
         }
+    }
+
+    /// Bytes of the largest content that is kept in one piece; what is larger is stored in chunks, by
+    /// [`Cache::fill`], or not at all.
+    #[must_use]
+    pub fn whole_max(&self) -> u64 {
+        self.shared.whole_max
+    }
+
+    /// Whether content may be stored in chunks now, as far as is known without waiting.
+    #[must_use]
+    pub fn takes_chunks(&self) -> bool {
+        let is_up = |tier: &Arc<RedisTier>| tier.redis().is_up() && tier.behind().is_up();
+        self.redis.as_ref().is_some_and(is_up) && self.shared.purges.is_current()
+    }
+
+    /// Begins to store large content under `key`, of a response with the head `stored`. `kept` is told
+    /// how many bytes of it Redis has, each time that it is more. `None` where that cannot be done now.
+    #[must_use]
+    pub fn fill(
+        &self,
+        key: &Key,
+        stored: &Stored,
+        now: Timestamp,
+        kept: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Option<Filling> {
+        let tier = self.redis.as_ref().filter(|_| self.takes_chunks())?;
+        let variant = (!stored.vary.is_empty()).then(|| key.variant(&digestible(&stored.vary)));
+        let says = |(name, value): (&HeaderName, &HeaderValue)| {
+            content::says_compressed(name.as_ref(), value.as_bytes())
+        };
+        let manner = (stored.keep(now), !stored.headers.iter().any(says));
+        let tier = Arc::clone(tier);
+        Some(Filling::begin(tier, *key, variant, manner, Arc::new(kept)))
+    }
+
+    /// Nothing more is stored of some large content: counted.
+    pub fn gave_up(&self, given_up: GivenUp) {
+        if let Some(tier) = &self.redis {
+            tier.gave_up(given_up);
+        }
+    }
+
+    /// Keeps what was filled under what `entry` makes of its chunks. Waits until Redis has it, or a few
+    /// times its timeout; what was purged meanwhile is not kept. Returns whether it is.
+    pub async fn settle(
+        &self,
+        mut filling: Filling,
+        entry: impl FnOnce(Arc<Chunks>) -> Entry,
+        now: Timestamp,
+    ) -> bool {
+        let Some(tier) = &self.redis else {
+            return false;
+        };
+        let chunks = match filling.close().await {
+            Ok(chunks) => chunks,
+            Err(given_up) => {
+                tier.gave_up(given_up);
+                return false;
+            }
+        };
+        let entry = entry(chunks);
+        let since = Since::Local(entry.checked());
+        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+            return false;
+        }
+        if !tier.put_chunked(&filling, &entry, now).await {
+            tier.gave_up(GivenUp);
+            return false;
+        }
+        let (key, variant) = filling.place();
+        filling.settle();
+        if let Some(variant) = variant {
+            self.remember_variant(&key, &entry.vary(), variant);
+        }
+        // What memory has is older.
+        self.shared.memory.remove(&variant.unwrap_or(key));
+        true
+    }
+
+    /// Reads the beginning of this part of a chunked entry's content. `false`: the entry is of no use,
+    /// and should be taken for absent.
+    pub async fn open(&self, chunks: &Arc<Chunks>, range: &Range<u64>) -> bool {
+        match &self.redis {
+            Some(tier) => tier.open(chunks, range).await,
+            None => false,
+        }
+    }
+
+    /// Reads a part of a chunked entry's content, or of one that is being filled. Must be called on
+    /// this worker's runtime, as it must be read there. `None` without Redis.
+    #[must_use]
+    pub fn read(&self, chunks: &Arc<Chunks>, range: Range<u64>) -> Option<ChunkReader> {
+        let tier = Arc::clone(self.redis.as_ref()?);
+        Some(ChunkReader::new(tier, Arc::clone(chunks), range))
     }
 
     /// From now on entries with more than `compress_above` bytes of content are compressed in Redis
@@ -306,7 +411,7 @@ impl Cache {
     pub async fn purge(&self, mut purges: Vec<Purge>) -> PurgeOutcome {
         let paths: Vec<_> = purges.iter().filter_map(Purge::of_path).collect();
         purges.extend(paths);
-        let redis = self.redis.as_ref().map(RedisTier::behind);
+        let redis = self.redis.as_ref().map(|tier| tier.behind());
         self.shared.purges.purge(purges, redis).await
     }
 
@@ -459,7 +564,12 @@ impl Cache {
         Lookup::Absent(Reason::Vary)
     }
 
+    /// Keeps an entry in memory, but for one whose content is not there either.
     fn keep(&self, at: Key, entry: &Arc<Entry>) -> bool {
+        if entry.chunks().is_some() {
+            self.shared.memory.remove(&at);
+            return false;
+        }
         self.shared.memory.put(at, Held::Entry(Arc::clone(entry)))
     }
 

@@ -6,15 +6,20 @@
 //! An outage is a miss on the way in and nothing on the way out: a write that Redis does not take is
 //! dropped and counted. It never decides whether an entry may be used.
 
+use super::chunks::{CHUNK_TIME, Chunks, Gone, READERS_TIME, TOUCHED_MAX};
 use super::codec::{self, Corrupt, Frame};
+use super::filling::{Filling, GivenUp};
 use super::purge::{PurgeLog, Since, Verdict};
 use super::seal::Seal;
 use super::{Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
 use http::HeaderName;
+use redis::Value;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,6 +42,9 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// How long writes pause when Redis takes none (full, read-only), at first and at most.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Pause before a chunk is asked for, or written, again.
+const CHUNK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a name takes beside the namespace: two digests and what stands between, in bytes.
 const NAME_BYTES_MAX: usize = 2 * 32 + 6;
@@ -164,13 +172,213 @@ impl RedisTier {
             Err(outage) => return Err(outage),
         };
         match codec::decode(&frame, variant.unwrap_or(key), offset, &self.seal.load()) {
-            Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry)),
+            Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry.named(&name))),
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {
                 self.counters.corrupt(corrupt);
                 Ok(Found::Nothing)
             }
         }
+    }
+
+    /// Reads the chunk that an answer with this part of the content begins with, and looks whether the
+    /// others are there: one round trip. Returns whether the answer may begin.
+    ///
+    /// They are touched, so that a Redis that evicts what was not used lately takes all of an entry or
+    /// none of it.
+    pub async fn open(self: &Arc<Self>, chunks: &Arc<Chunks>, range: &Range<u64>) -> bool {
+        let (first, last) = (
+            chunks.index(range.start),
+            chunks.index(range.end.saturating_sub(1)),
+        );
+        let mut both = redis::pipe();
+        both.cmd("GET").arg(chunks.name(first));
+        let touch = both.cmd("TOUCH");
+        let mut touched = 0;
+        for index in (first..=last).take(TOUCHED_MAX) {
+            touch.arg(chunks.name(index));
+            touched += 1;
+        }
+        let answers = self.redis.pipeline("get", &both).await;
+        let read = match <[_; 2]>::try_from(answers) {
+            Ok([Ok(Value::BulkString(frame)), Ok(Value::Int(there))]) if there == touched => {
+                chunks.read(&frame.into(), first, &self.seal.load())
+            }
+            Ok([Ok(Value::BulkString(_) | Value::Nil), Ok(Value::Int(_))]) => Err(Corrupt::Missing),
+            // Another type lies there.
+            Ok([Err(Outage::Protocol), _]) => Err(Corrupt::Version),
+            _ => return false,
+        };
+        match read {
+            Ok(content) => {
+                chunks.open(first, content);
+                true
+            }
+            Err(corrupt) => {
+                self.spoil(chunks, corrupt);
+                false
+            }
+        }
+    }
+
+    /// Reads one chunk of an answer that has begun: later than a request waits for Redis, but not for
+    /// ever.
+    pub(super) async fn chunk(
+        self: &Arc<Self>,
+        chunks: &Arc<Chunks>,
+        index: u32,
+    ) -> Result<Bytes, Gone> {
+        let name = chunks.name(index);
+        let begun = Instant::now();
+        let corrupt = loop {
+            match self.redis.get(name.as_bytes()).await {
+                Ok(Some(frame)) => match chunks.read(&frame, index, &self.seal.load()) {
+                    Ok(content) => return Ok(content),
+                    Err(corrupt) => break corrupt,
+                },
+                // What is on its way into Redis may come late to where it is read.
+                Ok(None) if chunks.is_filling() && begun.elapsed() < CHUNK_TIME => {
+                    tokio::time::sleep(CHUNK_PAUSE).await;
+                }
+                Ok(None) => break Corrupt::Missing,
+                Err(Outage::Protocol) => break Corrupt::Version,
+                Err(_) if begun.elapsed() < CHUNK_TIME => tokio::time::sleep(CHUNK_PAUSE).await,
+                Err(_) => return Err(Gone),
+            }
+        };
+        self.spoil(chunks, corrupt);
+        Err(Gone)
+    }
+
+    /// The entry of these chunks is of no use: counted, and taken away behind, unless another has taken
+    /// its place.
+    fn spoil(self: &Arc<Self>, chunks: &Arc<Chunks>, corrupt: Corrupt) {
+        self.counters.corrupt(corrupt);
+        let (tier, chunks) = (Arc::clone(self), Arc::clone(chunks));
+        tokio::spawn(async move {
+            let Ok(Some(frame)) = tier.behind.get(chunks.name.as_bytes()).await else {
+                return;
+            };
+            if generation(&frame, &chunks.key, &tier.seal.load())
+                .is_some_and(|(at, _)| at == chunks.generation)
+            {
+                let mut del = redis::cmd("DEL");
+                del.arg(&chunks.name);
+                // It ends by itself, too.
+                let _ = tier.behind.query("del", &del).await;
+            }
+        });
+    }
+
+    /// Writes one chunk. Returns whether Redis has it.
+    pub(super) async fn put_chunk(&self, name: &str, frame: &[u8], life: Duration) -> bool {
+        let mut set = redis::cmd("SET");
+        set.arg(name).arg(frame).arg("PX").arg(millis(life));
+        let until = Instant::now() + self.behind.patience();
+        let outage = loop {
+            match self.behind.query("set", &set).await {
+                Ok(_) => break None,
+                // Other bodies are on their way.
+                Err(Outage::Saturated) if Instant::now() < until => {
+                    tokio::time::sleep(CHUNK_PAUSE).await;
+                }
+                Err(outage) => break Some(outage),
+            }
+        };
+        self.behind.wrote(outage);
+        outage.is_none()
+    }
+
+    /// Writes the value of an entry whose chunks are written, and lets the chunks of the one go in whose
+    /// place it is. Returns whether Redis has it.
+    pub(super) async fn put_chunked(
+        &self,
+        filling: &Filling,
+        entry: &Entry,
+        now: Timestamp,
+    ) -> bool {
+        let ((key, variant), life) = (filling.place(), filling.life());
+        let name = self.names.of(&key, variant.as_ref());
+        let bound_to = variant.unwrap_or(key);
+        let mut batch = redis::pipe();
+        batch.cmd("GET").arg(&name);
+        let (seal, life) = (self.seal.load_full(), millis(life));
+        if variant.is_some() {
+            let names: Vec<_> = entry.vary().names().cloned().collect();
+            let marker = codec::encode_vary(&names, &key, &seal);
+            let set = batch.cmd("SET").arg(self.names.of(&key, None)).arg(marker);
+            set.arg("PX").arg(life);
+        }
+        let offset = self.redis.time_offset(name.as_bytes(), now);
+        let frame = codec::encode(entry, &bound_to, offset, &seal);
+        (batch.cmd("SET").arg(&name).arg(frame)).arg("PX").arg(life);
+        let mut answers = self.behind.pipeline("set", &batch).await.into_iter();
+        let replaced = answers.next();
+        // What lies there may be of another type: that refuses nothing.
+        let outage = answers.find_map(Result::err);
+        self.behind.wrote(outage);
+        if outage.is_none()
+            && let Some(Ok(Value::BulkString(frame))) = replaced
+            && let Some((_, replaced)) = generation(&frame.into(), &bound_to, &seal)
+            && let Some(chunks) = replaced.named(&name).chunks()
+        {
+            self.let_go(chunks, chunks.count(), READERS_TIME);
+        }
+        outage.is_none()
+    }
+
+    /// Leaves the first `count` of these chunks to end after `life`, when nobody is reading them any more.
+    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32, life: Duration) {
+        if count > 0 {
+            let chunks = Arc::clone(chunks);
+            // Dropped where there is no room: they end by themselves, later.
+            let _ = self.queue.try_send(Write::LetGo {
+                chunks,
+                count,
+                life,
+            });
+        }
+    }
+
+    /// Lets the chunks go of what lies under `key` and its `variants`.
+    async fn let_chunks_go(&self, key: &Key, variants: &[Key]) {
+        let names = std::iter::once((self.names.of(key, None), key));
+        let of_variants = variants.iter().map(|it| (self.names.of(key, Some(it)), it));
+        let names: Vec<_> = names.chain(of_variants).collect();
+        let mut beginnings = redis::pipe();
+        for (name, _) in &names {
+            beginnings
+                .cmd("GETRANGE")
+                .arg(name)
+                .arg(0)
+                .arg(codec::KIND_AT);
+        }
+        let beginnings = self.behind.pipeline("get", &beginnings).await;
+        for ((name, bound_to), beginning) in names.iter().zip(beginnings) {
+            if let Ok(Value::BulkString(beginning)) = beginning
+                && codec::is_chunked(&beginning)
+                && let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await
+                && let Some((_, entry)) = generation(&frame, bound_to, &self.seal.load_full())
+                && let Some(chunks) = entry.named(name).chunks()
+            {
+                self.let_go(chunks, chunks.count(), READERS_TIME);
+            }
+        }
+    }
+
+    /// How values are sealed.
+    pub(super) fn seal(&self) -> Guard<Arc<Seal>> {
+        self.seal.load()
+    }
+
+    /// How keys are called.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// A body of which nothing more is stored.
+    pub(super) fn gave_up(&self, _: GivenUp) {
+        self.counters.write_dropped();
     }
 
     /// Hands an entry to the writer, or drops it and counts that. Never waits. Returns whether there
@@ -217,6 +425,7 @@ impl RedisTier {
 
     /// Removes names behind the writes that wait already; returns when that is done or given up.
     pub async fn remove(&self, key: Key, variants: Vec<Key>) {
+        self.let_chunks_go(&key, &variants).await;
         let (done, wait) = oneshot::channel();
         let write = Write::Remove {
             key,
@@ -248,6 +457,11 @@ enum Write {
         offset: i64,
         /// Only where it lies there still.
         renews: bool,
+    },
+    LetGo {
+        chunks: Arc<Chunks>,
+        count: u32,
+        life: Duration,
     },
     Remove {
         key: Key,
@@ -323,12 +537,19 @@ impl Writing {
                 let bytes = entry.bytes();
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 let since = Since::Local(entry.checked());
-                let life = entry.keep(now).min(TTL_MAX).as_millis() as u64;
+                let life = entry.keep(now).min(TTL_MAX);
                 // Redis takes no life of nothing; and what is purged already needs no place.
-                if life == 0 || self.purges.verdict(entry.subject(), since) == Verdict::Hard {
+                if millis(life) == 0 || self.purges.verdict(entry.subject(), since) == Verdict::Hard
+                {
                     return 0;
                 }
                 *sets += 1;
+                // The chunks of what is only freshened stay, and live longer than it.
+                for name in entry.chunks().into_iter().flat_map(|chunks| chunks.names()) {
+                    let life = millis(life + READERS_TIME);
+                    batch.cmd("PEXPIRE").arg(name).arg(life);
+                }
+                let life = millis(life);
                 let seal = self.seal.load();
                 let mut set = |variant: Option<&Key>, frame: Vec<u8>| {
                     let set = batch
@@ -348,6 +569,17 @@ impl Writing {
                 let at = variant.as_ref();
                 set(at, codec::encode(&entry, at.unwrap_or(&key), offset, &seal));
                 bytes
+            }
+            Write::LetGo {
+                chunks,
+                count,
+                life,
+            } => {
+                let life = millis(life);
+                for index in 0..count {
+                    batch.cmd("PEXPIRE").arg(chunks.name(index)).arg(life);
+                }
+                0
             }
             Write::Remove {
                 key,
@@ -432,6 +664,18 @@ const fn is_worth_a_try(outage: Outage) -> bool {
         outage,
         Outage::Full | Outage::ReadOnly | Outage::Denied | Outage::Open | Outage::Protocol
     )
+}
+
+/// The generation of a chunked entry's value, and the entry.
+fn generation(frame: &Bytes, key: &Key, seal: &Seal) -> Option<(u64, Entry)> {
+    match codec::decode(frame, key, 0, seal) {
+        Ok(Frame::Entry(entry)) => Some((entry.chunks()?.generation, entry)),
+        _ => None,
+    }
+}
+
+fn millis(life: Duration) -> u64 {
+    u64::try_from(life.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

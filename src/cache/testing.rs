@@ -12,6 +12,7 @@ pub(crate) fn stored(body: &[u8]) -> Stored {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
         body: body.to_vec().into(),
+        elsewhere: 0,
         trailers: HeaderMap::new(),
         lifetime: Lifetime {
             received: Timestamp::default(),

@@ -14,8 +14,8 @@ use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
     BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
-    MaybeRedis, Mode, OneOrMany, PerWho, ReadFromWord, Refresh, Shape, Short, Span, TagTemplate,
-    Text, Whole,
+    MaybeRedis, Mode, OneOrMany, PerWho, PoolProfile, ReadFromWord, Refresh, Shape, Short, Span,
+    TagTemplate, Text, Whole,
 };
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
@@ -37,12 +37,12 @@ use std::time::Duration;
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Largest stored body where the file says nothing.
 const BODY_BYTES: u64 = 1 << 20;
+/// Largest body that may be stored at all: some thousand chunks in Redis.
+const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Bodies above this are compressed where the file says nothing.
 const COMPRESS_ABOVE_BYTES: u64 = 1 << 10;
 /// Keys of `cache.encrypt`: the one that writes, and the one before.
 const ENCRYPT_KEYS_MAX: usize = 2;
-/// Largest body that may be stored at all: a Redis string holds 512 MiB.
-const BODY_BYTES_MAX: u64 = 256 << 20;
 /// Negative answers live at most so long unless `by_status` says otherwise.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 /// Files with secrets are no larger.
@@ -57,6 +57,8 @@ const SHADOW_CHECKS_MAX: usize = 1_000_000;
 const WORKERS_MAX: u32 = 1_024;
 /// Connections to Redis at most.
 const POOL_MAX: u32 = 1_000;
+/// Commands under way at a time.
+const CONCURRENT_MAX: u32 = 1_000_000;
 /// RFC 7518 §3.2: a key of HS256 has at least as many bits as the hash.
 const JWT_SECRET_BYTES_MIN: usize = 32;
 /// The secret that the demo signs its tokens with; `proxy.yaml` falls back to it.
@@ -416,8 +418,22 @@ impl Compiler<'_> {
         let breaker = raw.breaker.get().unwrap_or(&breaker);
         let pool = raw::Pool::default();
         let pool = raw.pool.get().unwrap_or(&pool);
+        // The tiers of the Supabase session cache.
+        let (most, concurrent) = match raw.pool_profile.get() {
+            None => (10, None),
+            Some(PoolProfile::Free) => (5, Some(20)),
+            Some(PoolProfile::Pro) => (50, Some(200)),
+            Some(PoolProfile::Enterprise) => (100, Some(500)),
+        };
         let pool_min = self.within(&pool.min, "redis.pool.min", 2, 0, POOL_MAX);
-        let pool_max = self.within(&pool.max, "redis.pool.max", 10.max(pool_min), 1, POOL_MAX);
+        let pool_max = self.within(&pool.max, "redis.pool.max", most.max(pool_min), 1, POOL_MAX);
+        let concurrent = match pool.concurrent.get() {
+            None => concurrent,
+            Some(_) => {
+                let path = "redis.pool.concurrent";
+                Some(self.within(&pool.concurrent, path, CONCURRENT_MAX, 1, CONCURRENT_MAX))
+            }
+        };
         if pool_min > pool_max {
             self.tell(
                 Code::E126,
@@ -483,6 +499,7 @@ impl Compiler<'_> {
             url,
             pool_min,
             pool_max: NonZeroU32::new(pool_max)?,
+            concurrent: concurrent.and_then(NonZeroU32::new),
             timeout,
             breaker,
             read_from: match raw.read_from.get() {
@@ -567,11 +584,15 @@ impl Compiler<'_> {
                 Code::E117,
                 "cache.max_body",
                 "`max_body` is out of range",
-                "from 1B to 256MiB",
+                "from 1B to 1GiB",
             );
             max_body = BODY_BYTES;
         }
-        if memory > 0 && max_body > memory {
+        let whole_max = match redis {
+            true => max_body.min(WHOLE_BYTES_MAX),
+            false => max_body,
+        };
+        if memory > 0 && whole_max > memory {
             let path = if raw.max_body.is_absent() {
                 "cache.memory"
             } else {
@@ -617,6 +638,7 @@ impl Compiler<'_> {
                 .map_or_else(|| "larder".into(), |name| name.0.clone()),
             memory,
             max_body,
+            whole_max,
             client_refresh: match raw.client_refresh.get() {
                 Some(Refresh::Always) => ClientRefreshPolicy::Always,
                 Some(Refresh::Trusted) => ClientRefreshPolicy::Trusted,

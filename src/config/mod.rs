@@ -60,6 +60,16 @@ pub fn load(source: Source, env: &Environment) -> Result<(Settings, Report), Rep
     Err(report)
 }
 
+/// A size as the file has them, `64MiB`, in bytes. Errors: a sentence for people.
+pub fn size(text: &str) -> Result<u64, String> {
+    values::number::<values::Size>(text).map(|size| size.0)
+}
+
+/// A duration as the file has them, `1h30m`. Errors: a sentence for people.
+pub fn span(text: &str) -> Result<std::time::Duration, String> {
+    values::number::<values::Span>(text).map(|span| span.0)
+}
+
 /// The JSON Schema (draft 7) of the file, made of the same types that read it.
 #[must_use]
 pub fn schema() -> String {
@@ -91,6 +101,29 @@ mod tests {
 
     fn settings(text: &str) -> Settings {
         load_in(text, &Environment::default()).0
+    }
+
+    #[test]
+    fn a_pool_has_its_numbers_by_name_or_one_by_one() {
+        let pool = |redis: &str| {
+            let text = format!("upstream: http://h:1\nredis: {{ url: redis://h{redis} }}\n");
+            let redis = settings(&text).redis.unwrap();
+            let concurrent = redis.concurrent.map(std::num::NonZeroU32::get);
+            (redis.pool_min, redis.pool_max.get(), concurrent)
+        };
+        for (given, expected) in [
+            ("", (2, 10, None)),
+            (", pool_profile: free", (2, 5, Some(20))),
+            (", pool_profile: pro", (2, 50, Some(200))),
+            (", pool_profile: enterprise", (2, 100, Some(500))),
+            (
+                ", pool_profile: pro, pool: { min: 8, concurrent: 300 }",
+                (8, 50, Some(300)),
+            ),
+            (", pool_profile: free, pool: { max: 7 }", (2, 7, Some(20))),
+        ] {
+            assert_eq!(pool(given), expected, "{given}");
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ codes! {
     W202 "has no effect"
         "The setting is valid but changes nothing here, for example a tier after one that is for everyone."
     W203 "larger than the memory tier"
-        "`cache.max_body` is larger than `cache.memory`: bodies near the bound could only ever be kept in Redis."
+        "`cache.max_body` is larger than `cache.memory`: bodies near the bound are never kept there. With Redis that counts for bodies of up to 1MiB, since what is larger is there alone."
     W204 "Redis from a REST address"
         "Only the variables of a REST interface were found. larder speaks the Redis protocol and tries the same host and token over TLS on port 6379; set REDIS_URL to be sure."
     W205 "nobody is ever a user"

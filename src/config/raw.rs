@@ -112,6 +112,8 @@ pub(super) struct Redis {
     pub url: Given<MaybeRedis>,
     /// Connections.
     pub pool: Given<Pool>,
+    /// `max` and `concurrent` of the pool by name: free is 5 and 20, pro 50 and 200, enterprise 100 and 500.
+    pub pool_profile: Given<PoolProfile>,
     /// One command; 100ms by default.
     pub timeout: Given<Span>,
     /// When to stop asking.
@@ -136,12 +138,19 @@ impl OneLine for Redis {
 
 /// Connections to Redis, over all workers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with min and max")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with min, max and concurrent"
+)]
 pub(super) struct Pool {
     /// Kept open; 2 by default.
     pub min: Given<Whole>,
     /// At most; 10 by default.
     pub max: Given<Whole>,
+    /// Commands under way at a time, over all connections; more are not asked. By default as many as the
+    /// connections take.
+    pub concurrent: Given<Whole>,
 }
 
 /// The circuit breaker in front of Redis.
@@ -174,7 +183,7 @@ pub(super) struct Cache {
     pub namespace: Given<Namespace>,
     /// In front of Redis; 64MiB by default, 0B = Redis only.
     pub memory: Given<Size>,
-    /// Larger bodies stream through; 1MiB by default.
+    /// Larger bodies stream through; 1MiB by default, 1GiB at most. Above 1MiB they are kept in Redis alone.
     pub max_body: Given<Size>,
     /// Bodies above this are stored compressed in Redis where that pays, 1KiB by default; or `off`.
     pub compress: Given<Compress>,

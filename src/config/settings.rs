@@ -136,6 +136,9 @@ pub struct Redis {
     pub pool_min: u32,
     /// Most connections, over all workers.
     pub pool_max: NonZeroU32,
+    /// Most commands of requests under way at a time, over all workers; `None`: as many as the
+    /// connections take.
+    pub concurrent: Option<NonZeroU32>,
     /// One command.
     pub timeout: Duration,
     /// When to stop asking.
@@ -173,6 +176,9 @@ pub struct Breaker {
     pub retry_after: Duration,
 }
 
+/// With Redis, a body above this is stored in chunks, and in Redis alone.
+pub const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
 /// `cache:`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
@@ -182,6 +188,8 @@ pub struct Cache {
     pub memory: u64,
     /// Larger bodies stream through.
     pub max_body: u64,
+    /// Bodies above this are stored in chunks, which only Redis keeps; without it, none is.
+    pub whole_max: u64,
     /// Bodies of more bytes are compressed in Redis where that pays; `None` = never.
     pub compress: Option<u64>,
     /// Keys that everything in Redis is encrypted with: the first writes, all read. None: nothing is.

@@ -38,6 +38,11 @@ pub(super) trait Scalar: Sized {
     fn schema() -> Schema;
 }
 
+/// A value that does not stand in a file.
+pub(super) fn number<T: Scalar>(text: &str) -> Result<T, String> {
+    T::parse(text).map_err(|fault| format!("{}: {}", fault.message, fault.fix))
+}
+
 macro_rules! scalars {
     ($($type:ty),+ $(,)?) => { $(
         impl<'de> Deserialize<'de> for $type {
@@ -132,6 +137,7 @@ macro_rules! words {
 words!(Mode { Enforce = "enforce", Shadow = "shadow" } later []);
 words!(Down { Local = "local", Allow = "allow", Deny = "deny" } later []);
 words!(Algorithm { SlidingWindow = "sliding_window" } later ["gcra"]);
+words!(PoolProfile { Free = "free", Pro = "pro", Enterprise = "enterprise" } later []);
 words!(ReadFromWord { Primary = "primary", Replica = "replica", Nearest = "nearest" } later []);
 words!(CookieRule { Bypass = "bypass", Strip = "strip", Store = "store" } later []);
 words!(Refresh { Never = "false", Trusted = "trusted", Always = "true" } later []);

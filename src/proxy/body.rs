@@ -1,12 +1,17 @@
-//! What leaves for a client: slices of a stored body, the app's stream, or another request's fetch.
+//! What leaves for a client: slices of a stored body, a stored body that is read as it leaves, the app's
+//! stream, or another request's fetch.
 
-use super::coalesce::Reader;
+use super::coalesce::{Next, Reader};
+use super::resume::Resume;
+use crate::cache::{Cache, ChunkReader, Gone};
 use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
 use crate::upstream::{BrokenOff, ResponseBody};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,7 +34,40 @@ enum Content {
         body: ResponseBody,
         patience: Option<Patience>,
     },
-    Shared(Reader),
+    Chunks(Box<Chunks>),
+    Shared(Box<Shared>),
+}
+
+/// A stored body that is read as it leaves.
+#[derive(Debug)]
+struct Chunks {
+    reader: ChunkReader,
+    trailers: Option<HeaderMap>,
+    /// Where the rest may come from, should the store not have it.
+    resume: Option<Resume>,
+    resuming: Option<Resuming>,
+}
+
+/// The app is asked for the rest.
+struct Resuming {
+    part: Pin<Box<dyn Future<Output = Option<ResponseBody>> + Send>>,
+    patience: Duration,
+}
+
+impl fmt::Debug for Resuming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resuming").finish_non_exhaustive()
+    }
+}
+
+/// What a fetch brings, for one of those who follow it.
+#[derive(Debug)]
+struct Shared {
+    reader: Reader,
+    /// Reads what of it is only in the store any more.
+    behind: Option<ChunkReader>,
+    /// That store.
+    cache: Option<Cache>,
 }
 
 /// The content broke off; the client's connection is cut, so that it cannot take the part for the whole.
@@ -44,6 +82,9 @@ pub enum BodyError {
     /// The fetch that this answer was taken from broke off.
     #[error("the fetch broke off")]
     Shared,
+    /// The rest of what is stored cannot be had.
+    #[error(transparent)]
+    Stored(#[from] Gone),
 }
 
 impl Body {
@@ -79,11 +120,37 @@ impl Body {
         }
     }
 
-    /// What a fetch brings, as it brings it.
+    /// A stored body that is read as it leaves, and its trailers. What the store turns out not to have
+    /// any more may be asked for by `resume`.
     #[must_use]
-    pub fn shared(reader: Reader) -> Self {
+    pub(super) fn chunks(
+        reader: ChunkReader,
+        trailers: Option<HeaderMap>,
+        resume: Option<Resume>,
+    ) -> Self {
+        let chunks = Chunks {
+            reader,
+            trailers,
+            resume,
+            resuming: None,
+        };
         Self {
-            content: Content::Shared(reader),
+            content: Content::Chunks(Box::new(chunks)),
+            meter: None,
+        }
+    }
+
+    /// What a fetch brings, as it brings it; what of it `cache` has already and nobody else may be read
+    /// there.
+    #[must_use]
+    pub fn shared(reader: Reader, cache: Option<Cache>) -> Self {
+        let shared = Shared {
+            reader,
+            behind: None,
+            cache,
+        };
+        Self {
+            content: Content::Shared(Box::new(shared)),
             meter: None,
         }
     }
@@ -117,6 +184,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Stored { slices, trailers } => slices.is_empty() && trailers.is_none(),
             Content::App { body, .. } => body.is_end_stream(),
+            Content::Chunks(chunks) => chunks.reader.left() == 0 && chunks.trailers.is_none(),
             Content::Shared(_) => false,
         }
     }
@@ -127,9 +195,12 @@ impl HttpBody for Body {
             Content::Stored {
                 trailers: Some(_), ..
             } => SizeHint::default(),
+            Content::Chunks(chunks) if chunks.trailers.is_some() => SizeHint::default(),
             Content::Stored { slices, .. } => SizeHint::with_exact(slices.bytes()),
             Content::App { body, .. } => body.size_hint(),
-            Content::Shared(reader) => reader
+            Content::Chunks(chunks) => SizeHint::with_exact(chunks.reader.left()),
+            Content::Shared(shared) => shared
+                .reader
                 .length()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
@@ -161,7 +232,77 @@ impl Content {
                 }
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
             }
-            Self::Shared(reader) => reader.poll_frame(context),
+            Self::Chunks(chunks) => {
+                let (body, patience) = match ready!(chunks.poll(context)) {
+                    Ok(frame) => return Poll::Ready(frame.map(Ok)),
+                    Err(Ok(resumed)) => resumed,
+                    Err(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
+                };
+                let patience = Some(Patience {
+                    limit: patience,
+                    sleep: None,
+                });
+                *self = Self::App { body, patience };
+                self.poll(context)
+            }
+            Self::Shared(shared) => shared.poll(context),
+        }
+    }
+}
+
+/// The next of a stored body, or how it goes on without the store.
+type Chunk = Result<Option<Frame<Bytes>>, Result<(ResponseBody, Duration), Gone>>;
+
+impl Chunks {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Chunk> {
+        if self.resuming.is_none() {
+            match ready!(self.reader.poll_next(context)) {
+                Some(Ok(piece)) => return Poll::Ready(Ok(Some(Frame::data(piece)))),
+                None => return Poll::Ready(Ok(self.trailers.take().map(Frame::trailers))),
+                Some(Err(gone)) => match self.resume.take() {
+                    // Trailers are of the whole, and the app would not send them with a part.
+                    Some(resume) if self.trailers.is_none() => {
+                        let patience = resume.patience();
+                        let part = Box::pin(resume.part(self.reader.rest()));
+                        self.resuming = Some(Resuming { part, patience });
+                    }
+                    _ => return Poll::Ready(Err(Err(gone))),
+                },
+            }
+        }
+        let Some(resuming) = &mut self.resuming else {
+            return Poll::Ready(Err(Err(Gone)));
+        };
+        let part = ready!(resuming.part.as_mut().poll(context));
+        let resumed = part.map(|body| (body, resuming.patience)).ok_or(Gone);
+        self.resuming = None;
+        Poll::Ready(Err(resumed))
+    }
+}
+
+impl Shared {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(behind) = &mut self.behind {
+                match ready!(behind.poll_next(context)) {
+                    Some(Ok(piece)) => {
+                        self.reader.skip(piece.len());
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                    Some(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
+                    None => self.behind = None,
+                }
+            }
+            match ready!(self.reader.poll_next(context)) {
+                Next::Frame(frame) => return Poll::Ready(frame),
+                Next::Stored(chunks, range) => {
+                    let cache = self.cache.as_ref();
+                    self.behind = cache.and_then(|cache| cache.read(&chunks, range));
+                    if self.behind.is_none() {
+                        return Poll::Ready(Some(Err(BodyError::Shared)));
+                    }
+                }
+            }
         }
     }
 }

@@ -3,9 +3,12 @@
 //! The first to ask leads; the others follow and read the leader's body as it streams. A fetch
 //! that turns out not to be shareable releases its followers at once, and its key is remembered for
 //! a while, so that nobody queues behind it again.
+//!
+//! Of a large body that goes into the store while it streams, only the last pieces are held: whoever is
+//! behind them, because it is slow or came late, reads them where they are stored.
 
 use super::body::BodyError;
-use crate::cache::{Entry, Position};
+use crate::cache::{Chunks, Entry, Position};
 use crate::semantics::{Key, Reason, Stored, Timestamp};
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use http::HeaderMap;
 use http_body::Frame;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -21,6 +25,9 @@ use std::time::Duration;
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Keys remembered, for each thing that is.
 const REMEMBERED_MAX: usize = 65_536;
+/// Bytes of a body that are held for its readers while it goes into the store in pieces: beyond that,
+/// what is stored is let go, and who has not read it yet reads it there.
+pub const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Requests that may wait for one fetch.
 const FOLLOWERS_MAX: usize = 10_000;
 
@@ -120,6 +127,12 @@ impl Coalescer {
     /// Remembers that answers under `key` are not shareable.
     pub fn set_apart(&self, key: Key, now: Timestamp) {
         self.lock().apart.add(key, now);
+    }
+
+    /// Whether [`Coalescer::set_apart`] was said of `key` lately.
+    #[must_use]
+    pub fn is_apart(&self, key: &Key, now: Timestamp) -> bool {
+        self.lock().apart.holds(key, now)
     }
 
     /// Remembers that the app had nothing new for a client while nothing was stored: the next fetch
@@ -222,21 +235,52 @@ enum Phase {
     Released(Reason),
 }
 
-/// A body on its way in. What every reader has taken is let go only once the body has outgrown the store.
+/// A body on its way in. Nothing of it is let go unless it goes into the store in pieces, or has
+/// outgrown it.
 #[derive(Debug)]
 struct Stream {
     head: Arc<Stored>,
     length: Option<u64>,
-    chunks: VecDeque<Bytes>,
-    /// Chunks that have been let go.
+    pieces: VecDeque<Bytes>,
+    /// Pieces that have been let go, and their bytes.
     gone: usize,
-    /// Bytes in `chunks`.
+    gone_bytes: u64,
+    /// Bytes in `pieces`.
     held: usize,
-    /// Next chunk of each reader; `None` = has left.
+    /// Next piece of each reader; `None` = has left. It may be gone.
     readers: Vec<Option<usize>>,
+    /// Where it is stored while it comes in, and how many bytes of it are.
+    kept: Option<(Arc<Chunks>, u64)>,
     /// It has outgrown the store: late comers cannot join, and the slowest reader sets the pace.
     outgrown: bool,
     end: Option<End>,
+}
+
+impl Stream {
+    /// The place of the slowest reader; `None`: nobody reads.
+    fn slowest(&self) -> Option<usize> {
+        self.readers.iter().flatten().min().copied()
+    }
+
+    fn let_go(&mut self) {
+        if let Some(piece) = self.pieces.pop_front() {
+            self.gone += 1;
+            self.gone_bytes += piece.len() as u64;
+            self.held -= piece.len();
+        }
+    }
+
+    /// Lets go of what is stored, if nobody is to read it from here or too much is held.
+    fn trim(&mut self) {
+        let Some((_, kept)) = self.kept else { return };
+        let slowest = self.slowest();
+        while let Some(piece) = self.pieces.front()
+            && self.gone_bytes + piece.len() as u64 <= kept
+            && (self.held > HELD_BYTES_MAX || slowest.is_none_or(|slowest| slowest > self.gone))
+        {
+            self.let_go();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -280,10 +324,12 @@ impl Fill {
         self.settle(Phase::Streaming(Stream {
             head,
             length,
-            chunks: VecDeque::new(),
+            pieces: VecDeque::new(),
             gone: 0,
+            gone_bytes: 0,
             held: 0,
             readers: Vec::new(),
+            kept: None,
             outgrown: false,
             end: None,
         }));
@@ -291,13 +337,37 @@ impl Fill {
     }
 
     /// Adds a piece of the body.
-    pub fn push(&self, chunk: Bytes) {
+    pub fn push(&self, piece: Bytes) {
         let mut state = self.lock();
         if let Phase::Streaming(stream) = &mut state.phase {
-            stream.held += chunk.len();
-            stream.chunks.push_back(chunk);
+            stream.held += piece.len();
+            stream.pieces.push_back(piece);
         }
         state.wake();
+    }
+
+    /// From now on the body is stored while it comes in. Returns what has come so far; nothing of it is
+    /// let go before it is stored.
+    pub fn keep_in(&self, chunks: Arc<Chunks>) -> Vec<Bytes> {
+        let mut state = self.lock();
+        let Phase::Streaming(stream) = &mut state.phase else {
+            return Vec::new();
+        };
+        stream.kept = Some((chunks, 0));
+        let pieces = stream.pieces.iter().cloned().collect();
+        // Who waits for the whole in one piece waits in vain.
+        state.wake();
+        pieces
+    }
+
+    /// So many bytes of the body are stored.
+    pub fn has_kept(&self, bytes: u64) {
+        if let Phase::Streaming(stream) = &mut self.lock().phase {
+            if let Some((_, kept)) = &mut stream.kept {
+                *kept = bytes;
+            }
+            stream.trim();
+        }
     }
 
     /// The body has come to its end.
@@ -314,12 +384,12 @@ impl Fill {
     #[must_use]
     pub fn body_with(&self, last: &Bytes) -> Bytes {
         match &self.lock().phase {
-            Phase::Streaming(stream) => joined(stream.chunks.iter().chain([last])),
+            Phase::Streaming(stream) => joined(stream.pieces.iter().chain([last])),
             _ => Bytes::new(),
         }
     }
 
-    /// Waits for the end; the body in one piece, unless it broke off or has outgrown the store.
+    /// Waits for the end; the body in one piece, unless it broke off or is too large to be held.
     pub async fn whole(&self) -> Option<Bytes> {
         poll_fn(|context| {
             let mut state = self.lock();
@@ -327,6 +397,7 @@ impl Fill {
                 Phase::Streaming(Stream {
                     end: None,
                     outgrown: false,
+                    kept: None,
                     ..
                 }) => {
                     state.wait(context);
@@ -335,9 +406,10 @@ impl Fill {
                 Phase::Streaming(Stream {
                     end: Some(End::Whole(_)),
                     outgrown: false,
-                    chunks,
+                    kept: None,
+                    pieces,
                     ..
-                }) => Poll::Ready(Some(joined(chunks.iter()))),
+                }) => Poll::Ready(Some(joined(pieces.iter()))),
                 _ => Poll::Ready(None),
             }
         })
@@ -352,15 +424,11 @@ impl Fill {
                 return Poll::Ready(false);
             };
             stream.outgrown = true;
-            let slowest = stream.readers.iter().flatten().min().copied();
-            let Some(slowest) = slowest else {
+            let Some(slowest) = stream.slowest() else {
                 return Poll::Ready(false);
             };
-            while stream.gone < slowest
-                && let Some(chunk) = stream.chunks.pop_front()
-            {
-                stream.gone += 1;
-                stream.held -= chunk.len();
+            while stream.gone < slowest && !stream.pieces.is_empty() {
+                stream.let_go();
             }
             if stream.held <= bytes_max {
                 return Poll::Ready(true);
@@ -397,17 +465,23 @@ impl Fill {
 
     fn read(self: &Arc<Self>) -> Reader {
         let mut state = self.lock();
-        let (slot, next, length) = match &mut state.phase {
+        let (slot, length) = match &mut state.phase {
             Phase::Streaming(stream) => {
-                stream.readers.push(Some(stream.gone));
-                (stream.readers.len() - 1, stream.gone, stream.length)
+                let free = stream.readers.iter().position(Option::is_none);
+                let slot = free.unwrap_or(stream.readers.len());
+                stream
+                    .readers
+                    .resize(stream.readers.len().max(slot + 1), None);
+                stream.readers[slot] = Some(0);
+                (slot, stream.length)
             }
-            _ => (0, 0, None),
+            _ => (0, None),
         };
         Reader {
             fill: self.clone(),
             slot,
-            next,
+            next: 0,
+            read: 0,
             length,
             ended: false,
         }
@@ -464,7 +538,10 @@ impl State {
 pub struct Reader {
     fill: Arc<Fill>,
     slot: usize,
+    /// The next piece, unless that is gone.
     next: usize,
+    /// Bytes read so far.
+    read: u64,
     length: Option<u64>,
     ended: bool,
 }
@@ -476,27 +553,50 @@ impl Reader {
         self.length
     }
 
-    pub(super) fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// What comes next of it, from here or from where it is stored.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         if self.ended {
-            return Poll::Ready(None);
+            return Poll::Ready(Next::Frame(None));
         }
         let mut state = self.fill.lock();
         let Phase::Streaming(stream) = &mut state.phase else {
             self.ended = true;
-            return Poll::Ready(Some(Err(BodyError::Shared)));
+            return Poll::Ready(Next::Frame(Some(Err(BodyError::Shared))));
         };
-        if let Some(chunk) = stream.chunks.get(self.next.saturating_sub(stream.gone)) {
-            let chunk = chunk.clone();
+        if self.read < stream.gone_bytes {
+            // What is let go before everybody has read it is stored.
+            let Some((chunks, _)) = &stream.kept else {
+                self.ended = true;
+                return Poll::Ready(Next::Frame(Some(Err(BodyError::Shared))));
+            };
+            let stored = (Arc::clone(chunks), self.read..stream.gone_bytes);
+            return Poll::Ready(Next::Stored(stored.0, stored.1));
+        }
+        let mut begun = 0;
+        if self.next < stream.gone {
+            // It was behind: somewhere in one of these it is again.
+            self.next = stream.gone;
+            let mut at = stream.gone_bytes;
+            for piece in &stream.pieces {
+                let end = at + piece.len() as u64;
+                if self.read < end {
+                    break;
+                }
+                at = end;
+                self.next += 1;
+            }
+            begun = (self.read - at) as usize;
+        }
+        if let Some(piece) = stream.pieces.get(self.next - stream.gone) {
+            let piece = piece.slice(begun..);
             self.next += 1;
+            self.read += piece.len() as u64;
             stream.readers[self.slot] = Some(self.next);
             if stream.outgrown {
                 // The fetch may be waiting for the slowest of us.
                 state.wake();
             }
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            return Poll::Ready(Next::Frame(Some(Ok(Frame::data(piece)))));
         }
         match &stream.end {
             None => {
@@ -505,16 +605,30 @@ impl Reader {
             }
             Some(End::Broken) => {
                 self.ended = true;
-                Poll::Ready(Some(Err(BodyError::Shared)))
+                Poll::Ready(Next::Frame(Some(Err(BodyError::Shared))))
             }
             Some(End::Whole(trailers)) => {
                 self.ended = true;
                 let trailers =
                     (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers.clone())));
-                Poll::Ready(trailers)
+                Poll::Ready(Next::Frame(trailers))
             }
         }
     }
+
+    /// So many bytes were read where they are stored.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.read += bytes as u64;
+    }
+}
+
+/// What comes next of a fetch's body.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// This, or the end.
+    Frame(Option<Result<Frame<Bytes>, BodyError>>),
+    /// A part that is only in the store any more; see [`Reader::skip`].
+    Stored(Arc<Chunks>, Range<u64>),
 }
 
 impl Drop for Reader {
@@ -564,7 +678,7 @@ mod tests {
     }
 
     async fn text(reader: Reader) -> Result<String, BodyError> {
-        let body = crate::proxy::Body::shared(reader).collect().await?;
+        let body = crate::proxy::Body::shared(reader, None).collect().await?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
@@ -642,7 +756,7 @@ mod tests {
             async move { fill.drained(50).await }
         });
         for _ in 0..2 {
-            poll_fn(|context| reader.poll_frame(context)).await;
+            poll_fn(|context| reader.poll_next(context)).await;
         }
         assert!(waiting.await.unwrap());
         assert!(matches!(
@@ -651,6 +765,57 @@ mod tests {
         ));
         drop(reader);
         assert!(!fill.drained(50).await, "nobody reads any more");
+    }
+
+    /// What a reader is given next, if it need not wait: bytes from here, or what to read where it is stored.
+    fn next(reader: &mut Reader) -> Option<Result<Bytes, Range<u64>>> {
+        match reader.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Next::Frame(Some(Ok(frame)))) => Some(Ok(frame.into_data().unwrap())),
+            Poll::Ready(Next::Stored(_, range)) => Some(Err(range)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn of_what_is_stored_while_it_comes_only_the_last_is_held_and_nobody_waits_for_the_slow() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let mut slow = fill.stream(head(), None);
+        let mut fast = fill.read();
+        let piece = Bytes::from(vec![7; 100_000]);
+        fill.push(piece.clone());
+        let before = fill.keep_in(Arc::new(Chunks::testing()));
+        assert_eq!(before, std::slice::from_ref(&piece), "to be stored first");
+        // Nothing is let go that is not stored, however much it is.
+        for _ in 0..19 {
+            fill.push(piece.clone());
+        }
+        for _ in 0..20 {
+            assert_eq!(next(&mut fast), Some(Ok(piece.clone())));
+        }
+        assert_eq!(next(&mut fast), None);
+        assert_eq!(next(&mut slow), Some(Ok(piece.clone())));
+        fill.has_kept(2_000_000);
+        let gone = 2_000_000 - (HELD_BYTES_MAX as u64 / 100_000) * 100_000;
+        assert_eq!(next(&mut slow), Some(Err(100_000..gone)));
+        // It reads there to somewhere, and here again from within a piece.
+        slow.skip((gone - 100_000) as usize);
+        slow.skip(30_000);
+        assert_eq!(next(&mut slow), Some(Ok(piece.slice(30_000..))));
+        assert_eq!(next(&mut slow), Some(Ok(piece.clone())));
+        // Who comes late begins where the body does.
+        let mut late = fill.read();
+        assert_eq!(next(&mut late), Some(Err(0..gone)));
+        // With nobody behind, what is stored is not held at all.
+        drop((slow, late));
+        fill.push(piece);
+        assert!(next(&mut fast).is_some());
+        fill.has_kept(2_100_000);
+        let Phase::Streaming(stream) = &fill.lock().phase else {
+            panic!("it streams");
+        };
+        assert_eq!((stream.held, stream.gone_bytes), (0, 2_100_000));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Asking the app for what may be stored: one fetch for all who wait, kept when it has come whole.
 
+use super::body::Body;
 use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
 use super::respond::Problem;
 use super::search::Places;
 use super::{Ask, Proxy, Snapshot, forward, purge};
-use crate::cache::{Entry, Label, Lookup};
+use crate::cache::{Entry, Filling, Label, Lookup};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
@@ -198,7 +199,10 @@ impl Proxy {
                 reader,
                 judged,
                 ..
-            }) => Ok(Reply::leading(ask, head, &stored, reader, why, judged)),
+            }) => {
+                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                Ok(Reply::leading(ask, head, &stored, body, why, judged))
+            }
             Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
             Ok(Led::Apart { response, reason }) => match stale {
                 Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
@@ -248,7 +252,8 @@ impl Proxy {
                     stored.terms(&visit.headers),
                 ) && !visit.headers.contains_key(RANGE) =>
             {
-                Some(Ok(Reply::following(ask, &stored, reader, why)))
+                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                Some(Ok(Reply::following(ask, &stored, body, why)))
             }
             Filled::Ready(entry)
                 if fits(entry.matches(&visit.headers), entry.terms(&visit.headers)) =>
@@ -675,23 +680,34 @@ impl Job {
                 judged: self.judged,
             },
         );
-        match self.read_in(&fill, body, &stored, after).await {
+        match self.read_in(&fill, body, &stored, (&key, after)).await {
             Ok(Arrived {
                 body,
+                bytes,
                 trailers,
                 last,
             }) => {
                 let _span = self.span.child("store");
-                let stored = Stored {
-                    body,
+                let mut stored = Stored {
                     trailers: trailers.clone(),
                     ..(*stored).clone()
                 };
-                let entry = Arc::new(self.entry(&stored, app_time));
-                let cache = &self.proxy.0.cache;
-                if !self.is_outdated(&key, &stored, requested)
-                    && cache.store(&key, entry, self.now())
-                {
+                let (cache, now) = (&self.proxy.0.cache, self.now());
+                let is_kept = !self.is_outdated(&key, &stored, requested)
+                    && match body {
+                        Taken::Whole(body) => {
+                            stored.body = body;
+                            let entry = Entry::new(&stored, &self.label(&stored, app_time));
+                            cache.store(&key, Arc::new(entry), now)
+                        }
+                        Taken::InChunks(filling) => {
+                            stored.elsewhere = bytes;
+                            let label = self.label(&stored, app_time);
+                            let entry = |chunks| Entry::chunked(&stored, &label, chunks);
+                            cache.settle(filling, entry, now).await
+                        }
+                    };
+                if is_kept {
                     recorder.store(&handle, None);
                 }
                 // Who has the last of it may count on the store.
@@ -750,23 +766,47 @@ impl Job {
     }
 
     /// Spares those who come next the wait for what will not be theirs. What one client gets for
-    /// himself alone says nothing of what the others will.
+    /// himself alone says nothing of what the others will, but that it is large.
     fn set_apart(&self, reason: Reason) {
-        if is_lasting(reason) && self.manner != Manner::Apart {
+        let is_for_others = self.manner != Manner::Apart || reason == Reason::TooLarge;
+        if is_lasting(reason) && is_for_others {
             let coalescer = &self.proxy.0.shared.coalescer;
             coalescer.set_apart(self.lead.key(), self.now());
         }
     }
 
-    /// Reads the body into the fill. The error is why it cannot be stored; the fill is then ended.
+    /// Bytes of the largest body that can be stored now. Parts are kept in one piece or not at all.
+    fn body_max(&self, head: &Stored) -> u64 {
+        let cache = &self.proxy.0.cache;
+        let coalescer = &self.proxy.0.shared.coalescer;
+        // What was too large a while ago is not written once more for each who asks.
+        let in_chunks = self.rest.is_none()
+            && head.status != StatusCode::PARTIAL_CONTENT
+            && cache.takes_chunks()
+            && !coalescer.is_apart(&self.lead.key(), self.now());
+        let bytes_max = self.snapshot.settings.cache.max_body;
+        match in_chunks {
+            true => bytes_max,
+            false => bytes_max.min(cache.whole_max()),
+        }
+    }
+
+    /// Reads the body into the fill, and what is too large to be held into chunks. The error is why it
+    /// cannot be stored; the fill is then ended. `key` is where it belongs, and `after` what is behind it.
     async fn read_in(
         &self,
-        fill: &Fill,
+        fill: &Arc<Fill>,
         mut body: ResponseBody,
         head: &Stored,
-        after: Bytes,
+        (key, after): (&Key, Bytes),
     ) -> Result<Arrived, Reason> {
-        let bytes_max = self.snapshot.settings.cache.max_body;
+        let cache = &self.proxy.0.cache;
+        let bytes_max = self.body_max(head);
+        let whole_max = bytes_max.min(cache.whole_max());
+        // A body that is known not to be held goes into chunks from its beginning.
+        let is_large = HttpBody::size_hint(&body).lower() > whole_max;
+        let mut filling = None;
+        let mut not_stored = None;
         let patience = self.snapshot.settings.upstream.timeout;
         let (mut bytes, mut trailers) = (0_u64, HeaderMap::new());
         // Of parts the head says how many bytes they are; what is not so many is not what it says.
@@ -784,22 +824,45 @@ impl Job {
                 }
             };
             match frame.into_data() {
-                Ok(chunk) => {
-                    bytes += chunk.len() as u64;
-                    if body.is_end_stream() && bytes <= bytes_max && after.is_empty() {
-                        break Some(chunk);
+                Ok(piece) => {
+                    bytes += piece.len() as u64;
+                    if bytes > bytes_max && not_stored.is_none() {
+                        let is_too_large = bytes > self.snapshot.settings.cache.max_body;
+                        let reason = match is_too_large {
+                            true => Reason::TooLarge,
+                            false => Reason::Evicted,
+                        };
+                        // Its end may be far away.
+                        self.set_apart(reason);
+                        not_stored = Some(reason);
+                        filling = None;
                     }
-                    fill.push(chunk);
+                    let is_last = not_stored.is_none() && body.is_end_stream() && after.is_empty();
+                    if not_stored.is_none() && (is_large || bytes > whole_max) {
+                        let added = self.fill_in(fill, head, key, &mut filling, &piece).await;
+                        if added.is_none() {
+                            not_stored = Some(Reason::Evicted);
+                            filling = None;
+                        }
+                    }
+                    if is_last && not_stored.is_none() {
+                        break Some(piece);
+                    }
+                    fill.push(piece);
                 }
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
             }
-            if bytes > bytes_max && !fill.drained(WINDOW_BYTES).await {
-                return Err(Reason::TooLarge); // nobody reads any more, and it cannot be stored
+            if let Some(reason) = not_stored
+                && !fill.drained(WINDOW_BYTES).await
+            {
+                return Err(reason); // nobody reads any more, and it cannot be stored
             }
         };
-        if bytes > bytes_max {
+        if let Some(reason) = not_stored {
+            // The last of it may be what could not be stored.
+            last.into_iter().for_each(|last| fill.push(last));
             fill.finish(trailers);
-            return Err(Reason::TooLarge);
+            return Err(reason);
         }
         if announced.is_some_and(|announced| announced != bytes) {
             match (&self.rest, last) {
@@ -816,11 +879,50 @@ impl Job {
             // They came with the rest, and may be about it alone.
             trailers.clear();
         }
+        let body = match filling {
+            Some(filling) => Taken::InChunks(filling),
+            None => Taken::Whole(fill.body_with(last.as_ref().unwrap_or(&Bytes::new()))),
+        };
         Ok(Arrived {
-            body: fill.body_with(last.as_ref().unwrap_or(&Bytes::new())),
+            body,
+            bytes,
             trailers,
             last,
         })
+    }
+
+    /// Stores the next `piece` in chunks, behind what has come before. `None`: that cannot be done.
+    async fn fill_in(
+        &self,
+        fill: &Arc<Fill>,
+        head: &Stored,
+        key: &Key,
+        filling: &mut Option<Filling>,
+        piece: &Bytes,
+    ) -> Option<()> {
+        let cache = &self.proxy.0.cache;
+        let mut before = Vec::new();
+        let filling = match filling {
+            Some(filling) => filling,
+            None => {
+                let told = Arc::downgrade(fill);
+                let kept = move |bytes| {
+                    if let Some(fill) = told.upgrade() {
+                        fill.has_kept(bytes);
+                    }
+                };
+                let begun = cache.fill(key, head, self.now(), kept)?;
+                before = fill.keep_in(begun.chunks());
+                filling.insert(begun)
+            }
+        };
+        for piece in before.iter().chain([piece]) {
+            if let Err(given_up) = filling.add(piece).await {
+                cache.gave_up(given_up);
+                return None;
+            }
+        }
+        Some(())
     }
 
     fn storable(
@@ -859,6 +961,9 @@ impl Job {
         let length = HttpBody::size_hint(response.body()).lower();
         if length > self.snapshot.settings.cache.max_body {
             return Err(Reason::TooLarge);
+        }
+        if length > self.body_max(&stored) {
+            return Err(Reason::Evicted);
         }
         if !response.body().is_delimited() {
             return Err(Reason::Incomplete);
@@ -905,7 +1010,7 @@ impl Job {
             label.tags = self.tags.of(&stored);
         }
         label.position = self.lead.fill().position();
-        let entry = Arc::new(Entry::new(&stored, &label));
+        let entry = Arc::new(stale.renewed(&stored, &label));
         let cache = &self.proxy.0.cache;
         for other in cache.variants(&key, self.now()) {
             let beside = other.stored();
@@ -942,14 +1047,13 @@ impl Job {
         }
     }
 
-    fn entry(&self, stored: &Stored, app_time: Duration) -> Entry {
-        let label = Label {
+    fn label(&self, stored: &Stored, app_time: Duration) -> Label {
+        Label {
             tags: self.tags.of(stored),
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
-        };
-        Entry::new(stored, &label)
+        }
     }
 
     /// A lifetime that ends where the token does that the answer is for.
@@ -989,10 +1093,19 @@ impl Drop for Waiting<'_> {
 
 /// A body that has come whole.
 struct Arrived {
-    body: Bytes,
+    body: Taken,
+    bytes: u64,
     trailers: HeaderMap,
     /// The last piece, which readers do not have yet.
     last: Option<Bytes>,
+}
+
+/// How a body was taken in.
+enum Taken {
+    /// In one piece.
+    Whole(Bytes),
+    /// It is in chunks, but for the last.
+    InChunks(Filling),
 }
 
 /// A client that has gone does not want to know.

@@ -13,6 +13,7 @@ mod purge;
 mod ready;
 mod reply;
 mod respond;
+mod resume;
 mod search;
 mod tunnel;
 mod visit;
@@ -53,6 +54,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use reply::Reply;
+use resume::Resume;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -308,9 +310,20 @@ impl Proxy {
     async fn look_up(&self, ask: &Ask<'_>, key: Key) -> Result<Reply, Problem> {
         let visit = ask.visit;
         let span = ask.span.child("lookup");
-        let held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
+        let mut held = self.0.cache.lookup(&key, &visit.headers, visit.now).await;
+        let mut reuse = ask.reuse(&held);
+        if let Lookup::Found { entry, .. } = &held
+            && let Some(chunks) = entry.chunks()
+            && !matches!(reuse, Reuse::Fetch(_) | Reuse::Forbidden)
+        {
+            let wanted = reply::wanted_of(visit, entry);
+            // Once its head has left, it is too late to find that the content is not there.
+            if !wanted.is_empty() && !self.0.cache.open(chunks, &wanted).await {
+                held = Lookup::Absent(Reason::Evicted);
+                reuse = ask.reuse(&held);
+            }
+        }
         drop(span);
-        let reuse = ask.reuse(&held);
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
             Lookup::Absent(reason) => {
@@ -323,18 +336,23 @@ impl Proxy {
                 };
             }
         };
+        let stored = |outcome, reason| {
+            let reply = Reply::stored(ask, &entry, outcome, reason).from(tier);
+            match entry.chunks() {
+                Some(_) => reply.resumed_by(Resume::of(self, ask, &entry)),
+                None => reply,
+            }
+        };
         match reuse {
             Reuse::Fresh => {
                 self.renew(ask, key, &entry);
-                Ok(Reply::stored(ask, &entry, Outcome::Hit, tier.reason()).from(tier))
+                Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.refresh(ask, key, &entry);
-                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
+                Ok(stored(Outcome::Stale, reason))
             }
-            Reuse::Stale(reason) => {
-                Ok(Reply::stored(ask, &entry, Outcome::Stale, reason).from(tier))
-            }
+            Reuse::Stale(reason) => Ok(stored(Outcome::Stale, reason)),
             Reuse::Validate(reason) if visit.method == Method::HEAD => {
                 Box::pin(self.head(ask, Some((key, entry)), reason)).await
             }

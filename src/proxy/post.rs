@@ -4,6 +4,7 @@
 //! Whatever the POST changed is purged first. An answer is kept only if nothing else was purged since
 //! the POST began: it may tell how things were before that.
 
+use super::body::Body;
 use super::fetch::{Led, Manner};
 use super::reply::Reply;
 use super::{Ask, Content, Outcome, Plan, Problem, Proxy, Reason, Visit};
@@ -114,7 +115,8 @@ impl Proxy {
                 reader,
                 ..
             }) => {
-                let mut kept = Reply::leading(ask, head, &stored, reader, Reason::Method, true);
+                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                let mut kept = Reply::leading(ask, head, &stored, body, Reason::Method, true);
                 kept.told.outcome = Outcome::Bypass;
                 kept
             }

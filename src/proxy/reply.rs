@@ -1,13 +1,13 @@
 //! An answer on its way out: what it is, and what is told of it in fields, metrics and logs.
 
 use super::body::{Body, Meter};
-use super::coalesce::Reader;
 use super::ready::Rest;
 use super::respond::Problem;
+use super::resume::Resume;
 use super::visit::Visit;
 use super::wire::{self, Head, Over};
 use super::{Ask, Rooms, forward};
-use crate::cache::{Entry, Tier};
+use crate::cache::{Cache, Chunks, Entry, Tier};
 use crate::limit::{self, Decision};
 use crate::semantics::answer::REPLACED;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
@@ -25,6 +25,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use hyper::body::Body as _;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +59,9 @@ pub(super) struct Reply {
     reason = "moved a few times; a box would be one more allocation a pass"
 )]
 enum Answer {
-    /// As it is held: what of it the client gets, and in which form, is settled when it leaves.
-    Stored(Arc<Entry>),
+    /// As it is held: what of it the client gets, and in which form, is settled when it leaves. Content
+    /// that is read only then may come from the app in the end.
+    Stored(Arc<Entry>, Option<Box<Resume>>),
     Made(Response<Body>),
 }
 
@@ -89,7 +91,7 @@ impl Reply {
 
     /// From the store.
     pub fn stored(ask: &Ask<'_>, entry: &Arc<Entry>, outcome: Outcome, reason: Reason) -> Self {
-        let answer = Answer::Stored(Arc::clone(entry));
+        let answer = Answer::Stored(Arc::clone(entry), None);
         let told = Told::stored(ask, entry, outcome, reason);
         Self { answer, told }
     }
@@ -97,7 +99,7 @@ impl Reply {
     /// The answer, unless it is the store's.
     pub fn made(&mut self) -> Option<&mut Response<Body>> {
         match &mut self.answer {
-            Answer::Stored(_) => None,
+            Answer::Stored(..) => None,
             Answer::Made(response) => Some(response),
         }
     }
@@ -122,6 +124,14 @@ impl Reply {
         });
         reply.told.fwd_status = status;
         reply
+    }
+
+    /// Names where the rest of a content may come from that is read only when it leaves.
+    pub fn resumed_by(mut self, resume: Option<Resume>) -> Self {
+        if let Answer::Stored(_, by) = &mut self.answer {
+            *by = resume.map(Box::new);
+        }
+        self
     }
 
     /// Names the tier it came from.
@@ -161,21 +171,21 @@ impl Reply {
         self
     }
 
-    /// From the app, read from the fetch that is being stored. `judged`: the app has looked at the
-    /// client's conditions itself.
+    /// From the app, its `body` read from the fetch that is being stored. `judged`: the app has looked at
+    /// the client's conditions itself.
     pub fn leading(
         ask: &Ask<'_>,
         mut head: response::Parts,
         stored: &Stored,
-        reader: Reader,
+        body: Body,
         reason: Reason,
         judged: bool,
     ) -> Self {
         forward::response_fields(&mut head.headers, head.version);
-        let mut reply = Self::from_app(head, Body::shared(reader), Outcome::Miss, reason);
+        let mut reply = Self::from_app(head, body, Outcome::Miss, reason);
         // A client that already has this very representation is told so; the fetch goes on behind.
         if !judged && is_conditional(&ask.visit.headers) {
-            let own = from_stored(ask.visit, stored.clone());
+            let own = from_stored(ask.visit, stored.clone(), None);
             if own.status() == StatusCode::NOT_MODIFIED {
                 reply.answer = Answer::Made(own);
             }
@@ -184,11 +194,11 @@ impl Reply {
     }
 
     /// From another request's fetch.
-    pub fn following(ask: &Ask<'_>, stored: &Stored, reader: Reader, reason: Reason) -> Self {
-        let mut response = from_stored(ask.visit, stored.clone());
+    pub fn following(ask: &Ask<'_>, stored: &Stored, body: Body, reason: Reason) -> Self {
+        let mut response = from_stored(ask.visit, stored.clone(), None);
         if response.status() != StatusCode::NOT_MODIFIED {
             response.headers_mut().remove(CONTENT_LENGTH);
-            *response.body_mut() = Body::shared(reader);
+            *response.body_mut() = body;
         }
         let mut reply = Self::new(response, Outcome::Miss, reason, Source::Upstream);
         reply.told.coalesced = true;
@@ -197,7 +207,7 @@ impl Reply {
 
     /// From a response that has just come in whole.
     pub fn whole(ask: &Ask<'_>, stored: &Stored, reason: Reason) -> Self {
-        let response = from_stored(ask.visit, stored.clone());
+        let response = from_stored(ask.visit, stored.clone(), None);
         let mut reply =
             Self::new(response, Outcome::Miss, reason, Source::Upstream).keeps(stored, ask);
         reply.told.fwd_status = Some(stored.status);
@@ -269,7 +279,7 @@ impl Reply {
         active: ActiveGuard,
     ) -> Response<Body> {
         let visit = ask.visit;
-        let mut response = self.answer.response(visit);
+        let mut response = self.answer.response(visit, &rooms.cache);
         let took = visit.began.elapsed();
         self.told.dress(ask, limits, took, response.headers_mut());
         let (status, source) = (response.status(), self.told.source);
@@ -287,7 +297,7 @@ impl Reply {
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
         let entry = match &self.answer {
-            Answer::Stored(entry) if entry.is_plain() => entry,
+            Answer::Stored(entry, _) if entry.is_plain() => entry,
             _ => return self.write_made(rooms, ask, limits, active, out),
         };
         let took = ask.visit.began.elapsed();
@@ -311,7 +321,7 @@ impl Reply {
         out: &mut Vec<u8>,
     ) -> (StatusCode, Rest) {
         let visit = ask.visit;
-        let (head, body) = self.answer.response(visit).into_parts();
+        let (head, body) = self.answer.response(visit, &rooms.cache).into_parts();
         let took = visit.began.elapsed();
         let length = body.size_hint().exact();
         let dress = |fields: &mut Over<'_>| self.told.dress(ask, limits, took, fields);
@@ -326,12 +336,16 @@ impl Reply {
 
 impl Answer {
     /// What this client gets of it.
-    fn response(self, visit: &Visit) -> Response<Body> {
+    fn response(self, visit: &Visit, cache: &Cache) -> Response<Body> {
         match self {
-            Self::Stored(entry) if entry.is_plain() && asks_for_all(visit) => {
+            Self::Stored(entry, _) if entry.is_plain() && asks_for_all(visit) => {
                 all_of(&entry, visit.now)
             }
-            Self::Stored(entry) => from_stored(visit, entry.stored()),
+            Self::Stored(entry, resume) => {
+                let resume = resume.map(|resume| *resume);
+                let chunks = entry.chunks().map(|chunks| (cache, chunks, resume));
+                from_stored(visit, entry.stored(), chunks)
+            }
             Self::Made(response) => response,
         }
     }
@@ -525,17 +539,27 @@ fn all_of(entry: &Entry, now: Timestamp) -> Response<Body> {
     response
 }
 
-/// What `stored` answers this request with.
-fn from_stored(visit: &Visit, mut stored: Stored) -> Response<Body> {
+/// What of a content that lies elsewhere `entry` answers this request with.
+pub(super) fn wanted_of(visit: &Visit, entry: &Entry) -> Range<u64> {
+    answer(&visit.method, &visit.headers, entry.stored(), visit.now).elsewhere
+}
+
+/// What `stored` answers this request with; its content may lie in `chunks`.
+fn from_stored(
+    visit: &Visit,
+    mut stored: Stored,
+    chunks: Option<(&Cache, &Arc<Chunks>, Option<Resume>)>,
+) -> Response<Body> {
     let (status, stored_trailers) = (stored.status, std::mem::take(&mut stored.trailers));
     let answer = answer(&visit.method, &visit.headers, stored, visit.now);
     let whole = answer.status == status && visit.method != Method::HEAD;
     let has_trailers = whole && !stored_trailers.is_empty() && takes_trailers(visit, status);
     // hyper tells the length of a body by itself; what has none (a HEAD's answer) has to say it, and
     // trailers come behind chunks only.
+    let has_content = !answer.body.is_empty() || !answer.elsewhere.is_empty();
     let length = answer
         .content_length
-        .filter(|_| answer.body.is_empty() && !has_trailers);
+        .filter(|_| !has_content && !has_trailers);
     let mut headers = answer.headers;
     if !stored_trailers.is_empty() {
         announce_trailers(&mut headers, &stored_trailers, has_trailers);
@@ -545,7 +569,13 @@ fn from_stored(visit: &Visit, mut stored: Stored) -> Response<Body> {
         headers.insert(CONTENT_LENGTH, number(length));
     }
     let trailers = has_trailers.then_some(stored_trailers);
-    let mut response = Response::new(Body::stored(answer.body, trailers));
+    let chunked = chunks
+        .filter(|_| !answer.elsewhere.is_empty())
+        .and_then(|(cache, chunks, resume)| Some((cache.read(chunks, answer.elsewhere)?, resume)));
+    let mut response = Response::new(match chunked {
+        Some((reader, resume)) => Body::chunks(reader, trailers, resume),
+        None => Body::stored(answer.body, trailers),
+    });
     *response.status_mut() = answer.status;
     *response.headers_mut() = headers;
     response

@@ -29,7 +29,7 @@ impl<'a> Head<'a> {
         let mut head = Self::new(out, entry.status());
         head.0.extend_from_slice(entry.fields());
         head.line(&VIA, via.as_bytes());
-        let length = digits(entry.body_bytes() as u64);
+        let length = digits(entry.body_bytes());
         head.line(&CONTENT_LENGTH, length.as_bytes());
         head
     }

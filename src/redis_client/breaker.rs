@@ -68,6 +68,49 @@ impl State {
     }
 }
 
+/// What a person tells the breaker to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Forced {
+    /// What it sees decides.
+    #[default]
+    Auto = 0,
+    /// Redis is not asked, however well it is.
+    Open = 1,
+    /// Redis is asked, however it is.
+    Closed = 2,
+}
+
+impl Forced {
+    /// The word for the admin port: that of what is done to it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Open => "open",
+            Self::Closed => "close",
+        }
+    }
+
+    /// The one with this word.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Auto, Self::Open, Self::Closed]
+            .into_iter()
+            .find(|forced| forced.word() == word)
+    }
+
+    /// The one with this number; anything unknown is `Auto`.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Open,
+            2 => Self::Closed,
+            _ => Self::Auto,
+        }
+    }
+}
+
 /// What one finished command says about Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
@@ -103,6 +146,7 @@ impl Outage {
 #[derive(Debug)]
 pub struct Breaker {
     settings: settings::Breaker,
+    forced: Forced,
     state: State,
     window: Window,
     hard_run: u32,
@@ -117,6 +161,7 @@ impl Breaker {
     pub fn new(settings: settings::Breaker) -> Self {
         Self {
             settings,
+            forced: Forced::Auto,
             state: State::Open,
             window: Window::default(),
             hard_run: 0,
@@ -129,7 +174,16 @@ impl Breaker {
     /// The state now.
     #[must_use]
     pub const fn state(&self) -> State {
-        self.state
+        match self.forced {
+            Forced::Auto => self.state,
+            Forced::Open => State::Open,
+            Forced::Closed => State::Closed,
+        }
+    }
+
+    /// Obeys a person. What it sees meanwhile it remembers.
+    pub const fn force(&mut self, forced: Forced) {
+        self.forced = forced;
     }
 
     /// A command was answered after `took`.

@@ -3,7 +3,7 @@
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
 use super::Outage;
-use super::breaker::{Breaker, STALL_WAITING, State};
+use super::breaker::{Breaker, Forced, STALL_WAITING, State};
 use super::dial::{CONNECT_DEADLINE, Dialer, Greeting, Refused};
 use super::link::{Link, taken};
 use super::node::Ways;
@@ -48,6 +48,11 @@ pub struct Shared {
     pub timeout: Duration,
     /// Connections kept, and the most there may be.
     pub connections: (u32, u32),
+    /// Most commands under way at a time, where there is such a bound.
+    pub concurrent: Option<u32>,
+    /// Most commands that were under way at a time since somebody looked, where there is such a bound;
+    /// beyond any bound where one was turned away.
+    pub peak: AtomicU32,
     /// Connections wanted now.
     pub wanted: AtomicU32,
     /// Live connections.
@@ -77,7 +82,7 @@ impl Shared {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(ways: &Ways, address: Address) -> Self {
-        let (least, most) = ways.connections;
+        let (least, most) = ways.share.connections;
         let most = most.max(1);
         let least = least.clamp(1, most);
         let news = News::of(&address);
@@ -88,6 +93,8 @@ impl Shared {
             behind: AtomicBool::new(false),
             timeout: ways.settings.timeout,
             connections: (least, most),
+            concurrent: ways.share.concurrent,
+            peak: AtomicU32::new(0),
             wanted: AtomicU32::new(least),
             links: ArcSwap::default(),
             state: AtomicU8::new(State::Open as u8),
@@ -136,8 +143,18 @@ impl Shared {
         self.breaker().answered(took, now);
     }
 
-    /// The connections there are have too much under way: one more, if there may be one.
-    pub fn want_more(&self) {
+    /// There is too much under way for `operation` to be asked as well. It is counted, and another connection
+    /// made if there may be one; nobody waits for it.
+    #[cold]
+    pub fn saturated(&self, operation: &'static str) -> Outage {
+        let outage = Outage::Saturated;
+        (self.recorder).redis(operation, Some(outage.word()), Duration::ZERO);
+        self.peak.store(u32::MAX, Ordering::Relaxed);
+        self.want_more();
+        outage
+    }
+
+    fn want_more(&self) {
         let more = |wanted| (wanted < self.connections.1).then_some(wanted + 1);
         let _ = (self.wanted).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         self.changed.notify_one();
@@ -193,10 +210,21 @@ impl Shared {
         }
     }
 
+    /// What the breaker is told to be.
+    pub fn forced(&self) -> Forced {
+        self.news.forced()
+    }
+
+    /// Tells the breaker what to be; it obeys at its next probe, which is now.
+    pub fn force(&self, forced: Forced) {
+        self.news.force(forced);
+        self.doubt.notify_one();
+    }
+
     /// A connect was refused: one line, whatever the breaker does.
-    fn refused(&self, refused: &Refused) {
+    fn refused(&self, refused: &Refused, took: Duration) {
         let kind = refused.outage.word();
-        self.recorder.redis("connect", Some(kind), Duration::ZERO);
+        self.recorder.redis("connect", Some(kind), took);
         if self.news.is_due(kind) {
             tracing::warn!(
                 redis = %self.address,
@@ -258,10 +286,11 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
             () = tokio::time::sleep_until(turn) => {}
             () = opened => {}
         }
+        let began = Instant::now();
         match pool.dedicated_connection().await {
             Ok(link) => {
                 turnstile.open();
-                shared.recorder.redis("connect", None, Duration::ZERO);
+                shared.recorder.redis("connect", None, began.elapsed());
                 // A pool that is full would mean more are live than wanted: drop this one.
                 let _ = pool.add(link);
                 let live = sweep(pool).await;
@@ -269,7 +298,7 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                 shared.doubt.notify_one();
             }
             Err(refused) => {
-                shared.refused(&refused);
+                shared.refused(&refused, began.elapsed());
                 if none {
                     shared.step(refused.outage, &refused.text, |breaker| {
                         breaker.probe_failed(refused.outage);
@@ -310,6 +339,10 @@ async fn probe(shared: &Shared) -> Infallible {
             () = tokio::time::sleep(pause) => {}
             () = shared.doubt.notified() => {}
         }
+        let forced = shared.forced();
+        shared.step(Outage::Open, "somebody has said so", |breaker| {
+            breaker.force(forced);
+        });
         let links = shared.links.load_full();
         let mut outcome = None;
         for link in links.iter().filter(|link| !link.is_dead()) {
@@ -498,7 +531,7 @@ struct Sink(Weak<Shared>);
 impl bb8::ErrorSink<Refused> for Sink {
     fn sink(&self, refused: Refused) {
         if let Some(shared) = self.0.upgrade() {
-            shared.refused(&refused);
+            shared.refused(&refused, Duration::ZERO);
         }
     }
 
@@ -529,6 +562,8 @@ pub struct News {
     said: Mutex<Said>,
     /// It refused a write for lack of room when last asked.
     full: AtomicBool,
+    /// Number of the [`Forced`] that somebody asked for.
+    forced: AtomicU8,
 }
 
 #[derive(Debug, Default)]
@@ -576,6 +611,16 @@ impl News {
                 "this is a node of a Redis Cluster and has a part of the keys only: write redis+cluster:// in redis.url"
             );
         }
+    }
+
+    /// What the breaker is told to be.
+    pub fn forced(&self) -> Forced {
+        Forced::from_number(self.forced.load(Ordering::Relaxed))
+    }
+
+    /// Tells the breakers of all who ask for these news what to be; each obeys at its next probe.
+    pub fn force(&self, forced: Forced) {
+        self.forced.store(forced as u8, Ordering::Relaxed);
     }
 
     /// Whether it took no write when last asked to.

@@ -5,11 +5,13 @@
 
 mod acl;
 pub mod breaker;
+pub mod capacity;
 mod dial;
 mod discovery;
 mod driver;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod info;
 mod keeper;
 mod link;
 mod map;
@@ -22,10 +24,11 @@ mod routed;
 mod script;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod vitals;
 mod waiters;
 
 pub use acl::acl;
-pub use breaker::State;
+pub use breaker::{Forced, State};
 pub use dial::Refused;
 pub use node::Node;
 pub use patience::as_one;
@@ -116,6 +119,24 @@ impl Outage {
     }
 }
 
+/// What one [`Redis`] has of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Connections kept, and the most there may be; at least one is kept.
+    pub connections: (u32, u32),
+    /// Commands under way at a time, over all of them; one more is [`Outage::Saturated`]. `None`: as many
+    /// as the connections take.
+    pub concurrent: Option<u32>,
+}
+
+impl Share {
+    /// One connection, for who has little to ask.
+    pub const ONE: Self = Self {
+        connections: (1, 1),
+        concurrent: None,
+    };
+}
+
 /// What the health pages tell about a Redis.
 #[derive(Clone, Debug, Default)]
 pub struct RedisStatus {
@@ -125,14 +146,20 @@ pub struct RedisStatus {
     pub breaker: &'static str,
     /// How often the breaker has opened since the start.
     pub opened: u64,
+    /// What the breaker was told to be, whatever it sees.
+    pub forced: Forced,
     /// Connections open, over this worker.
     pub connections: u32,
+    /// Of them, how many have commands under way.
+    pub connections_used: u32,
     /// Most connections.
     pub connections_max: u32,
     /// Whether it refused the last write for lack of room (OOM, MISCONF).
     pub full: bool,
     /// Commands that wait for an answer now.
     pub waiting: u32,
+    /// The most of them there may be.
+    pub waiting_max: u32,
     /// Last probe's round trip.
     pub ping: Option<Duration>,
     /// Where it is, without user and password.
@@ -168,20 +195,19 @@ enum Servers {
 impl Redis {
     /// Begins to connect on the current runtime, and keeps trying; never fails, never waits.
     ///
-    /// `url` is `settings.url`, or the second Redis for limits. `connections` is this worker's share
-    /// of the pool to each server, least and most; at least one is kept. Must be called within a tokio
-    /// runtime.
+    /// `url` is `settings.url`, or the second Redis for limits. `share` is this worker's of
+    /// the pool, to each server. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         settings: &settings::Redis,
         url: &RedisUrl,
-        connections: (u32, u32),
+        share: Share,
         recorder: Recorder,
     ) -> Self {
         let ways = Ways {
             dialer: Arc::new(Dialer::new(settings, url)),
             settings: settings.clone(),
-            connections,
+            share,
             recorder,
             reads_replicas: settings.read_from != ReadFrom::Primary,
         };
@@ -387,6 +413,12 @@ impl Redis {
         self.news.is_full()
     }
 
+    /// Tells the breakers of every handle of this process to this Redis what to be; they obey within a
+    /// second.
+    pub fn force(&self, forced: Forced) {
+        self.nodes().iter().for_each(|node| node.force(forced));
+    }
+
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
     /// request has waited already.
     #[must_use]
@@ -401,6 +433,14 @@ impl Redis {
     pub fn time_offset(&self, key: &[u8], now: Timestamp) -> i64 {
         self.node(key, false)
             .map_or(0, |node| node.time_offset(now))
+    }
+
+    /// The largest share of the commands there may be that was under way at a time at one of the servers
+    /// since this was last asked; 1.0 where one was turned away.
+    #[must_use]
+    pub fn utilization(&self) -> f64 {
+        let each = self.nodes().into_iter();
+        each.map(|node| node.utilization()).fold(0.0, f64::max)
     }
 
     /// For the health pages. Of several servers: whether all primaries are connected, the breaker that
@@ -420,10 +460,13 @@ impl Redis {
             connected: !primaries.is_empty() && primaries.iter().all(|one| one.connected),
             breaker: worst.unwrap_or(State::Closed).word(),
             opened: primaries.iter().map(|one| one.opened).sum(),
+            forced: primaries.first().map(|one| one.forced).unwrap_or_default(),
             connections: primaries.iter().map(|one| one.connections).sum(),
+            connections_used: primaries.iter().map(|one| one.connections_used).sum(),
             connections_max: primaries.iter().map(|one| one.connections_max).sum(),
             full: self.is_full(),
             waiting: primaries.iter().map(|one| one.waiting).sum(),
+            waiting_max: primaries.iter().map(|one| one.waiting_max).sum(),
             ping: primaries.iter().filter_map(|one| one.ping).max(),
             address: self.address.to_string(),
         }
@@ -580,7 +623,7 @@ impl Drop for Task {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{Server, connect, recorder, settings_for, until};
+    use super::testing::{Server, connect, recorder, settings_for, share, until};
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::Instant;
@@ -744,7 +787,7 @@ mod tests {
         let server = Server::start().await;
         let mut settings = settings_for(&server.url());
         settings.timeout = Duration::from_secs(10);
-        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
+        let redis = Redis::start(&settings, &settings.url, share(1, 2), recorder());
         up(&redis).await;
         for _ in 0..200 {
             get(&redis).await.unwrap();
@@ -786,7 +829,7 @@ mod tests {
         let server = Server::start().await;
         let mut settings = settings_for(&server.url());
         settings.timeout = Duration::from_secs(5);
-        let redis = Redis::start(&settings, &settings.url, (1, 2), recorder());
+        let redis = Redis::start(&settings, &settings.url, share(1, 2), recorder());
         up(&redis).await;
         let callers: Vec<_> = (0..3 * waiters::WAITING_MAX)
             .map(|_| {
@@ -806,6 +849,43 @@ mod tests {
         assert!(redis.is_up());
         until("another connection is made", || {
             redis.status().connections == 2
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn no_more_commands_are_under_way_than_there_may_be() {
+        let server = Server::start().await;
+        let mut settings = settings_for(&server.url());
+        settings.timeout = Duration::from_secs(5);
+        let bounded = Share {
+            connections: (1, 4),
+            concurrent: Some(20),
+        };
+        let redis = Redis::start(&settings, &settings.url, bounded, recorder());
+        up(&redis).await;
+        assert!(redis.utilization() < 0.8);
+        let callers: Vec<_> = (0..100)
+            .map(|_| {
+                let redis = redis.clone();
+                tokio::spawn(async move { get(&redis).await })
+            })
+            .collect();
+        let (mut answered, mut turned_away) = (0, 0);
+        for caller in callers {
+            match caller.await.unwrap() {
+                Ok(_) => answered += 1,
+                Err(outage) => {
+                    assert_eq!(outage, Outage::Saturated);
+                    turned_away += 1;
+                }
+            }
+        }
+        assert_eq!((answered, turned_away), (20, 80));
+        assert!(redis.is_up() && redis.status().opened == 0);
+        assert_eq!((redis.utilization(), redis.utilization()), (1.0, 0.0));
+        until("more connections are made", || {
+            redis.status().connections > 1
         })
         .await;
     }
@@ -990,9 +1070,9 @@ mod tests {
             .await;
         let url = format!("rediss://localhost:{tls_port}");
         let mut settings = settings_for(&url);
-        let distrustful = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        let distrustful = Redis::start(&settings, &settings.url, share(1, 1), recorder());
         settings.tls_ca = Some(certificate.into());
-        let trusting = Redis::start(&settings, &settings.url, (1, 1), recorder());
+        let trusting = Redis::start(&settings, &settings.url, share(1, 1), recorder());
         up(&trusting).await;
         assert_eq!(get(&trusting).await, Ok(Value::Nil));
         assert!(!distrustful.is_up());

@@ -3,11 +3,11 @@
 use super::breaker::{self, STALL_WAITING, State};
 use super::dial::Dialer;
 use super::keeper::{self, Shared};
-use super::link::Pending;
+use super::link::{Link, Pending};
 use super::redirect::{Redirect, Turned};
 use super::resp::Reply;
 use super::script::Script;
-use super::{Outage, RedisStatus, Task, outage, patience};
+use super::{Forced, Outage, RedisStatus, Share, Task, outage, patience, waiters};
 use crate::config::redis_url::Address;
 use crate::config::settings;
 use crate::semantics::Timestamp;
@@ -25,8 +25,8 @@ pub(super) struct Ways {
     pub dialer: Arc<Dialer>,
     /// Deadlines and breaker.
     pub settings: settings::Redis,
-    /// Connections to each server, least and most.
-    pub connections: (u32, u32),
+    /// What it has of the pool to each server.
+    pub share: Share,
     /// Where commands are counted.
     pub recorder: Recorder,
     /// Whether replicas are asked too, and therefore how they follow their primaries.
@@ -132,7 +132,8 @@ impl Node {
     }
 
     /// See [`Redis::time_offset`](super::Redis::time_offset).
-    pub(super) fn time_offset(&self, now: Timestamp) -> i64 {
+    #[must_use]
+    pub fn time_offset(&self, now: Timestamp) -> i64 {
         let offset = |there: u64| {
             let there = i64::try_from(there).ok()?;
             there.checked_sub(i64::try_from(now.as_millis()).ok()?)
@@ -141,9 +142,22 @@ impl Node {
     }
 
     /// Commands that wait on its connections now.
-    pub(super) fn waiting(&self) -> usize {
-        let links = self.shared.links.load();
-        links.iter().map(|link| link.waiting()).sum()
+    pub(super) fn waiting(&self) -> u32 {
+        waiting(&self.shared.links.load())
+    }
+
+    /// Tells the breakers of every handle of this process to this server what to be; they obey within a
+    /// second.
+    pub(super) fn force(&self, forced: Forced) {
+        self.shared.force(forced);
+    }
+
+    /// See [`Redis::utilization`](super::Redis::utilization).
+    pub(super) fn utilization(&self) -> f64 {
+        let status = self.status();
+        let peak = self.shared.peak.swap(0, Ordering::Relaxed);
+        let share = f64::from(peak.max(status.waiting)) / f64::from(status.waiting_max.max(1));
+        share.min(1.0)
     }
 
     /// For the health pages.
@@ -156,10 +170,17 @@ impl Node {
             connected: self.is_up() && live().next().is_some(),
             breaker: shared.state().word(),
             opened: shared.opened.load(Ordering::Relaxed),
+            forced: shared.forced(),
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
+            connections_used: u32::try_from(live().filter(|link| link.waiting() > 0).count())
+                .unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
             full: false,
-            waiting: u32::try_from(self.waiting()).unwrap_or(u32::MAX),
+            waiting: waiting(&links),
+            waiting_max: shared.concurrent.unwrap_or_else(|| {
+                let each = u32::try_from(waiters::WAITING_MAX).unwrap_or(u32::MAX);
+                each.saturating_mul(shared.connections.1)
+            }),
             ping: shared.ping(),
             address: shared.address.to_string(),
         }
@@ -181,6 +202,13 @@ impl Node {
             return Err(Outage::Spent);
         }
         let links = shared.links.load();
+        if let Some(most) = shared.concurrent {
+            let waiting = waiting(&links);
+            shared.peak.fetch_max(waiting + 1, Ordering::Relaxed);
+            if waiting >= most {
+                return Err(shared.saturated(operation));
+            }
+        }
         // One that is about to write anyway, else the one that the fewest wait on.
         let link = links
             .iter()
@@ -190,10 +218,9 @@ impl Node {
         let begun = Instant::now();
         let answers = link.answers();
         let sent = link.send(replies, (begun, begun + patience), write);
-        let pending = sent.inspect_err(|outage| {
-            if *outage == Outage::Saturated {
-                shared.want_more();
-            }
+        let pending = sent.map_err(|outage| match outage {
+            Outage::Saturated => shared.saturated(operation),
+            outage => outage,
         })?;
         if link.waiting() == STALL_WAITING {
             shared.busy.notify_one();
@@ -210,6 +237,13 @@ impl Node {
             pending,
         })
     }
+}
+
+/// Commands under way on these connections.
+fn waiting(links: &[Arc<Link>]) -> u32 {
+    let live = links.iter().filter(|link| !link.is_dead());
+    let waiting: usize = live.map(|link| link.waiting()).sum();
+    u32::try_from(waiting).unwrap_or(u32::MAX)
 }
 
 /// Several commands under way.

@@ -8,8 +8,8 @@ use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 use redis::{PushKind, Value, VerbatimFormat};
 
-/// Bytes of one reply, everything in it counted.
-pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one reply, everything in it counted: several times what is ever written as one.
+pub const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a line: a simple string, an error, a number, a length. Its end is not counted.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Replies within one reply, on all levels together.

@@ -1,6 +1,6 @@
 //! For tests: a real redis-server that can be killed, stopped, continued and started again.
 
-use super::Redis;
+use super::{Redis, Share};
 use crate::config::RedisUrl;
 use crate::config::settings;
 use crate::telemetry::Recorder;
@@ -110,6 +110,7 @@ pub(crate) fn settings_for(url: &str) -> settings::Redis {
         url: RedisUrl::parse(url).unwrap(),
         pool_min: 1,
         pool_max: NonZeroU32::new(2).unwrap(),
+        concurrent: None,
         timeout: Duration::from_millis(100),
         breaker: settings::Breaker {
             trip: 0.7,
@@ -125,7 +126,15 @@ pub(crate) fn settings_for(url: &str) -> settings::Redis {
 
 pub(crate) fn connect(url: &str) -> Redis {
     let settings = settings_for(url);
-    Redis::start(&settings, &settings.url, (1, 2), recorder())
+    Redis::start(&settings, &settings.url, share(1, 2), recorder())
+}
+
+/// Connections, least and most, and no further bound.
+pub(crate) fn share(least: u32, most: u32) -> Share {
+    Share {
+        connections: (least, most),
+        concurrent: None,
+    }
 }
 
 /// The one place where these tests make a recorder.

@@ -40,7 +40,8 @@ pub const REPLACED: [&str; 9] = [
     "x-ratelimit-reset",
 ];
 
-/// A response made from the store. The content is slices of the stored body, never copied.
+/// A response made from the store. The content is slices of the stored body, never copied, or the
+/// bounds of what of it is to be read where it lies elsewhere.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// 304 and 416 beside the stored status and 206.
@@ -49,6 +50,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Content in order; empty for HEAD, 304 and 416.
     pub body: Slices,
+    /// What of a content that lies elsewhere follows in place of `body`; empty where nothing does.
+    pub elsewhere: std::ops::Range<u64>,
     /// What Content-Length says: for HEAD the length a GET would have had.
     pub content_length: Option<u64>,
 }
@@ -75,8 +78,11 @@ pub fn answer(method: &Method, request: &HeaderMap, mut stored: Stored, now: Tim
         && let Some(range) = request.get(RANGE)
         && range_applies(request, &stored)
     {
-        match ranges(range, stored.body.len() as u64) {
+        match ranges(range, stored.content_bytes()) {
             Ranges::Whole => {}
+            // Several in one answer need a boundary that is nowhere in the content, which is not here
+            // to be looked through; they may be left unheeded (RFC 9110 §14.2).
+            Ranges::Parts(parts) if parts.len() > 1 && stored.elsewhere > 0 => {}
             Ranges::Parts(parts) => return partial(stored, &parts, now),
             Ranges::Unsatisfiable => return unsatisfiable(stored),
         }
@@ -90,10 +96,15 @@ fn whole(method: &Method, stored: Stored) -> Answer {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
     let empty = *method == Method::HEAD || bodiless;
+    let length = stored.content_bytes();
     Answer {
         status: stored.status,
         headers: stored.headers,
-        content_length: (!bodiless).then_some(stored.body.len() as u64),
+        content_length: (!bodiless).then_some(length),
+        elsewhere: match empty {
+            true => 0..0,
+            false => 0..stored.elsewhere,
+        },
         body: match empty {
             true => Slices::default(),
             false => stored.body.into(),
@@ -171,26 +182,25 @@ fn not_modified(mut headers: HeaderMap) -> Answer {
         status: StatusCode::NOT_MODIFIED,
         headers,
         body: Slices::default(),
+        elsewhere: 0..0,
         content_length: None,
     }
 }
 
 fn unsatisfiable(stored: Stored) -> Answer {
+    let length = stored.content_bytes();
     let mut headers = stored.headers;
     remove_representation(&mut headers);
     // The error is about this request, so nobody behind us is to keep it.
     for name in [CACHE_CONTROL, EXPIRES, ETAG, LAST_MODIFIED, AGE] {
         headers.remove(name);
     }
-    insert(
-        &mut headers,
-        CONTENT_RANGE,
-        unsatisfied_range(stored.body.len() as u64),
-    );
+    insert(&mut headers, CONTENT_RANGE, unsatisfied_range(length));
     Answer {
         status: StatusCode::RANGE_NOT_SATISFIABLE,
         headers,
         body: Slices::default(),
+        elsewhere: 0..0,
         content_length: Some(0),
     }
 }
@@ -213,17 +223,24 @@ fn part_of(stored: Stored, part: &Part, asked: &std::ops::Range<u64>) -> Answer 
         status: StatusCode::PARTIAL_CONTENT,
         headers,
         body: slice(&stored.body, &within).into(),
+        elsewhere: 0..0,
         content_length: Some(asked.end - asked.start),
     }
 }
 
 fn partial(stored: Stored, parts: &[std::ops::Range<u64>], now: Timestamp) -> Answer {
+    let length = stored.content_bytes();
     let mut headers = stored.headers;
-    let length = stored.body.len() as u64;
     for name in OF_THE_CONTENT {
         headers.remove(name);
     }
+    let mut elsewhere = 0..0;
     let body = match parts {
+        [part] if stored.elsewhere > 0 => {
+            insert(&mut headers, CONTENT_RANGE, content_range(part, length));
+            elsewhere = part.clone();
+            Slices::default()
+        }
         [part] => {
             insert(&mut headers, CONTENT_RANGE, content_range(part, length));
             slice(&stored.body, part).into()
@@ -240,11 +257,12 @@ fn partial(stored: Stored, parts: &[std::ops::Range<u64>], now: Timestamp) -> An
         }
     };
     let body: Slices = body;
-    let sent = body.bytes();
+    let sent = body.bytes() + (elsewhere.end - elsewhere.start);
     Answer {
         status: StatusCode::PARTIAL_CONTENT,
         headers,
         body,
+        elsewhere,
         content_length: Some(sent),
     }
 }
@@ -305,6 +323,36 @@ mod tests {
             ["12"]
         );
         assert_eq!(answer.content_length, Some(10));
+    }
+
+    #[test]
+    fn of_content_that_lies_elsewhere_the_bounds_are_told_rfc9110_14() {
+        let stored = Stored {
+            elsewhere: 10,
+            body: Bytes::new(),
+            ..body("etag: \"a\"")
+        };
+        let asked = |method, request| answer(&method, &headers(request), stored.clone(), at(5));
+        for (method, request, status, elsewhere, length) in [
+            (Method::GET, "", 200, 0..10, Some(10)),
+            (Method::HEAD, "", 200, 0..0, Some(10)),
+            (Method::GET, "range: bytes=2-4", 206, 2..5, Some(3)),
+            (Method::GET, "range: bytes=-3", 206, 7..10, Some(3)),
+            (Method::GET, "range: bytes=0-1,4-5", 200, 0..10, Some(10)),
+            (Method::GET, "range: bytes=10-", 416, 0..0, Some(0)),
+            (Method::GET, "if-none-match: \"a\"", 304, 0..0, None),
+        ] {
+            let answer = asked(method, request);
+            let said = (
+                answer.status.as_u16(),
+                answer.elsewhere,
+                answer.content_length,
+            );
+            assert_eq!(said, (status, elsewhere, length), "{request}");
+            assert!(answer.body.is_empty());
+        }
+        let part = asked(Method::GET, "range: bytes=2-4");
+        assert_eq!(part.headers[CONTENT_RANGE], "bytes 2-4/10");
     }
 
     #[test]

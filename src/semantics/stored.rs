@@ -20,8 +20,11 @@ pub struct Stored {
     /// The app's fields without those that RFC 9111 §3.1 forbids to store, and without
     /// `Age` and `Content-Length`; `Date` is always there.
     pub headers: HeaderMap,
-    /// The content, exactly as received (content codings and all).
+    /// The content, exactly as received (content codings and all); empty where it lies `elsewhere`.
     pub body: Bytes,
+    /// Bytes of content where it is too large to be here: all of it is with the store, in pieces. 0
+    /// where it is in `body`.
+    pub elsewhere: u64,
     /// Trailer fields that may be replayed.
     pub trailers: HeaderMap,
     /// When and for how long it may be used.
@@ -33,6 +36,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Bytes of its content, wherever that is.
+    #[must_use]
+    pub fn content_bytes(&self) -> u64 {
+        self.body.len() as u64 + self.elsewhere
+    }
+
     /// What of the whole this is, where it is only a part of it (206).
     #[must_use]
     pub fn part(&self) -> Option<Part> {

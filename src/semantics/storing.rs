@@ -208,6 +208,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &Policy) -> Result<Stored, Reas
         status,
         headers: stored_fields(exchange, policy, &heeded),
         body: Bytes::new(),
+        elsewhere: 0,
         trailers: HeaderMap::new(),
         lifetime,
         vary,

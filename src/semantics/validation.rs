@@ -77,14 +77,37 @@ pub fn make_unconditional(request: &mut HeaderMap) {
 #[must_use]
 pub fn ask_for_rest(request: &mut HeaderMap, stored: &Stored) -> Option<Range<u64>> {
     let missing = stored.part()?.missing()?;
+    ask_for_part(request, stored, &missing)?;
+    Some(missing)
+}
+
+/// Makes `request` ask for a part of the representation that `stored` is of, under its strong validator
+/// (RFC 9110 §13.1.5). `None`, and `request` as it was, where nothing could be proved of the answer.
+#[must_use]
+pub fn ask_for_part(request: &mut HeaderMap, stored: &Stored, part: &Range<u64>) -> Option<()> {
     let etag = (stored.validators().etag == EtagKind::Strong)
         .then(|| stored.headers.get(ETAG))
         .flatten()?;
-    let asked = format!("bytes={}-{}", missing.start, missing.end - 1);
+    let asked = format!("bytes={}-{}", part.start, part.end.checked_sub(1)?);
     make_unconditional(request);
     request.insert(RANGE, HeaderValue::from_str(&asked).ok()?);
     request.insert(IF_RANGE, etag.clone());
-    Some(missing)
+    Some(())
+}
+
+/// Whether a 206 with these fields is this part of what is `stored` as a whole.
+#[must_use]
+pub fn is_part_of(stored: &Stored, response: &HeaderMap, part: &Range<u64>) -> bool {
+    let got = Part::of(response);
+    let fits = got.is_some_and(|got| got.range == *part && got.length == stored.content_bytes());
+    fits && is_same(stored, response)
+}
+
+/// Whether both name one representation, byte for byte.
+fn is_same(stored: &Stored, response: &HeaderMap) -> bool {
+    stored.validators().etag == EtagKind::Strong
+        && response.get(ETAG).map(|etag| trim(etag.as_bytes()))
+            == stored.headers.get(ETAG).map(|etag| trim(etag.as_bytes()))
 }
 
 /// The head of the whole that `stored`, a part, and the answer to [`ask_for_rest`] make (RFC 9111
@@ -94,10 +117,7 @@ pub fn ask_for_rest(request: &mut HeaderMap, stored: &Stored) -> Option<Range<u6
 pub fn completed(stored: &Stored, response: &HeaderMap) -> Option<HeaderMap> {
     let (have, got) = (stored.part()?, Part::of(response)?);
     let fits = have.missing() == Some(got.range) && have.length == got.length;
-    let same = stored.validators().etag == EtagKind::Strong
-        && response.get(ETAG).map(|etag| trim(etag.as_bytes()))
-            == stored.headers.get(ETAG).map(|etag| trim(etag.as_bytes()));
-    if !fits || !same {
+    if !fits || !is_same(stored, response) {
         return None;
     }
     let mut headers = stored.headers.clone();
@@ -166,6 +186,7 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
     .ok()?;
     Some(Stored {
         body: stored.body.clone(),
+        elsewhere: stored.elsewhere,
         trailers: stored.trailers.clone(),
         // One without Vary may be kept beside some with it, as what they vary on selects it.
         vary: match renewed.vary.is_empty() {
@@ -180,13 +201,7 @@ pub fn freshen(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Opt
 /// validator too (RFC 9111 §4.3.4). `None` where it does not, or changes what is varied on.
 #[must_use]
 pub fn freshen_beside(other: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> Option<Stored> {
-    let is_named = other.validators().etag == EtagKind::Strong
-        && exchange
-            .response
-            .get(ETAG)
-            .map(|etag| trim(etag.as_bytes()))
-            == other.headers.get(ETAG).map(|etag| trim(etag.as_bytes()));
-    let freshened = is_named
+    let freshened = is_same(other, exchange.response)
         .then(|| freshen(other, exchange, policy))
         .flatten()?;
     freshened
@@ -240,7 +255,7 @@ pub fn judge_head(stored: &Stored, exchange: &Exchange<'_>, policy: &Policy) -> 
         None => true,
     };
     let length_agrees = match exchange.response.get(CONTENT_LENGTH) {
-        Some(length) => length.as_bytes() == stored.body.len().to_string().as_bytes(),
+        Some(length) => length.as_bytes() == stored.content_bytes().to_string().as_bytes(),
         None => true,
     };
     if !(agrees(ETAG) && agrees(LAST_MODIFIED) && length_agrees) {

@@ -187,8 +187,18 @@ pub struct RedisGauges {
     pub breaker: &'static str,
     /// Connections open.
     pub connections: u32,
+    /// Of them, how many have commands under way.
+    pub connections_used: u32,
     /// Most connections.
     pub connections_max: u32,
+    /// Commands under way.
+    pub waiting: u32,
+    /// Most commands under way.
+    pub waiting_max: u32,
+    /// What else is known of it, each by the name of its metric.
+    pub facts: Vec<(&'static str, f64)>,
+    /// `Redis` or `Valkey`, and its version.
+    pub server: Option<(&'static str, String)>,
 }
 
 /// Sums over everything since the start, for health pages and summary lines.
@@ -913,12 +923,23 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             let now = f64::from(u8::from(redis.breaker == state));
             out.number("larder_redis_breaker_state", &[state], now);
         }
-        out.number("db_client_connection_count", &[], redis.connections.into());
-        out.number(
-            "db_client_connection_max",
-            &[],
-            redis.connections_max.into(),
-        );
+        let idle = redis.connections.saturating_sub(redis.connections_used);
+        for (state, connections) in [("used", redis.connections_used), ("idle", idle)] {
+            out.number("db_client_connection_count", &[state], connections.into());
+        }
+        for (family, number) in [
+            ("db_client_connection_max", redis.connections_max),
+            ("larder_redis_commands_waiting", redis.waiting),
+            ("larder_redis_commands_waiting_max", redis.waiting_max),
+        ] {
+            out.number(family, &[], number.into());
+        }
+        for (family, number) in &redis.facts {
+            out.number(family, &[], *number);
+        }
+        if let Some((name, version)) = &redis.server {
+            out.number("larder_redis_info", &[name, version], 1.0);
+        }
     }
 }
 
@@ -1094,7 +1115,17 @@ mod tests {
                     up: true,
                     breaker: "half_open",
                     connections: 3,
+                    connections_used: 1,
                     connections_max: 10,
+                    waiting: 5,
+                    waiting_max: 20,
+                    facts: (TABLE.iter())
+                        .filter(|row| row.name.starts_with("larder_redis_"))
+                        .filter(|row| row.labels.is_empty() && row.name != "larder_redis_up")
+                        .filter(|row| !row.name.contains("waiting"))
+                        .map(|row| (row.name, 7.0))
+                        .collect(),
+                    server: Some(("Redis", "7.4.1".to_owned())),
                 }),
                 upstream_up: Some(true),
                 bypass: Some(false),
@@ -1171,7 +1202,11 @@ mod tests {
                 "db_client_operation_duration_seconds_count{db_operation_name=\"GET\",error_type=\"timeout\"}",
                 1.0,
             ),
-            ("db_client_connection_count", 3.0),
+            ("db_client_connection_count{state=\"used\"}", 1.0),
+            ("db_client_connection_count{state=\"idle\"}", 2.0),
+            ("larder_redis_commands_waiting", 5.0),
+            ("larder_redis_memory_used_bytes", 7.0),
+            ("larder_redis_info{server=\"Redis\",version=\"7.4.1\"}", 1.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
             ("larder_cache_unreadable_total{reason=\"checksum\"}", 5.0),
             ("larder_config_last_reload_successful", 0.0),
@@ -1238,7 +1273,14 @@ mod tests {
 
     #[test]
     fn rules_name_only_metrics_that_there_are() {
-        let rules = include_str!("../../deploy/prometheus/alerts.yaml");
+        let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
+        let recorded = include_str!("../../deploy/prometheus/capacity.yaml");
+        for record in alerts.split("larder:").skip(1) {
+            let name = record.split([' ', '\n']).next().unwrap();
+            let line = format!("record: larder:{name}\n");
+            assert!(recorded.contains(&line), "{name}");
+        }
+        let rules = [alerts, recorded].concat();
         let names = rules
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .filter(|word| {
@@ -1254,7 +1296,7 @@ mod tests {
             assert!(known, "{name}");
             seen += 1;
         }
-        assert!(seen > 10);
+        assert!(seen > 30, "{seen}");
     }
 
     #[test]

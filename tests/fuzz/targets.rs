@@ -72,7 +72,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "answers", run: answers, inputs: 1000, seeds: &[b"\x05HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK", b"\x01HTTP/1.1 103 Hm\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0A \r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\nx", b"\xffHTTP/1.1 204 No\r\nConnection: close\r\n\r\n", b"\x07HTTP/1.0 200\nContent-Length: 003, 3\n\nabc"] },
     Target { name: "response_head", run: response_head, inputs: 2000, seeds: &[b"200\nContent-Length: 3, 3\nConnection: keep-alive", b"304\nTransfer-Encoding: chunked\nKeep-Alive: timeout=5, max=2", b"101\nUpgrade: x", b"999\nContent-Length: 005\nContent-Length: 5"] },
     Target { name: "resp", run: resp, inputs: 3000, seeds: &[b"\x03$5\r\nhello\r\n+OK\r\n:-1\r\n$-1\r\n", b"\x01*3\r\n:1\r\n*1\r\n$-1\r\n-ERR no\r\n", b"\x02%1\r\n+a\r\n~1\r\n#t\r\n|1\r\n+b\r\n_\r\n,1.5\r\n", b"\x05>2\r\n+invalidate\r\n*0\r\n(12345678901234567890\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n", b"\x07$999999999\r\n", b"\x04HTTP/1.1 400 Bad Request\r\n\r\n"] },
-    Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\0\0\0\x0c\0\0\x06\0\0\xc8\0\0\x01h/a\x01\0tx-cache: a\r\na: b\r\nbody", b"\x12\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x1a\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x18\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x02\x10\0\0\0\x1fa\x01\0\x50aaaaa", b"\x0c\x01\x02\x03\x04nonce-of-12-and a tag of sixteen", b"\x1b\x02\x00\x06\x00accept\x04\x00vary"] },
+    Target { name: "entry", run: entry, inputs: 2000, seeds: &[b"\x00", b"\x20\xe8\x03\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x40\x42\x0f\0\0\0\0\0\0\0\x01\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x08\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\n", b"\x21\x01\0\0\0\0\0\0\0\0\0\0\0a piece", b"\x01\x02\x00\x06\x00accept\x04\x00vary", b"\x01\x01\x00\x03\x00a\r\n", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\0\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\0\0\0\x0c\0\0\x06\0\0\xc8\0\0\x01h/a\x01\0tx-cache: a\r\na: b\r\nbody", b"\x12\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x1a\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x18\xe8\x03\0\0\0\0\0\0\x05\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0`\xea\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\x03\0\0\x03\0\0\x09\0\0\x14\0\0\0\0\0\xc8\0\x18\x01h/a\x01\0t\x01\0a\x01\x01\0\0\0xetag: \"a\"\r\ndate: x\r\nbody", b"\x02\x10\0\0\0\x1fa\x01\0\x50aaaaa", b"\x0c\x01\x02\x03\x04nonce-of-12-and a tag of sixteen", b"\x1b\x02\x00\x06\x00accept\x04\x00vary"] },
     Target { name: "config", run: configuration, inputs: 250, seeds: &[b"upstream: http://localhost:3000\nroutes:\n  - path: /api/{id}\n    ttl: 30s\n    tags: ['car:{id}']\n", b"upstream: http://a\nlimits:\n  tiers:\n    - { name: a, rate: 10/1m, per: ip }\ncache: { memory: 64MiB, max_body: 1e9 }\n", b"upstream: ${X:-http://a}\ndefaults: { ttl: 1h, stale_while_revalidate: 5m, heuristic: yes }\n", b"a: &a [x]\nb: *a\n? [1]\n: {<<: *a}", b"server: { listen: '[::1]:0' }\nkey: { query: [a, 'b*'], headers: [X], per: user }\n"] },
     Target { name: "values", run: values, inputs: 250, seeds: &[b"1h30m", b"64MiB", b"100/10s", b"18446744073709551616s", b"-1s", b"0.5ms", b"90%", b"2xx", b"10.0.0.0/8"] },
 ];
@@ -347,7 +347,7 @@ fn storing(bytes: &[u8]) {
 fn used(request: &HeaderMap, stored: &Stored, now: Timestamp) {
     for method in [Method::GET, Method::HEAD] {
         let answer = answer(&method, request, stored.clone(), now);
-        let sent = answer.body.bytes();
+        let sent = answer.body.bytes() + (answer.elsewhere.end - answer.elsewhere.start);
         match answer.status.as_u16() {
             304 => assert!(sent == 0 && answer.content_length.is_none()),
             416 => assert_eq!((sent, answer.content_length), (0, Some(0))),
@@ -1344,8 +1344,9 @@ async fn answered(stream: &[u8]) -> Option<Vec<u8>> {
     tokio::join!(ask, talk).0
 }
 
-/// First byte: entry or Vary marker (bit 0), the flags (1 and 2), whether there is a key (3), and
-/// whether what follows was sealed by us (4). The rest: what stands behind a right checksum and key.
+/// First byte: entry or Vary marker (bit 0), or chunked entry or chunk (5 as well), the flags (1 and 2),
+/// whether there is a key (3), and whether what follows was sealed by us (4). The rest: what stands
+/// behind a right checksum and key.
 fn entry(bytes: &[u8]) {
     let key = Key::from_bytes([7; 16]);
     let raw = Bytes::copy_from_slice(bytes);
@@ -1357,7 +1358,12 @@ fn entry(bytes: &[u8]) {
     let keys = [secret::Key::new([9; 32])];
     let keys = if how & 8 == 0 { &[][..] } else { &keys };
     let seal = Seal::new(Some(0), keys, ENTRY_BYTES_MAX);
-    let mut frame = vec![codec::MAGIC, codec::VERSION, how & 1, how >> 1 & 3];
+    let mut frame = vec![
+        codec::MAGIC,
+        codec::VERSION,
+        how & 1 | how >> 4 & 2,
+        how >> 1 & 3,
+    ];
     let bound_to = [&frame[..3], key.bytes()].concat();
     frame.extend_from_slice(&[0; 8]);
     frame.extend_from_slice(key.bytes());
@@ -1373,6 +1379,14 @@ fn entry(bytes: &[u8]) {
         frame[4..12].copy_from_slice(&checksum);
     }
     let frame = Bytes::from(frame);
+    if let Ok(piece) = codec::decode_chunk(&frame, &key, (1, 0), &seal) {
+        let again = Bytes::from(codec::encode_chunk(&key, (1, 0), &piece, true, &seal));
+        let again = codec::decode_chunk(&again, &key, (1, 0), &seal);
+        assert_eq!(again.as_ref(), Ok(&piece));
+        // It is neither another nor an entry.
+        assert!(codec::decode_chunk(&frame, &key, (1, 1), &seal).is_err());
+        assert!(codec::decode(&frame, &key, 0, &seal).is_err());
+    }
     match codec::decode(&frame, &key, 0, &seal) {
         Err(_) => {}
         Ok(Frame::Vary(names)) => {

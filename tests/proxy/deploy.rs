@@ -34,6 +34,14 @@ fn compose_has_the_app_larder_and_a_redis_that_forgets_the_least_used() {
         redis.contains("--maxmemory 256mb --maxmemory-policy allkeys-lru"),
         "{redis}"
     );
+    // The one that keeps what limits have counted: neither forgets nor evicts.
+    let limits = &services["redis-limits"];
+    assert_eq!(words(&limits["profiles"]), ["limits"]);
+    let command = words(&limits["command"]).join(" ");
+    assert!(
+        command.contains("--maxmemory-policy noeviction") && command.contains("--appendonly yes"),
+        "{command}"
+    );
     assert_eq!(services["app"]["image"], services["larder"]["image"]);
     assert_eq!(words(&services["app"]["command"])[0], "demo");
     assert_eq!(words(&services["larder"]["command"])[0], "run");
@@ -49,6 +57,24 @@ fn compose_has_the_app_larder_and_a_redis_that_forgets_the_least_used() {
             .unwrap()
             .ends_with(":3000")
     );
+}
+
+#[test]
+fn every_rule_for_prometheus_has_what_it_needs() {
+    let config = &documents("prometheus/prometheus.yaml")[0];
+    let files = words(&config["rule_files"]);
+    assert_eq!(files, ["capacity.yaml", "alerts.yaml"]);
+    for file in files {
+        let groups = &documents(&format!("prometheus/{file}"))[0]["groups"];
+        let rules = groups[0]["rules"].as_sequence().unwrap();
+        assert!(rules.len() > 5, "{file}");
+        for rule in rules {
+            assert!(rule["expr"].is_string(), "{rule:?}");
+            let alert = rule["labels"]["severity"].is_string()
+                && rule["annotations"]["summary"].is_string();
+            assert!(rule["record"].is_string() || alert, "{rule:?}");
+        }
+    }
 }
 
 #[test]

@@ -65,7 +65,16 @@ async fn what_will_hurt_is_named_with_its_cause_and_its_cure() {
         .await;
     let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let at = |address: SocketAddr| format!("redis://{address}");
+    let crowded = RedisServer::of("shop", &["--maxclients", "10"]).await;
+    crowded.may_refuse("acl|whoami");
+    let replica = RedisServer::of("shop", &["--replicaof", "127.0.0.1", "1"]).await;
+    replica.may_refuse("acl|whoami");
     for (url, cause) in [
+        (crowded.url(), "of at most 10 clients"),
+        (
+            replica.url(),
+            "has lost its primary: what it holds is old\n    name its primary in redis.url, 127.0.0.1:1",
+        ),
         (full.url(), "noeviction"),
         (
             format!("redis://:wrong-secret@127.0.0.1:{}", guarded.port),

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod before_and_after;
 mod browser;
 mod caching;
 mod cli;
@@ -17,12 +18,16 @@ mod doctor;
 mod entries;
 mod explain;
 mod framing;
+mod large_bodies;
 mod limits;
+mod pool;
 mod post_reads;
 mod presets;
 mod purging;
 mod query_method;
 mod redis_away;
+mod redis_full;
+mod redis_watched;
 mod reload;
 mod rfc;
 mod rig;

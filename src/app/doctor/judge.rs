@@ -3,8 +3,8 @@
 use super::Finding;
 use crate::config::Settings;
 use crate::config::settings::{self, LimitPer};
+use crate::redis_client::info::Info;
 use crate::redis_client::{self, Outage, Refused};
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// The oldest Redis that every command of ours is tested with.
@@ -15,6 +15,13 @@ const SKEW_MILLIS_MAX: u64 = 1_000;
 const FAR: Duration = Duration::from_millis(5);
 /// Share of `maxmemory` in use from which it is nearly full.
 const NEARLY_FULL: f64 = 0.8;
+
+/// Memory from the system, as a multiple of what is used, that is worth a word …
+const FRAGMENTED: f64 = 1.5;
+/// … in a Redis at least this large.
+const FRAGMENTED_BYTES_MIN: u64 = 64 << 20;
+/// A replica that is further behind is not synced.
+const BEHIND_BYTES_MAX: u64 = 1 << 20;
 
 /// What a Redis is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +48,7 @@ pub(super) struct RedisFacts {
     /// Round trips, shortest first.
     pub trips: Vec<Duration>,
     /// `INFO`, where it may be asked.
-    pub info: Option<HashMap<String, String>>,
+    pub info: Option<Info>,
     /// By how much its clock is ahead of ours.
     pub ahead_millis: Option<i64>,
     /// What our user may do there.
@@ -62,11 +69,11 @@ pub(super) enum Rights {
 
 impl RedisFacts {
     fn info(&self, name: &str) -> Option<&str> {
-        Some(self.info.as_ref()?.get(name)?.as_str())
+        self.info.as_ref()?.get(name)
     }
 
     fn number(&self, name: &str) -> Option<u64> {
-        self.info(name)?.parse().ok()
+        self.info.as_ref()?.number(name)
     }
 
     fn trip(&self, share: f64) -> Duration {
@@ -120,8 +127,12 @@ pub(super) fn redis(
         Some(_) => {
             findings.extend(version(of, facts));
             findings.extend(role(of, facts));
+            findings.extend(replicas(of, facts));
             findings.extend(memory(of, used_for, facts));
+            findings.extend(fragmentation(of, facts));
+            findings.extend(persistence(of, used_for, facts));
             findings.extend(writes(of, facts));
+            findings.extend(clients(of, settings, redis, facts));
         }
     }
     findings.extend(clock(of, facts));
@@ -130,9 +141,9 @@ pub(super) fn redis(
 }
 
 fn distance(of: &'static str, redis: &settings::Redis, facts: &RedisFacts) -> Finding {
-    let (usual, slow) = (facts.trip(0.5), facts.trip(0.99));
+    let (usual, most, slow) = (facts.trip(0.5), facts.trip(0.95), facts.trip(0.99));
     let says = format!(
-        "{}: round trip {usual:.1?}, 99 % within {slow:.1?}",
+        "{}: round trip {usual:.1?}, 95 % within {most:.1?}, 99 % within {slow:.1?}",
         facts.address
     );
     if slow * 2 > redis.timeout {
@@ -182,13 +193,9 @@ fn is_near(ip: std::net::IpAddr) -> bool {
 }
 
 fn version(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
-    let version = facts.info("redis_version")?;
+    let (name, version) = facts.info.as_ref()?.server()?;
     let mut parts = version.split('.').map_while(|part| part.parse().ok());
     let known = (parts.next()?, parts.next().unwrap_or(0));
-    let name = match facts.info("server_name") {
-        Some("valkey") => "Valkey",
-        _ => "Redis",
-    };
     Some(if known < VERSION_MIN {
         let (major, minor) = VERSION_MIN;
         let mend = format!("use {major}.{minor} or newer");
@@ -199,12 +206,52 @@ fn version(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
 }
 
 fn role(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
-    (facts.info("role") == Some("slave")).then(|| {
-        Finding::bad(
+    if facts.info("role") != Some("slave") {
+        return None;
+    }
+    let primary = match (facts.info("master_host"), facts.info("master_port")) {
+        (Some(host), Some(port)) => format!("name its primary in redis.url, {host}:{port}"),
+        _ => "name its primary in redis.url".to_owned(),
+    };
+    let synced = match facts.info("master_link_status") {
+        Some("up") | None => "this is a replica: it takes no writes",
+        Some(_) => "this is a replica that has lost its primary: what it holds is old",
+    };
+    Some(Finding::bad(of, synced, primary))
+}
+
+/// What would be lost with this server: a replica that has not synced is none.
+fn replicas(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
+    let info = facts.info.as_ref()?;
+    if facts.info("role") != Some("master") {
+        return None;
+    }
+    let replicas = info.replicas();
+    if replicas.is_empty() {
+        return Some(Finding::good(
             of,
-            "this is a replica: it takes no writes",
-            "name the primary in redis.url",
-        )
+            "it has no replica: when it is lost the cache starts cold, and until it is back limits are counted here",
+        ));
+    }
+    let behind: Vec<String> = replicas
+        .iter()
+        .filter_map(|replica| match &*replica.state {
+            "online" if replica.behind_bytes <= BEHIND_BYTES_MAX => None,
+            "online" => Some(format!(
+                "{} is {} MiB behind",
+                replica.address,
+                replica.behind_bytes >> 20
+            )),
+            state => Some(format!("{} is not synced ({state})", replica.address)),
+        })
+        .collect();
+    Some(match behind.is_empty() {
+        true => Finding::good(of, format!("{} replicas, all synced", replicas.len())),
+        false => Finding::advice(
+            of,
+            behind.join(", "),
+            "it cannot take over as it is; a first sync waits for repl-diskless-sync-delay (5 s unless set): redis-cli CONFIG SET repl-diskless-sync-delay 0",
+        ),
     })
 }
 
@@ -220,17 +267,22 @@ fn memory(of: &'static str, used_for: Use, facts: &RedisFacts) -> Vec<Finding> {
         (0, _) => findings.push(Finding::advice(
             of,
             "maxmemory is not set: it grows until the host has no more",
-            "maxmemory 256mb to begin with; `larder capacity` in the documentation says what you need",
+            "redis-cli CONFIG SET maxmemory 256mb, CONFIG SET maxmemory-policy allkeys-lru, and both in redis.conf; `larder capacity` says what you need",
         )),
         (_, Use::Limits) if evicts => findings.push(Finding::advice(
             of,
             format!("its policy is {policy}: counters may be evicted, and limits forget"),
-            "maxmemory-policy noeviction, here where only limits are",
+            "redis-cli CONFIG SET maxmemory-policy noeviction, here where only limits are",
         )),
         (_, Use::Cache | Use::Both) if !evicts => findings.push(Finding::bad(
             of,
             "its policy is noeviction: once full it takes no more writes",
-            "maxmemory-policy allkeys-lru",
+            "redis-cli CONFIG SET maxmemory-policy allkeys-lru, and in redis.conf",
+        )),
+        (_, Use::Cache | Use::Both) if policy.ends_with("-random") => findings.push(Finding::advice(
+            of,
+            format!("its policy is {policy}: by chance it evicts the purge log, and then all that is stored is fetched anew"),
+            "redis-cli CONFIG SET maxmemory-policy allkeys-lru, and in redis.conf",
         )),
         (_, Use::Both) => findings.push(Finding::advice(
             of,
@@ -241,18 +293,61 @@ fn memory(of: &'static str, used_for: Use, facts: &RedisFacts) -> Vec<Finding> {
     }
     if let Some(used) = facts.number("used_memory").filter(|_| limit > 0) {
         let share = used as f64 / limit as f64;
-        let says = format!("{:.0} % of maxmemory in use", share * 100.0);
+        let evicted = match facts.number("evicted_keys") {
+            Some(keys @ 1..) => format!(", {keys} keys evicted since it came up"),
+            _ => String::new(),
+        };
+        let says = format!("{:.0} % of maxmemory in use{evicted}", share * 100.0);
         findings.push(match share >= NEARLY_FULL {
             true if evicts => Finding::advice(
                 of,
                 says,
-                "more maxmemory means more hits; look at evicted_keys",
+                "more maxmemory means more hits: `larder capacity` says how much",
             ),
             true => Finding::bad(of, says, "raise maxmemory"),
             false => Finding::good(of, says),
         });
     }
     findings
+}
+
+/// Memory that it has from the system and cannot use.
+fn fragmentation(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
+    let ratio = facts.info.as_ref()?.fraction("mem_fragmentation_ratio")?;
+    // Of a small one the program itself is the most.
+    let is_large = facts.number("used_memory")? >= FRAGMENTED_BYTES_MIN;
+    (is_large && ratio > FRAGMENTED).then(|| {
+        Finding::advice(
+            of,
+            format!("it has {ratio:.1} times the memory from the system that it uses"),
+            "redis-cli CONFIG SET activedefrag yes, or start it anew at a quiet hour",
+        )
+    })
+}
+
+/// A cache can be fetched again; what limits have counted cannot.
+fn persistence(of: &'static str, used_for: Use, facts: &RedisFacts) -> Option<Finding> {
+    let appends = facts.info("aof_enabled")? == "1";
+    Some(match (appends, used_for) {
+        (true, Use::Cache) => Finding::advice(
+            of,
+            "it writes all that is cached to disk (appendonly yes)",
+            "redis-cli CONFIG SET appendonly no: a cache is fetched again",
+        ),
+        (true, _) => Finding::good(
+            of,
+            "what limits have counted survives a restart (appendonly yes)",
+        ),
+        (false, Use::Limits) => Finding::advice(
+            of,
+            "what limits have counted is lost with a restart (appendonly no)",
+            "redis-cli CONFIG SET appendonly yes",
+        ),
+        (false, _) => Finding::good(
+            of,
+            "nothing is written to disk as it goes (appendonly no), right for a cache",
+        ),
+    })
 }
 
 /// Failing snapshots stop writes (MISCONF).
@@ -265,6 +360,29 @@ fn writes(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
             "its last write to disk failed: it may refuse writes (MISCONF)",
             "make room on its disk; a cache alone needs no persistence: save \"\", appendonly no",
         )
+    })
+}
+
+/// Whether it takes the connections that a larder makes.
+fn clients(
+    of: &'static str,
+    settings: &Settings,
+    redis: &settings::Redis,
+    facts: &RedisFacts,
+) -> Option<Finding> {
+    let (now, most) = (
+        facts.number("connected_clients")?,
+        facts.number("maxclients")?,
+    );
+    let workers = settings.workers.get() as u64;
+    // Two a worker and two for the background there are in any case.
+    let ours = u64::from(redis.pool_max.get()).max(2 * workers + 2);
+    let says = format!("{now} of at most {most} clients; each larder may add {ours}");
+    let mend = "redis-cli CONFIG SET maxclients, or a smaller redis.pool.max";
+    Some(match now + ours {
+        all if all > most => Finding::bad(of, says, mend),
+        all if all as f64 > most as f64 * NEARLY_FULL => Finding::advice(of, says, mend),
+        _ => Finding::good(of, says),
     })
 }
 
@@ -371,18 +489,15 @@ pub(super) fn configuration(settings: &Settings) -> Vec<Finding> {
 mod tests {
     use super::super::Grade;
     use super::*;
+    use crate::redis_client::info::tests::info as info_of;
 
     const OF: &str = "redis";
 
     fn facts(info: &[(&str, &str)]) -> RedisFacts {
-        let info = info.iter();
         RedisFacts {
             address: "redis://10.0.0.7:6379".into(),
             trips: vec![Duration::from_micros(300); 50],
-            info: Some(
-                info.map(|(name, value)| ((*name).into(), (*value).into()))
-                    .collect(),
-            ),
+            info: Some(info_of(info)),
             ahead_millis: Some(3),
             rights: Rights::Unknown,
         }
@@ -468,5 +583,53 @@ mod tests {
         let finding = clock(OF, &skewed).unwrap();
         assert_eq!(finding.grade, Grade::Advice);
         assert!(finding.says.contains("60000 ms behind"), "{}", finding.says);
+    }
+
+    #[test]
+    fn a_replica_that_is_not_synced_is_none() {
+        let of = |state: &str, offset: &str| {
+            let replica = format!("ip=10.0.0.8,port=6379,state={state},offset={offset},lag=0");
+            let facts = facts(&[
+                ("role", "master"),
+                ("connected_slaves", "1"),
+                ("master_repl_offset", "9000000"),
+                ("slave0", &replica),
+            ]);
+            replicas(OF, &facts).unwrap()
+        };
+        assert_eq!(of("online", "9000000").grade, Grade::Good);
+        assert_eq!(of("online", "0").says, "10.0.0.8:6379 is 8 MiB behind");
+        let waits = of("wait_bgsave", "0");
+        assert_eq!(waits.grade, Grade::Advice);
+        assert!(waits.mend.unwrap().contains("repl-diskless-sync-delay"));
+        let alone = replicas(OF, &facts(&[("role", "master"), ("connected_slaves", "0")]));
+        assert_eq!(alone.unwrap().grade, Grade::Good);
+    }
+
+    #[test]
+    fn disks_and_fragments_are_looked_at() {
+        let of = |aof: &str, used_for| {
+            persistence(OF, used_for, &facts(&[("aof_enabled", aof)])).map(|f| f.grade)
+        };
+        assert_eq!(of("1", Use::Cache), Some(Grade::Advice));
+        assert_eq!(of("1", Use::Both), Some(Grade::Good));
+        assert_eq!(of("0", Use::Limits), Some(Grade::Advice));
+        assert_eq!(of("0", Use::Cache), Some(Grade::Good));
+        let of = |used: &str, ratio: &str| {
+            let facts = facts(&[("used_memory", used), ("mem_fragmentation_ratio", ratio)]);
+            fragmentation(OF, &facts).is_some()
+        };
+        assert!(of("100000000", "1.9"));
+        assert!(!of("100000000", "1.1"));
+        assert!(!of("1000000", "9.0"), "a small one");
+    }
+
+    #[test]
+    fn a_policy_of_chance_is_not_for_a_cache_with_a_purge_log() {
+        let facts = facts(&[
+            ("maxmemory", "1000"),
+            ("maxmemory_policy", "volatile-random"),
+        ]);
+        assert_eq!(grades(&memory(OF, Use::Cache, &facts)), [Grade::Advice]);
     }
 }

@@ -7,13 +7,13 @@ mod judge;
 use crate::clock::Clock;
 use crate::config::settings;
 use crate::config::{RedisUrl, Settings};
+use crate::redis_client::info::Info;
 use crate::redis_client::{self, Outage, PrivateLine};
 use crate::server;
 use crate::upstream::Upstream;
 use judge::{RedisFacts, Rights, Use};
 use redis::{Value, cmd};
 use serde::Serialize;
-use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -191,7 +191,7 @@ async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, Outage
     Ok(RedisFacts {
         address,
         trips,
-        info: info.ok().map(|info| read_info(&info)),
+        info: info.ok().as_ref().and_then(Info::read),
         ahead_millis: time.ok().and_then(|time| ahead(&time, here)),
         rights,
     })
@@ -219,16 +219,6 @@ async fn rights(line: &PrivateLine) -> Rights {
         .filter_map(text)
         .find(|user| user.starts_with(&start))
         .map_or(Rights::Unknown, |rules| Rights::Rules { name, rules })
-}
-
-fn read_info(info: &Value) -> HashMap<String, String> {
-    let text = text(info).unwrap_or_default();
-    let lines = text
-        .lines()
-        .filter_map(|line| line.trim_end().split_once(':'));
-    lines
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -81,8 +81,28 @@ table! {
     Counter "larder_redis_breaker_transitions_total" ["to"] "Changes of the breaker's state.";
     Histogram "db_client_operation_duration_seconds" ["db_operation_name", "error_type"]
         "Time of commands to Redis.";
-    Gauge "db_client_connection_count" [] "Connections to Redis.";
+    Gauge "db_client_connection_count" ["state"] "Connections to Redis: used (commands are under way on it) or idle.";
     Gauge "db_client_connection_max" [] "Most connections to Redis.";
+    Gauge "larder_redis_commands_waiting" [] "Commands to Redis under way.";
+    Gauge "larder_redis_commands_waiting_max" [] "Most commands to Redis under way; more are not asked.";
+    Gauge "larder_redis_pool_utilization_ratio" []
+        "Largest share of the commands that may be under way in the last half second; 1 where one was turned away.";
+    Gauge "larder_redis_round_trip_seconds" [] "Time of the last PING to Redis and back.";
+    Gauge "larder_redis_round_trip_baseline_seconds" [] "The shortest at the start of this process.";
+    Gauge "larder_redis_info" ["server", "version"] "Always 1; the labels name the server.";
+    Gauge "larder_redis_uptime_seconds" [] "How long Redis has been up.";
+    Gauge "larder_redis_memory_used_bytes" [] "Memory that Redis uses.";
+    Gauge "larder_redis_memory_max_bytes" [] "Most memory that it may use; 0 = no bound.";
+    Gauge "larder_redis_memory_fragmentation_ratio" [] "Memory that it has from the system, as a multiple of what it uses.";
+    Gauge "larder_redis_keys" [] "Keys in Redis, of all its users.";
+    Counter "larder_redis_evicted_keys_total" [] "Keys that Redis gave up for want of room.";
+    Counter "larder_redis_expired_keys_total" [] "Keys of Redis that ended with their TTL.";
+    Counter "larder_redis_keyspace_hits_total" [] "Lookups in Redis, of all its users, that found something.";
+    Counter "larder_redis_keyspace_misses_total" [] "Lookups in Redis, of all its users, that found nothing.";
+    Counter "larder_redis_commands_processed_total" [] "Commands that Redis carried out, of all its users.";
+    Gauge "larder_redis_clients" [] "Clients of Redis.";
+    Gauge "larder_redis_clients_max" [] "Most clients that it takes.";
+    Counter "larder_redis_slowlog_total" [] "Commands that took Redis long, since this process began (SLOWLOG, where it may be read).";
     Gauge "larder_upstream_up" [] "1 while the app answers.";
     Gauge "larder_config_last_reload_successful" [] "0 when the last configuration was refused and the one before is in force.";
     Gauge "larder_config_last_reload_timestamp_seconds" [] "When the configuration in force was taken up.";

@@ -22,6 +22,9 @@ pub const NEVER_SENT: [&str; 10] = [
     "mget",
     "sort",
 ];
+/// As ACL LOG names them: what larder asks without minding a refusal. Users of before Redis 7.2 cannot have
+/// SETINFO; SLOWLOG shows what others have asked.
+const MAY_BE_REFUSED: [&str; 2] = ["client|setinfo", "slowlog|get"];
 /// A server that has to be looked at answers within this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Offending keys that are named.
@@ -167,8 +170,7 @@ fn refused(log: Value, own: &Own) -> Vec<String> {
         .filter_map(|entry| {
             let field = |name: &str| field(entry, name).unwrap_or_default();
             let (user, reason, object) = (field("username"), field("reason"), field("object"));
-            // Who greets with SETINFO does not mind being refused; users of before 7.2 cannot have it.
-            let minds = object != "client|setinfo" && !own.refused.contains(&object);
+            let minds = !MAY_BE_REFUSED.contains(&&*object) && !own.refused.contains(&object);
             (user == "larder" && minds).then(|| format!("{object} was refused ({reason})"))
         })
         .collect()

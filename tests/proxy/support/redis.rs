@@ -184,6 +184,18 @@ impl RedisServer {
             .to_owned()
     }
 
+    fn redis_cli(&self) -> Command {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args([
+            "--user",
+            "harness",
+            "--no-auth-warning",
+            "-a",
+            "any",
+        ]);
+        command
+    }
+
     /// The bytes under `name`.
     pub fn get(&self, name: &str) -> Vec<u8> {
         redis::cmd("GET")
@@ -203,18 +215,6 @@ impl RedisServer {
         let url = format!("redis://harness:any@{}", self.address());
         let client = redis::Client::open(url).unwrap();
         client.get_connection().unwrap()
-    }
-
-    fn redis_cli(&self) -> Command {
-        let mut command = Command::new("redis-cli");
-        command.args(["-p", &self.port.to_string()]).args([
-            "--user",
-            "harness",
-            "--no-auth-warning",
-            "-a",
-            "any",
-        ]);
-        command
     }
 
     pub async fn keys(&self) -> Vec<String> {
