@@ -202,7 +202,12 @@ fn the_keys_of_the_schema_follow_the_naming_rules() {
 
 #[test]
 fn the_examples_of_the_manual_load() {
-    let manuals = ["configuration", "presets", "post-and-query", "redis"];
+    let manuals = [
+        "configuration",
+        "presets",
+        "post-and-query",
+        "redis-security",
+    ];
     let text =
         manuals.map(|name| std::fs::read_to_string(root(&format!("docs/{name}.md"))).unwrap());
     let text = text.concat();

@@ -119,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn the_start_says_which_redis_was_found_and_by_what() {
+        let url = ("REDIS_URL".to_owned(), "rediss://u:hunter2@h".to_owned());
+        let source = crate::config::Source {
+            name: "x".into(),
+            text: "upstream: http://a\n".into(),
+        };
+        let env = crate::config::Environment::from_iter([url]);
+        let (settings, _) = crate::config::load(source, &env).unwrap();
+        let text = greeting(&settings);
+        assert!(
+            text.contains("rediss://h:6379     from REDIS_URL\n"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
     fn spans_of_time_are_told_in_two_units_at_most() {
         assert_eq!(humanly(Duration::from_secs(59)), "59 s");
         assert_eq!(humanly(Duration::from_secs(3_700)), "1 h 1 min");

@@ -17,6 +17,19 @@ pub(super) struct Ways {
     vitals: Vitals,
 }
 
+struct Made {
+    /// To the cache's Redis.
+    ways: Vec<Redis>,
+    /// To a second one for limits.
+    limits: Vec<Redis>,
+    /// What they are let in by now.
+    settings: Option<settings::Redis>,
+    /// When the password in force was last changed.
+    since: Timestamp,
+    /// The same of the one before.
+    before: Timestamp,
+}
+
 /// What INFO says that is a metric of its own, by its name there.
 const FACTS: [(&str, &str); 11] = [
     ("uptime_in_seconds", "larder_redis_uptime_seconds"),
@@ -37,19 +50,6 @@ const FACTS: [(&str, &str); 11] = [
     ("connected_clients", "larder_redis_clients"),
     ("maxclients", "larder_redis_clients_max"),
 ];
-
-struct Made {
-    /// To the cache's Redis.
-    ways: Vec<Redis>,
-    /// To a second one for limits.
-    limits: Vec<Redis>,
-    /// What they are let in by now.
-    settings: Option<settings::Redis>,
-    /// When the password in force was last changed.
-    since: Timestamp,
-    /// The same of the one before.
-    before: Timestamp,
-}
 
 impl Ways {
     /// None yet, of `expected`; with the `settings` in force.
@@ -74,7 +74,7 @@ impl Ways {
         &self.vitals
     }
 
-    /// All ways made so far to the cache's Redis.
+    /// All ways made so far.
     pub(super) fn all(&self) -> Vec<Redis> {
         self.made().ways.clone()
     }
@@ -136,20 +136,23 @@ impl Ways {
     /// Up when all of them are; the breaker that is worst off; the sum of the connections; the age of
     /// the oldest credentials that any was had by.
     pub(super) fn gauges(&self, now: Timestamp) -> RedisGauges {
-        let made = self.made();
-        let statuses: Vec<_> = made.ways.iter().map(Redis::status).collect();
+        let statuses: Vec<_> = self.all().iter().map(Redis::status).collect();
         let report = self.vitals.report();
         let any = |state: &&State| statuses.iter().any(|one| one.breaker == state.word());
         let worst = [State::Open, State::HalfOpen]
             .into_iter()
             .find(|state| any(&state));
-        let since = match statuses.iter().any(|one| one.outdated) {
-            true => made.before,
-            false => made.since,
+        let since = {
+            let made = self.made();
+            match statuses.iter().any(|one| one.outdated) {
+                true => made.before,
+                false => made.since,
+            }
         };
         let age = now.as_millis().saturating_sub(since.as_millis());
         RedisGauges {
-            up: made.ways.len() == self.expected && statuses.iter().all(|one| one.connected),
+            credentials_age: Some(Duration::from_millis(age)),
+            up: statuses.len() == self.expected && statuses.iter().all(|one| one.connected),
             breaker: worst.unwrap_or(State::Closed).word(),
             connections: statuses.iter().map(|one| one.connections).sum(),
             connections_used: statuses.iter().map(|one| one.connections_used).sum(),
@@ -160,22 +163,12 @@ impl Ways {
             server: (report.info.as_ref())
                 .and_then(|info| info.server())
                 .map(|(name, version)| (name, version.to_owned())),
-            credentials_age: Some(Duration::from_millis(age)),
         }
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// When the password of `settings` was last changed: when its file was, else it is taken up `now`.
-fn changed(settings: &settings::Redis, now: Timestamp) -> Timestamp {
-    let file = settings.password_file.as_ref();
-    let modified = file.and_then(|file| std::fs::metadata(file).ok()?.modified().ok());
-    let since = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
-    millis.map_or(now, Timestamp::from_millis)
 }
 
 /// What was last seen, by the names of the metrics.
@@ -197,4 +190,13 @@ fn facts(report: &Report) -> Vec<(&'static str, f64)> {
         facts.push(("larder_redis_slowlog_total", report.slow.total as f64));
     }
     facts
+}
+
+/// When the password of `settings` was last changed: when its file was, else it is taken up `now`.
+fn changed(settings: &settings::Redis, now: Timestamp) -> Timestamp {
+    let file = settings.password_file.as_ref();
+    let modified = file.and_then(|file| std::fs::metadata(file).ok()?.modified().ok());
+    let since = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
+    millis.map_or(now, Timestamp::from_millis)
 }

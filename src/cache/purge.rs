@@ -32,6 +32,8 @@ pub const SCOPE_BYTES_MAX: usize = 8 * 1_024;
 const BLOCK: Duration = Duration::from_millis(500);
 /// Deadline of a read beyond [`BLOCK`], and of everything else on the follower's line.
 const GRACE: Duration = Duration::from_secs(1);
+/// Pause before the log is asked for again where our user may not read it.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(1);
 /// A log that was followed until now is current for so long while its server answers: time to connect
 /// anew and to catch up.
 pub const LOST_MAX: Duration = Duration::from_millis(250);
@@ -523,6 +525,7 @@ impl PurgeLog {
         // Whether the log's server was seen to be away, and nothing proved otherwise since.
         let mut away = false;
         loop {
+            let mut pause = Duration::from_millis(fastrand::u64(20..60));
             if redis.serves(stream)
                 && let Ok(line) = redis.private_line(stream).await
             {
@@ -541,13 +544,16 @@ impl PurgeLog {
                     Outage::Connection | Outage::NotReady | Outage::Moved | Outage::ReadOnly
                 );
                 redis.line_ended(ended);
+                if ended == Outage::Forbidden {
+                    // Somebody has to allow it first.
+                    pause = FORBIDDEN_PAUSE;
+                }
                 tracing::debug!(kind = ended.word(), "the purge log is not followed");
             }
             away |= !redis.serves(stream);
             let lost_for = lost.map_or(Duration::MAX, |at| at.elapsed());
             let trusted = lost_for < LOST_MAX || (away && redis.is_up() && lost_for < LOG_AWAY_MAX);
             self.current.store(trusted, Ordering::Release);
-            let pause = Duration::from_millis(fastrand::u64(20..60));
             tokio::time::sleep(pause).await;
         }
     }

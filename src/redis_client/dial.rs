@@ -30,9 +30,11 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// An idle connection is looked after this often (TCP keepalive).
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
-/// Of that, so much is kept to find out whether a port that does not speak as the URL says speaks in the
-/// other way.
-const OTHERWISE_TIME: Duration = Duration::from_millis(200);
+/// After that, so much is spent on finding out whether a port that does not speak as the URL says speaks
+/// in the other way,
+const OTHERWISE_TIME: Duration = Duration::from_millis(500);
+/// and not more often than this.
+const OTHERWISE_PAUSE: Duration = Duration::from_secs(5);
 /// Ports that are remembered by how they speak; no others are looked at.
 const OTHERWISE_KNOWN_MAX: usize = 64;
 /// Bytes of the answers to a greeting, one after the other; a few words each.
@@ -195,7 +197,7 @@ impl Dialer {
                 let access = access.number;
                 return Ok(Connected { link, access });
             }
-            Err(refused) => access.hinted(refused),
+            Err(refused) => access.hinted(access.looked_into(refused, address).await),
         };
         match &access.before {
             Some(before) if with == With::Any && refused.outage == Outage::Denied => {
@@ -232,6 +234,38 @@ impl Access {
         }
     }
 
+    /// What is behind a silence, or an end without a word: the port may speak in the other way.
+    async fn looked_into(&self, refused: Refused, address: &Address) -> Refused {
+        match (refused.reason, address) {
+            ("tls-stalled", Address::Tls(host, port))
+                if is_otherwise(address, speaks_plainly(host, *port)).await =>
+            {
+                Refused::plain_port()
+            }
+            ("ended", Address::Tcp(host, port))
+                if is_otherwise(address, self.speaks_tls(host, *port)).await =>
+            {
+                Refused::tls_port("it took the connection and ended it")
+            }
+            _ => refused,
+        }
+    }
+
+    /// Whether it speaks TLS there. Nothing is said under it.
+    async fn speaks_tls(&self, host: &str, port: u16) -> Option<bool> {
+        let connector = self.connector().await.ok()?;
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let stream = tcp(host, port).await.ok()?;
+        let shaken = tokio_rustls::TlsConnector::from(connector).connect(name, stream);
+        Some(match shaken.await {
+            Ok(_) => true,
+            Err(error) => matches!(
+                error.get_ref().and_then(|inner| inner.downcast_ref()),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            ),
+        })
+    }
+
     /// The TLS configuration; made off this thread, since the system's authorities lie in files, and kept.
     async fn connector(&self) -> Result<Arc<ClientConfig>, Refused> {
         if let Some(config) = self.connector.get() {
@@ -249,25 +283,36 @@ impl Access {
     }
 }
 
+/// What is known of a port that does not speak as the URL says.
+enum Otherwise {
+    /// It speaks in the other way, or it does not.
+    Known(bool),
+    /// It was looked at then, and nothing was found out, or not yet.
+    Asked(Instant),
+}
+
 /// Whether the port at `address`, which does not speak as the URL says, speaks in the other way, plain
-/// text or TLS. That is looked at on a connection of its own, once for all handles of this process.
+/// text or TLS. That is looked at on a connection of its own, now and then until it is found out, once
+/// for all handles of this process.
 async fn is_otherwise(address: &Address, looked_at: impl Future<Output = Option<bool>>) -> bool {
-    static KNOWN: Mutex<BTreeMap<Address, bool>> = Mutex::new(BTreeMap::new());
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(is_otherwise) = known().get(address) {
-        return *is_otherwise;
+    static PORTS: Mutex<BTreeMap<Address, Otherwise>> = Mutex::new(BTreeMap::new());
+    let ports = || PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    {
+        let mut ports = ports();
+        match ports.get(address) {
+            Some(Otherwise::Known(is_otherwise)) => return *is_otherwise,
+            Some(Otherwise::Asked(at)) if at.elapsed() < OTHERWISE_PAUSE => return false,
+            None if ports.len() >= OTHERWISE_KNOWN_MAX => return false,
+            _ => ports.insert(address.clone(), Otherwise::Asked(Instant::now())),
+        };
     }
-    if known().len() >= OTHERWISE_KNOWN_MAX {
-        return false;
+    match tokio::time::timeout(OTHERWISE_TIME, looked_at).await {
+        Ok(Some(is_otherwise)) => {
+            ports().insert(address.clone(), Otherwise::Known(is_otherwise));
+            is_otherwise
+        }
+        Ok(None) | Err(_) => false,
     }
-    // So that nobody looks meanwhile.
-    known().insert(address.clone(), false);
-    let looked_at = tokio::time::timeout(OTHERWISE_TIME, looked_at).await;
-    let is_otherwise = matches!(looked_at, Ok(Some(true)));
-    if is_otherwise {
-        known().insert(address.clone(), true);
-    }
-    is_otherwise
 }
 
 /// Whether it answers to plain text there. Nobody is named.
@@ -294,20 +339,12 @@ impl Way<'_> {
         changed: Arc<Notify>,
         stage: &mut Stage,
     ) -> Result<Arc<Link>, Refused> {
-        let began = Instant::now();
         let unreachable = |error| Refused::socket(&error, &address.to_string());
         match address {
             Address::Tcp(host, port) => {
                 let stream = tcp(host, *port).await.map_err(unreachable)?;
                 *stage = Stage::Greeting;
-                let greeted = self.greet(stream, address, changed).await;
-                if let Err(refused) = &greeted
-                    && refused.reason == "ended"
-                    && is_otherwise(address, self.speaks_tls(host, *port)).await
-                {
-                    return Err(Refused::tls_port("it took the connection and ended it"));
-                }
-                greeted
+                self.greet(stream, address, changed).await
             }
             Address::Tls(host, port) => {
                 let name = match &self.access.tls.server_name {
@@ -327,15 +364,7 @@ impl Way<'_> {
                 let stream = tcp(host, *port).await.map_err(unreachable)?;
                 *stage = Stage::Tls;
                 let asked = name.to_str().into_owned();
-                let until = began + CONNECT_DEADLINE - OTHERWISE_TIME;
-                let shaking = connector.connect(name, stream);
-                let Ok(stream) = tokio::time::timeout_at(until, shaking).await else {
-                    let plainly = speaks_plainly(host, *port);
-                    return Err(match is_otherwise(address, plainly).await {
-                        true => Refused::plain_port(),
-                        false => Refused::late(Stage::Tls, CONNECT_DEADLINE, true),
-                    });
-                };
+                let stream = connector.connect(name, stream).await;
                 let stream = stream.map_err(|error| Refused::tls(&error, &asked))?;
                 *stage = Stage::Greeting;
                 self.greet(stream, address, changed).await
@@ -346,21 +375,6 @@ impl Way<'_> {
                 self.greet(stream, address, changed).await
             }
         }
-    }
-
-    /// Whether it speaks TLS there. Nothing is said under it.
-    async fn speaks_tls(&self, host: &str, port: u16) -> Option<bool> {
-        let connector = self.access.connector().await.ok()?;
-        let name = ServerName::try_from(host.to_owned()).ok()?;
-        let stream = tcp(host, port).await.ok()?;
-        let shaken = tokio_rustls::TlsConnector::from(connector).connect(name, stream);
-        Some(match shaken.await {
-            Ok(_) => true,
-            Err(error) => matches!(
-                error.get_ref().and_then(|inner| inner.downcast_ref()),
-                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
-            ),
-        })
     }
 
     /// Says who we are, all at once. Whoever lacks the right to name the connection may still use it.
@@ -469,11 +483,11 @@ impl Answers {
             match read {
                 // Nobody waits for what the server says by itself.
                 Ok(Some(Reply::Push(_))) => continue,
-                Ok(Some(reply @ (Reply::Simple(_) | Reply::Error(_)))) => return Ok(reply),
+                Ok(Some(reply)) => return Ok(reply),
                 Ok(None) if self.came.len() <= ANSWER_BYTES_MAX && self.parser.room().is_none() => {
                 }
-                // A greeting is answered with a word, or an error.
-                Ok(_) | Err(_) => return Err(Unanswered::Garbage(self.beginning.clone())),
+                // A greeting is answered with few words.
+                Ok(None) | Err(_) => return Err(Unanswered::Garbage(self.beginning.clone())),
             }
             let mut room = [0; 1_024];
             match stream.read(&mut room).await {

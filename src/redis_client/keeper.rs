@@ -9,7 +9,6 @@ use super::dial::{CONNECT_DEADLINE, Connected, Dialer, Greeting, With};
 use super::link::{Link, taken};
 use super::node::Ways;
 use super::resp::Reply;
-use super::vitals::SLOWLOG;
 use crate::config::redis_url::Address;
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
@@ -35,6 +34,8 @@ pub const REPLICA_SILENCE_SECONDS_MAX: u64 = 12;
 /// Pause between two tries to have a connection by credentials that were refused, while one that was
 /// had by others stands.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+/// What is asked where it is allowed, and not missed where it is not.
+const WISHED: [&str; 1] = ["slowlog"];
 /// One log line per kind in this time.
 pub const NEWS_PAUSE: Duration = Duration::from_secs(10);
 
@@ -218,6 +219,29 @@ impl Shared {
         }
     }
 
+    /// Of an error reply that refuses a command to our user, people have to know.
+    pub fn look_at(&self, operation: &'static str, line: &[u8]) {
+        if line.starts_with(b"NOPERM") && !WISHED.contains(&operation) {
+            let user = || self.dialer.user();
+            self.news.forbidden(&self.address, user, operation, line);
+        }
+    }
+
+    /// Whether there are fewer live links than are wanted.
+    fn lacks(&self) -> bool {
+        let links = self.links.load();
+        let live = links.iter().filter(|link| !link.is_dead()).count();
+        live < self.wanted.load(Ordering::Relaxed) as usize
+    }
+
+    /// Shows callers the live links; returns how many, and how many of them are outdated.
+    fn publish(&self, (live, outdated): (Vec<Arc<Link>>, usize)) -> (usize, usize) {
+        let count = live.len();
+        self.links.store(Arc::new(live));
+        self.outdated.store(outdated > 0, Ordering::Relaxed);
+        (count, outdated)
+    }
+
     /// What the breaker is told to be.
     pub fn forced(&self) -> Forced {
         self.news.forced()
@@ -227,24 +251,6 @@ impl Shared {
     pub fn force(&self, forced: Forced) {
         self.news.force(forced);
         self.doubt.notify_one();
-    }
-
-    /// Of an error reply that refuses a command to our user, people have to know.
-    pub fn look_at(&self, operation: &'static str, line: &[u8]) {
-        // Without this one nothing is missed but a page for people.
-        let is_wished = operation == SLOWLOG;
-        if line.starts_with(b"NOPERM") && !is_wished {
-            let user = || self.dialer.user();
-            self.news.forbidden(&self.address, user, operation, line);
-        }
-    }
-
-    /// Shows callers the live links; returns how many, and how many of them are outdated.
-    fn publish(&self, (live, outdated): (Vec<Arc<Link>>, usize)) -> (usize, usize) {
-        let count = live.len();
-        self.links.store(Arc::new(live));
-        self.outdated.store(outdated > 0, Ordering::Relaxed);
-        (count, outdated)
     }
 
     /// A connect was refused: one line, whatever the breaker does.
@@ -319,10 +325,10 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                 () = opened => {}
             }
         }
-        let began = Instant::now();
         // One more of the old kind would replace none.
         let with = if missing { With::Any } else { With::Newest };
         let (address, changed) = (&shared.address, &shared.changed);
+        let began = Instant::now();
         let connected = shared
             .dialer
             .connect(address, Greeting::Server, with, changed);
@@ -354,10 +360,17 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                     Outage::Denied | Outage::Protocol => shared.breaker().probe_pause(),
                     _ => continue,
                 };
+                let over = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+                // One that ends is not to be waited out.
+                let ended = async {
+                    while missing || !shared.lacks() {
+                        shared.changed.notified().await;
+                    }
+                };
                 tokio::select! {
-                    () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+                    () = over => {}
                     _ = exchanged.changed() => {}
-                    () = shared.changed.notified(), if !missing => {}
+                    () = ended => {}
                 }
             }
         }

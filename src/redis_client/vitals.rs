@@ -20,8 +20,6 @@ pub const LOOK: Duration = Duration::from_millis(500);
 pub const QUESTION: Duration = Duration::from_secs(10);
 /// Where the question was refused it is asked again after this: each refusal is a line in ACL LOG.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3_600);
-/// What reading it is called in the metrics. The smallest user may not.
-pub const SLOWLOG: &str = "slowlog";
 /// Entries of SLOWLOG that are read at a time, and kept.
 pub const SLOW_MAX: usize = 32;
 /// Samples of size and traffic that are kept: an hour's.
@@ -170,7 +168,7 @@ impl Vitals {
                     }
                 }
                 if is_due(refused, REFUSED_PAUSE) {
-                    let denied = report.slow.ask(redis).await == Err(Outage::Forbidden);
+                    let denied = report.slow.ask(redis).await == Err(Outage::Denied);
                     refused = denied.then_some(now);
                 }
             }
@@ -249,9 +247,9 @@ impl Slow {
     async fn ask(&mut self, redis: &Redis) -> Result<(), Outage> {
         let mut get = cmd("SLOWLOG");
         get.arg("GET").arg(SLOW_MAX);
-        let reply = redis.query(SLOWLOG, &get).await;
+        let reply = redis.query("slowlog", &get).await;
         match &reply {
-            Err(Outage::Forbidden) => self.readable = Some(false),
+            Err(Outage::Denied) => self.readable = Some(false),
             Err(_) => {}
             Ok(reply) => {
                 let entries = entries(reply);

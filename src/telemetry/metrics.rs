@@ -191,6 +191,8 @@ pub struct RedisGauges {
     pub connections_used: u32,
     /// Most connections.
     pub connections_max: u32,
+    /// How long ago the password that the connections were greeted with was last changed.
+    pub credentials_age: Option<Duration>,
     /// Commands under way.
     pub waiting: u32,
     /// Most commands under way.
@@ -199,8 +201,6 @@ pub struct RedisGauges {
     pub facts: Vec<(&'static str, f64)>,
     /// `Redis` or `Valkey`, and its version.
     pub server: Option<(&'static str, String)>,
-    /// How long ago the password that the connections were greeted with was last changed.
-    pub credentials_age: Option<Duration>,
 }
 
 /// Sums over everything since the start, for health pages and summary lines.
@@ -1126,18 +1126,16 @@ mod tests {
                     connections: 3,
                     connections_used: 1,
                     connections_max: 10,
+                    credentials_age: Some(Duration::from_secs(90)),
                     waiting: 5,
                     waiting_max: 20,
                     facts: (TABLE.iter())
                         .filter(|row| row.name.starts_with("larder_redis_"))
                         .filter(|row| row.labels.is_empty() && row.name != "larder_redis_up")
-                        .filter(|row| {
-                            !row.name.contains("waiting") && !row.name.contains("credentials")
-                        })
+                        .filter(|row| !row.name.contains("waiting") && !row.name.contains("age"))
                         .map(|row| (row.name, 7.0))
                         .collect(),
                     server: Some(("Redis", "7.4.1".to_owned())),
-                    credentials_age: Some(Duration::from_secs(90)),
                 }),
                 upstream_up: Some(true),
                 bypass: Some(false),
@@ -1214,12 +1212,12 @@ mod tests {
                 "db_client_operation_duration_seconds_count{db_operation_name=\"GET\",error_type=\"timeout\"}",
                 1.0,
             ),
+            ("larder_redis_credentials_age_seconds", 90.0),
             ("db_client_connection_count{state=\"used\"}", 1.0),
             ("db_client_connection_count{state=\"idle\"}", 2.0),
             ("larder_redis_commands_waiting", 5.0),
             ("larder_redis_memory_used_bytes", 7.0),
             ("larder_redis_info{server=\"Redis\",version=\"7.4.1\"}", 1.0),
-            ("larder_redis_credentials_age_seconds", 90.0),
             ("larder_memory_evictions_total{reason=\"size\"}", 4.0),
             ("larder_cache_unreadable_total{reason=\"checksum\"}", 5.0),
             ("larder_config_last_reload_successful", 0.0),

@@ -229,6 +229,42 @@ async fn a_password_is_exchanged_without_losing_a_request_or_a_hit() {
     }
 }
 
+#[tokio::test]
+async fn a_second_redis_for_limits_is_let_in_to_anew_as_well() {
+    let (redis, second) = (RedisServer::start().await, RedisServer::start().await);
+    let address = |password: &str| format!("redis://larder:{password}@{}", second.address());
+    let file = SecretFile::with(&address("pw"));
+    let app = shop().await;
+    let limit =
+        "limits: { paths: [/*], tiers: [{ name: all, for: anyone, rate: 5/min, per: ip }] }";
+    let larder = larder(&app)
+        .redis_block(format!(
+            "{{ url: \"{}\", limits_url: {} }}",
+            redis.url(),
+            file.reference()
+        ))
+        .yaml(&format!("workers: 2\n{limit}"))
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    eventually("the limit is counted there", async || {
+        larder.get("/api/cars/1").await;
+        (!second.keys().await.is_empty()).then_some(())
+    })
+    .await;
+    let before = connections(&second).await;
+    set_user(&second, &[">other"]).await;
+    file.write(&address("other"));
+    all_newer(&second, &before).await;
+    set_user(&second, &["<pw"]).await;
+    eventually("the same counter refuses", async || {
+        (larder.get("/api/cars/1").await.status == 429).then_some(())
+    })
+    .await;
+    let settings = "is taken up only by a restart";
+    assert!(!larder.log().contains(settings), "{}", larder.log());
+}
+
 /// A server that takes connections and says this to whoever says something.
 async fn stranger(says: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
