@@ -215,6 +215,7 @@ pub(super) fn is_chunked(beginning: &[u8]) -> bool {
 }
 
 /// The kind of a frame and its block, if it is whole and `key`'s.
+#[inline]
 fn open(bytes: &Bytes, key: &Key, seal: &Seal) -> Result<(u8, Bytes), Corrupt> {
     match bytes.get(..3) {
         None => return Err(Corrupt::Truncated),

@@ -215,15 +215,13 @@ impl Entry {
     }
 
     /// Tells a chunked entry that has just been read how its value is called in Redis.
-    #[must_use]
-    pub(super) fn named(mut self, name: &str) -> Self {
+    pub(super) fn name_chunks(&mut self, name: &str) {
         if let Parts::Apart(parts) = &mut self.bytes
             && let Content::Chunked(chunks) = &mut parts.1
             && let Some(chunks) = Arc::get_mut(chunks)
         {
             name.clone_into(&mut chunks.name);
         }
-        self
     }
 
     /// Where its content lies, if in chunks.

@@ -641,8 +641,11 @@ impl VaryRule {
     }
 }
 
+/// The most bytes of an entry that is opened: `object_max`, and the largest head that an app may send
+/// (256 KiB) with URL and tags, which most entries are far from.
 fn bytes_max(object_max: u64) -> usize {
-    usize::try_from(object_max).unwrap_or(usize::MAX)
+    const HEAD_BYTES_MAX: u64 = 512 * 1024;
+    usize::try_from(object_max.saturating_add(HEAD_BYTES_MAX)).unwrap_or(usize::MAX)
 }
 
 /// The selecting fields and their values in one digestible form.

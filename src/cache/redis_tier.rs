@@ -172,7 +172,10 @@ impl RedisTier {
             Err(outage) => return Err(outage),
         };
         match codec::decode(&frame, variant.unwrap_or(key), offset, &self.seal.load()) {
-            Ok(Frame::Entry(entry)) => Ok(Found::Entry(entry.named(&name))),
+            Ok(Frame::Entry(mut entry)) => {
+                entry.name_chunks(&name);
+                Ok(Found::Entry(entry))
+            }
             Ok(Frame::Vary(names)) => Ok(Found::Vary(names)),
             Err(corrupt) => {
                 self.counters.corrupt(corrupt);
@@ -259,9 +262,8 @@ impl RedisTier {
             let Ok(Some(frame)) = tier.behind.get(chunks.name.as_bytes()).await else {
                 return;
             };
-            if generation(&frame, &chunks.key, &tier.seal.load())
-                .is_some_and(|(at, _)| at == chunks.generation)
-            {
+            let found = chunks_of(&frame, &chunks.key, &chunks.name, &tier.seal.load());
+            if found.is_some_and(|found| found.generation == chunks.generation) {
                 let mut del = redis::cmd("DEL");
                 del.arg(&chunks.name);
                 // It ends by itself, too.
@@ -319,10 +321,9 @@ impl RedisTier {
         self.behind.wrote(outage);
         if outage.is_none()
             && let Some(Ok(Value::BulkString(frame))) = replaced
-            && let Some((_, replaced)) = generation(&frame.into(), &bound_to, &seal)
-            && let Some(chunks) = replaced.named(&name).chunks()
+            && let Some(chunks) = chunks_of(&frame.into(), &bound_to, &name, &seal)
         {
-            self.let_go(chunks, chunks.count(), READERS_TIME);
+            self.let_go(&chunks, chunks.count(), READERS_TIME);
         }
         outage.is_none()
     }
@@ -358,10 +359,9 @@ impl RedisTier {
             if let Ok(Value::BulkString(beginning)) = beginning
                 && codec::is_chunked(&beginning)
                 && let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await
-                && let Some((_, entry)) = generation(&frame, bound_to, &self.seal.load_full())
-                && let Some(chunks) = entry.named(name).chunks()
+                && let Some(chunks) = chunks_of(&frame, bound_to, name, &self.seal.load())
             {
-                self.let_go(chunks, chunks.count(), READERS_TIME);
+                self.let_go(&chunks, chunks.count(), READERS_TIME);
             }
         }
     }
@@ -671,10 +671,13 @@ const fn is_worth_a_try(outage: Outage) -> bool {
     )
 }
 
-/// The generation of a chunked entry's value, and the entry.
-fn generation(frame: &Bytes, key: &Key, seal: &Seal) -> Option<(u64, Entry)> {
+/// Where the content lies of the chunked entry with this `frame`, which was found under `name`.
+fn chunks_of(frame: &Bytes, key: &Key, name: &str, seal: &Seal) -> Option<Arc<Chunks>> {
     match codec::decode(frame, key, 0, seal) {
-        Ok(Frame::Entry(entry)) => Some((entry.chunks()?.generation, entry)),
+        Ok(Frame::Entry(mut entry)) => {
+            entry.name_chunks(name);
+            entry.chunks().cloned()
+        }
         _ => None,
     }
 }

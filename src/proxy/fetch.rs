@@ -837,18 +837,23 @@ impl Job {
                         not_stored = Some(reason);
                         filling = None;
                     }
+                    // Who has the last of it may count on the store; all else leaves at once.
                     let is_last = not_stored.is_none() && body.is_end_stream() && after.is_empty();
+                    let last = is_last.then(|| piece.clone());
+                    if !is_last {
+                        fill.push(piece.clone());
+                    }
                     if not_stored.is_none() && (is_large || bytes > whole_max) {
-                        let added = self.fill_in(fill, head, key, &mut filling, &piece).await;
+                        let piece = (&piece, is_last);
+                        let added = self.fill_in(fill, head, key, &mut filling, piece).await;
                         if added.is_none() {
                             not_stored = Some(Reason::Evicted);
                             filling = None;
                         }
                     }
-                    if is_last && not_stored.is_none() {
-                        break Some(piece);
+                    if last.is_some() {
+                        break last;
                     }
-                    fill.push(piece);
                 }
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
             }
@@ -859,7 +864,6 @@ impl Job {
             }
         };
         if let Some(reason) = not_stored {
-            // The last of it may be what could not be stored.
             last.into_iter().for_each(|last| fill.push(last));
             fill.finish(trailers);
             return Err(reason);
@@ -891,17 +895,18 @@ impl Job {
         })
     }
 
-    /// Stores the next `piece` in chunks, behind what has come before. `None`: that cannot be done.
+    /// Stores the next piece in chunks, behind what has come before; it is held already unless it is the
+    /// last. `None`: that cannot be done.
     async fn fill_in(
         &self,
         fill: &Arc<Fill>,
         head: &Stored,
         key: &Key,
         filling: &mut Option<Filling>,
-        piece: &Bytes,
+        (piece, is_last): (&Bytes, bool),
     ) -> Option<()> {
         let cache = &self.proxy.0.cache;
-        let mut before = Vec::new();
+        let (mut before, mut next) = (Vec::new(), Some(piece));
         let filling = match filling {
             Some(filling) => filling,
             None => {
@@ -913,10 +918,12 @@ impl Job {
                 };
                 let begun = cache.fill(key, head, self.now(), kept)?;
                 before = fill.keep_in(begun.chunks());
+                // Held as well, but for the last.
+                next = next.filter(|_| is_last);
                 filling.insert(begun)
             }
         };
-        for piece in before.iter().chain([piece]) {
+        for piece in before.iter().chain(next) {
             if let Err(given_up) = filling.add(piece).await {
                 cache.gave_up(given_up);
                 return None;

@@ -30,7 +30,7 @@ pub use tunnel::Tunnels;
 pub use visit::{Arrival, Peer};
 pub use wire::Framing;
 
-use crate::cache::{Cache, Entry, Lookup, Tier};
+use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::identity::{Caller, Identity};
@@ -315,13 +315,10 @@ impl Proxy {
         if let Lookup::Found { entry, .. } = &held
             && let Some(chunks) = entry.chunks()
             && !matches!(reuse, Reuse::Fetch(_) | Reuse::Forbidden)
+            && !Box::pin(self.begins(visit, entry, chunks)).await
         {
-            let wanted = reply::wanted_of(visit, entry);
-            // Once its head has left, it is too late to find that the content is not there.
-            if !wanted.is_empty() && !self.0.cache.open(chunks, &wanted).await {
-                held = Lookup::Absent(Reason::Evicted);
-                reuse = ask.reuse(&held);
-            }
+            held = Lookup::Absent(Reason::Evicted);
+            reuse = ask.reuse(&held);
         }
         drop(span);
         let (entry, tier) = match held {
@@ -367,6 +364,13 @@ impl Proxy {
             Reuse::Fetch(reason) => Box::pin(self.fetch(ask, key, None, reason)).await,
             Reuse::Forbidden => Err(Problem::OnlyIfCached),
         }
+    }
+
+    /// Whether an answer from a chunked entry can begin: once its head has left, it is too late to find that
+    /// the content is not there.
+    async fn begins(&self, visit: &Visit, entry: &Entry, chunks: &Arc<Chunks>) -> bool {
+        let wanted = reply::wanted_of(visit, entry);
+        wanted.is_empty() || self.0.cache.open(chunks, &wanted).await
     }
 
     /// What a hit does behind: lengthens a sliding lifetime, or refreshes what is about to expire.
