@@ -173,7 +173,7 @@ async fn a_password_is_exchanged_without_losing_a_request_or_a_hit() {
     let app = shop().await;
     let larder = larder(&app)
         .redis_block(format!(
-            "{{ url: \"redis://127.0.0.1:{}\", username: larder, password: {} }}",
+            "{{ url: \"redis://127.0.0.1:{}\", username: larder, password: {}, timeout: 2s }}",
             redis.port,
             file.reference()
         ))
@@ -214,6 +214,11 @@ async fn a_password_is_exchanged_without_losing_a_request_or_a_hit() {
     eventually("it is connected again", async || {
         let now = connections(&redis).await;
         (now.len() >= before.len()).then_some(())
+    })
+    .await;
+    eventually("every worker uses it again", async || {
+        let metrics = larder.metrics().await;
+        metrics.contains("larder_redis_up 1\n").then_some(())
     })
     .await;
     warm(&larder).await;
