@@ -380,6 +380,25 @@ mod tests {
     }
 
     #[test]
+    fn a_person_has_the_last_word_and_it_knows_what_it_saw_when_they_let_go() {
+        let mut breaker = breaker();
+        breaker.force(Forced::Open);
+        breaker.probe_succeeded();
+        assert_eq!(breaker.state(), State::Open);
+        breaker.force(Forced::Auto);
+        assert_eq!(breaker.state(), State::Closed);
+        breaker.force(Forced::Closed);
+        breaker.open();
+        assert_eq!(breaker.state(), State::Closed);
+        breaker.force(Forced::Auto);
+        assert_eq!(breaker.state(), State::Open);
+        for forced in [Forced::Auto, Forced::Open, Forced::Closed] {
+            assert_eq!(Forced::of_word(forced.word()), Some(forced));
+            assert_eq!(Forced::from_number(forced as u8), forced);
+        }
+    }
+
+    #[test]
     fn the_fifth_hard_failure_in_a_row_opens_it() {
         let mut breaker = breaker();
         for n in 0..4 {

@@ -413,6 +413,7 @@ async fn probe(shared: &Shared) -> Infallible {
     loop {
         let pause = match shared.state() {
             State::Closed => PROBE_PAUSE_CLOSED,
+            _ if shared.forced() != Forced::Auto => PROBE_PAUSE_CLOSED,
             _ => shared.breaker().probe_pause(),
         };
         tokio::select! {

@@ -158,7 +158,15 @@ routes:
         (other.get_with("/a", host).await.header("x-cache") == "MISS").then_some(())
     })
     .await;
-    for page in ["/healthz", "/readyz?verbose", "/metrics", "/v1/stats"] {
+    for page in [
+        "/healthz",
+        "/readyz?verbose",
+        "/metrics",
+        "/v1/stats",
+        "/v1/redis",
+        "/v1/capacity",
+        "/v1/explain?url=/a",
+    ] {
         assert_eq!(one.admin().get(page).await.status, 200, "{page}");
     }
     redis.may_refuse("acl|whoami");

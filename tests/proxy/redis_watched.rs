@@ -63,6 +63,8 @@ async fn what_redis_says_of_itself_is_a_metric_a_page_and_a_worksheet() {
         "{page}"
     );
     larder.says("the way to Redis").await;
+    let health = told(&larder, "/healthz").await;
+    assert!(health["redis"]["poolUtilization"].is_f64(), "{health}");
 
     let metrics = larder.metrics().await;
     for series in [
