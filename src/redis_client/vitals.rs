@@ -168,7 +168,7 @@ impl Vitals {
                     }
                 }
                 if is_due(refused, REFUSED_PAUSE) {
-                    let denied = report.slow.ask(redis).await == Err(Outage::Denied);
+                    let denied = report.slow.ask(redis).await == Err(Outage::Forbidden);
                     refused = denied.then_some(now);
                 }
             }
@@ -262,7 +262,7 @@ impl Slow {
         get.arg("GET").arg(SLOW_MAX);
         let reply = redis.query("slowlog", &get).await;
         match &reply {
-            Err(Outage::Denied) => self.readable = Some(false),
+            Err(Outage::Forbidden) => self.readable = Some(false),
             Err(_) => {}
             Ok(reply) => {
                 let entries = entries(reply);
