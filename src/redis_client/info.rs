@@ -14,7 +14,24 @@ const VALUE_CHARS_MAX: usize = 128;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
     fields: HashMap<Box<str>, Box<str>>,
+    /// Keys in all databases, and those of them with a TTL.
+    keys: Option<(u64, u64)>,
 }
+
+/// What several servers have together.
+const SUMMED: [&str; 11] = [
+    "used_memory",
+    "used_memory_startup",
+    "maxmemory",
+    "evicted_keys",
+    "expired_keys",
+    "keyspace_hits",
+    "keyspace_misses",
+    "total_commands_processed",
+    "instantaneous_ops_per_sec",
+    "connected_clients",
+    "maxclients",
+];
 
 /// A replica, as its primary sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +60,42 @@ impl Info {
             shown.take(VALUE_CHARS_MAX).collect::<String>().into()
         };
         let lines = text.lines().filter_map(|line| line.split_once(':'));
-        let mut fields: HashMap<Box<str>, Box<str>> = lines
+        let fields: HashMap<Box<str>, Box<str>> = lines
             .map(|(name, value)| (name.into(), short(value)))
             .collect();
         // An empty server has the section without a line.
-        if text.contains("# Keyspace") {
-            fields.insert("keyspace".into(), "".into());
-        }
-        Some(Self { fields })
+        let keys = text.contains("# Keyspace").then(|| {
+            let sum = |name| keyspace(&fields, name);
+            (sum("keys="), sum("expires="))
+        });
+        Some(Self { fields, keys })
+    }
+
+    /// What several servers that share the keys say together: sums where something is had together, else
+    /// what the first says. `None` of none.
+    #[must_use]
+    pub fn of_all(infos: impl IntoIterator<Item = Self>) -> Option<Self> {
+        infos.into_iter().reduce(|mut all, one| {
+            for name in SUMMED {
+                if let (Some(sum), Some(more)) = (all.number(name), one.number(name)) {
+                    let sum = sum.saturating_add(more).to_string();
+                    all.fields.insert(name.into(), sum.into());
+                }
+            }
+            all.keys = match (all.keys, one.keys) {
+                (Some(sum), Some(more)) => {
+                    Some((sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)))
+                }
+                _ => None,
+            };
+            all
+        })
+    }
+
+    /// Whether it takes writes.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.get("role") != Some("slave")
     }
 
     /// A field as it stands there.
@@ -86,13 +131,13 @@ impl Info {
     /// Keys in all databases.
     #[must_use]
     pub fn keys(&self) -> Option<u64> {
-        self.keyspace("keys=")
+        self.keys.map(|(keys, _)| keys)
     }
 
     /// Keys with a TTL.
     #[must_use]
     pub fn keys_with_ttl(&self) -> Option<u64> {
-        self.keyspace("expires=")
+        self.keys.map(|(_, with_ttl)| with_ttl)
     }
 
     /// Share of the lookups of all its clients that found something, 0.0 to 1.0; `None` before the first.
@@ -126,19 +171,18 @@ impl Info {
         };
         (0..count).filter_map(replica).collect()
     }
+}
 
-    /// The sum of a number over the databases' lines, `db0:keys=1,expires=0,avg_ttl=0`.
-    fn keyspace(&self, name: &str) -> Option<u64> {
-        self.get("keyspace")?;
-        let databases = self.fields.iter().filter(|(field, _)| {
-            (field.strip_prefix("db")).is_some_and(|number| number.parse::<u32>().is_ok())
-        });
-        let numbers = databases.filter_map(|(_, value)| {
-            let mut parts = value.split(',');
-            parts.find_map(|part| part.strip_prefix(name)?.parse::<u64>().ok())
-        });
-        Some(numbers.fold(0, u64::saturating_add))
-    }
+/// The sum of a number over the databases' lines, `db0:keys=1,expires=0,avg_ttl=0`.
+fn keyspace(fields: &HashMap<Box<str>, Box<str>>, name: &str) -> u64 {
+    let databases = fields.iter().filter(|(field, _)| {
+        (field.strip_prefix("db")).is_some_and(|number| number.parse::<u32>().is_ok())
+    });
+    let numbers = databases.filter_map(|(_, value)| {
+        let mut parts = value.split(',');
+        parts.find_map(|part| part.strip_prefix(name)?.parse::<u64>().ok())
+    });
+    numbers.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -149,7 +193,10 @@ pub(crate) mod tests {
     pub(crate) fn info(fields: &[(&str, &str)]) -> Info {
         let lines: String = fields
             .iter()
-            .map(|(name, value)| format!("{name}:{value}\r\n"))
+            .map(|(name, value)| match *name {
+                "keyspace" => "# Keyspace\r\n".to_owned(),
+                name => format!("{name}:{value}\r\n"),
+            })
             .collect();
         Info::read(&Value::BulkString(lines.into_bytes())).unwrap()
     }
@@ -172,6 +219,26 @@ pub(crate) mod tests {
         let odd = Value::BulkString(b"\xff:db0:keys=x\r\ndb:keys=-1\r\nused_memory:-3".to_vec());
         let odd = Info::read(&odd).unwrap();
         assert_eq!((odd.keys(), odd.number("used_memory")), (None, None));
+    }
+
+    #[test]
+    fn what_several_servers_have_together_is_added_up() {
+        let one = |used: &str, keys: &str| {
+            let keys = format!("keys={keys},expires=1");
+            info(&[
+                ("role", "master"),
+                ("redis_version", "7.4.1"),
+                ("used_memory", used),
+                ("keyspace", ""),
+                ("db0", &keys),
+            ])
+        };
+        let all = Info::of_all([one("100", "3"), one("50", "4")]).unwrap();
+        assert_eq!(all.number("used_memory"), Some(150));
+        assert_eq!((all.keys(), all.keys_with_ttl()), (Some(7), Some(2)));
+        assert_eq!(all.server(), Some(("Redis", "7.4.1")));
+        assert!(all.is_primary());
+        assert_eq!(Info::of_all([]), None);
     }
 
     #[test]

@@ -158,8 +158,8 @@ impl Vitals {
                 |last: Option<Timestamp>, pause| last.is_none_or(|at| now.since(at) >= pause);
             if redis.is_up() && is_due(asked, QUESTION) {
                 asked = Some(now);
-                if let Ok(reply) = redis.query("info", &cmd("INFO")).await {
-                    report.info = Info::read(&reply);
+                if let Some(info) = ask(redis).await {
+                    report.info = Some(info);
                     report
                         .samples
                         .extend(report.info.as_ref().and_then(|info| sample(info, now)));
@@ -176,6 +176,19 @@ impl Vitals {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// What the servers that take writes say together; of one that does not, what it says.
+async fn ask(redis: &Redis) -> Option<Info> {
+    let mut infos = Vec::new();
+    for node in redis.nodes() {
+        if let Ok(reply) = node.query("info", &cmd("INFO")).await {
+            infos.extend(Info::read(&reply));
+        }
+    }
+    let any = infos.iter().any(Info::is_primary);
+    infos.retain(|info| info.is_primary() == any);
+    Info::of_all(infos)
 }
 
 /// Whether the pool has become busy, or calm, where that is a change.

@@ -140,6 +140,20 @@ routes:
         admitted += u32::from(sidecar.get("/limited/a").await.status == 200);
     }
     assert_eq!(admitted, 12, "counted together");
+    // What its primaries say of themselves is added up.
+    let mut takes = 0;
+    for node in &cluster.nodes[..3] {
+        let info = node.cli(&["INFO", "clients"]).await;
+        let most = info
+            .lines()
+            .find_map(|line| line.strip_prefix("maxclients:"));
+        takes += most.unwrap().trim().parse::<u64>().unwrap();
+    }
+    eventually("all primaries are asked", async || {
+        let page = one.admin().get("/v1/redis").await.json();
+        (page["info"]["maxclients"] == takes).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
