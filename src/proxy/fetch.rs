@@ -157,10 +157,8 @@ impl Proxy {
             .coalescer
             .join(key, self.0.cache.position(), ask.visit.now)
         {
-            tokio::spawn(
-                self.job(ask, lead, Some(entry.clone()), Manner::Behind)
-                    .run(None),
-            );
+            let job = self.job(ask, lead, Some(entry.clone()), Manner::Behind);
+            spawn(job.run(None));
         }
     }
 
@@ -174,7 +172,7 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let (tell, told) = oneshot::channel();
         // The fetch outlives its client: others may wait for it, and the store wants it.
-        tokio::spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
+        spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
         match told.await {
             // What came as a part goes out as the part it is.
             Ok(Led::Streaming { stored, fill, .. })
@@ -530,6 +528,12 @@ impl Rest {
     }
 }
 
+/// Spawns a fetch. Its future is large, and the runtime moves what it is given several times: here
+/// it is moved once.
+pub(super) fn spawn(fetch: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(Box::pin(fetch));
+}
+
 impl Job {
     async fn run(mut self, tell: Option<oneshot::Sender<Led>>) {
         let began = Instant::now();
@@ -704,7 +708,8 @@ impl Job {
                             stored.elsewhere = bytes;
                             let label = self.label(&stored, app_time);
                             let entry = |chunks| Entry::chunked(&stored, &label, chunks);
-                            cache.settle(filling, entry, now).await
+                            // Boxed, since it would lie in the future of every fetch.
+                            Box::pin(cache.settle(filling, entry, now)).await
                         }
                     };
                 if is_kept {

@@ -5,7 +5,7 @@
 //! the POST began: it may tell how things were before that.
 
 use super::body::Body;
-use super::fetch::{Led, Manner};
+use super::fetch::{Led, Manner, spawn};
 use super::reply::Reply;
 use super::{Ask, Content, Outcome, Plan, Problem, Proxy, Reason, Visit};
 use crate::cache::purge::Position;
@@ -107,7 +107,7 @@ impl Proxy {
         let lead = self.0.shared.coalescer.alone(key, position);
         let (tell, told) = oneshot::channel();
         let job = self.job(&get, lead, None, Manner::Apart);
-        tokio::spawn(job.take_in(response, asked.requested, asked.began.elapsed(), Some(tell)));
+        spawn(job.take_in(response, asked.requested, asked.began.elapsed(), Some(tell)));
         let kept = match told.await {
             Ok(Led::Streaming {
                 head,
