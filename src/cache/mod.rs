@@ -7,6 +7,7 @@ pub mod chunks;
 pub mod codec;
 pub mod entry;
 mod filling;
+mod lz4;
 pub mod memory;
 pub mod purge;
 pub mod redis_tier;

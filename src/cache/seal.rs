@@ -11,6 +11,7 @@
 //! ```
 
 use super::Corrupt;
+use super::lz4;
 use crate::secret::Key as Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
@@ -161,10 +162,8 @@ impl Seal {
             return Err(Corrupt::Malformed);
         }
         let mut plain = vec![0; length];
-        match lz4_flex::block::decompress_into(compressed, &mut plain) {
-            Ok(written) if written == length => Ok(plain),
-            _ => Err(Corrupt::Malformed),
-        }
+        let read = lz4::decompress(compressed, &mut plain);
+        read.map(|()| plain).ok_or(Corrupt::Malformed)
     }
 }
 
