@@ -1050,6 +1050,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_server_that_answers_again_is_not_believed_before_its_log_is_read() {
+        let mut server = Server::start().await;
+        let one = Sidecar::start(&server, 0).ready().await;
+        server.kill();
+        until("the kill is noticed", || !one.redis.is_up()).await;
+        // It is back, with whatever it had saved, and its log cannot be followed.
+        server.run_with(&["--replicaof", "127.0.0.1", "1"]).await;
+        until("it is asked again", || one.redis.is_up()).await;
+        let begun = std::time::Instant::now();
+        until("a while is over", || {
+            assert!(!one.cache.status().log_followed, "{:?}", begun.elapsed());
+            begun.elapsed() > Duration::from_secs(1)
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_log_trimmed_past_our_place_or_gone_backwards_makes_everything_older_stale() {
         let server = Server::start().await;
         let mut one = Sidecar::start(&server, 1 << 20).ready().await;
