@@ -11,7 +11,7 @@ use super::codec::{self, Corrupt, Frame};
 use super::filling::{Filling, GivenUp};
 use super::purge::{PurgeLog, Since, Verdict};
 use super::seal::Seal;
-use super::{Counters, Entry};
+use super::{CLOCKS_APART_MAX, Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
 use arc_swap::{ArcSwap, Guard};
@@ -23,11 +23,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Writes that may wait on one worker.
 pub const QUEUE_MAX: usize = 1_024;
+/// Renewals under way on one worker.
+const RENEWALS_MAX: usize = 256;
 /// Bytes of entries that may wait on one worker.
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest life of a key in Redis, whatever the response says.
@@ -73,6 +75,7 @@ pub struct RedisTier {
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
     queued_bytes: Arc<AtomicUsize>,
+    renewals: Arc<Semaphore>,
     _writer: Arc<Writer>,
 }
 
@@ -138,6 +141,7 @@ impl RedisTier {
             counters,
             queue,
             queued_bytes,
+            renewals: Arc::new(Semaphore::new(RENEWALS_MAX)),
             _writer: Arc::new(Writer(writer.abort_handle())),
         }
     }
@@ -414,10 +418,35 @@ impl RedisTier {
         self.write(key, variant, entry, now, false)
     }
 
-    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is
-    /// not brought back.
-    pub fn renew(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is not
+    /// brought back, nor is what another sidecar has fetched since displaced; returns whether that lies there.
+    pub async fn renew(
+        &self,
+        key: Key,
+        variant: Option<Key>,
+        entry: Arc<Entry>,
+        now: Timestamp,
+    ) -> bool {
+        let Ok(_one_of_few) = self.renewals.try_acquire() else {
+            // Another use will do it.
+            self.counters.write_dropped();
+            return false;
+        };
+        let name = self.names.of(&key, variant.as_ref());
+        let offset = self.behind.time_offset(name.as_bytes(), now);
+        let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await else {
+            return false;
+        };
+        let bound_to = variant.unwrap_or(key);
+        let Ok(Frame::Entry(found)) = codec::decode(&frame, &bound_to, offset, &self.seal.load())
+        else {
+            return false;
+        };
+        if found.received() > entry.received() + CLOCKS_APART_MAX {
+            return true;
+        }
         self.write(key, variant, entry, now, true);
+        false
     }
 
     fn write(
