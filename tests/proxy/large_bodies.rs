@@ -473,6 +473,32 @@ async fn whoever_reads_slowly_keeps_what_is_still_to_be_read() {
 }
 
 #[tokio::test]
+async fn who_reads_behind_a_fetch_gets_from_the_app_what_redis_has_lost() {
+    let redis = RedisServer::start().await;
+    let file = content(50 * MIB, 13);
+    let app = files(file.clone()).await;
+    let larder = start(&app, &redis, ROUTES).await;
+    let client = larder.client();
+    let answer = open(&client, "/file").await;
+    assert_eq!(answer.headers()["x-cache"], "MISS");
+    let mut body = answer.into_body();
+    let begun = take(&mut body, 1).await;
+    eventually("all of it is stored", async || {
+        (chunks(&redis).await.len() == 401).then_some(())
+    })
+    .await;
+    redis.cli(&["DEL", &chunks(&redis).await[200]]).await;
+    let (after, is_whole) = rest(body).await;
+    assert!(is_whole);
+    same(
+        &[begun, after].concat(),
+        &file,
+        "from here, Redis and the app",
+    );
+    assert_eq!(app.count("/file"), 2, "the rest was asked for");
+}
+
+#[tokio::test]
 async fn the_value_of_an_entry_ends_before_its_first_chunk_however_long_the_app_took() {
     let redis = RedisServer::start().await;
     let (file, gate) = (content(4 * MIB, 12), Gate::closed());
