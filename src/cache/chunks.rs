@@ -34,7 +34,8 @@ pub const CHUNK_TIME: Duration = Duration::from_secs(3);
 /// Bytes handed out at a time. The next chunk is asked for with the last of one, so that a client that
 /// has stopped somewhere holds one chunk and seldom two.
 const SLICE_BYTES: usize = 64 * 1024;
-/// The most chunks whose presence is looked at before an answer begins.
+/// The most chunks whose presence is looked at before an answer begins, or whose lives are lengthened at a
+/// time for one who reads.
 pub const TOUCHED_MAX: usize = 1_024;
 
 /// A chunk cannot be had: it is gone, damaged, or too late.
@@ -197,11 +198,16 @@ impl ChunkReader {
             return Poll::Ready(None);
         }
         let index = self.chunks.index(self.left.start);
+        let last = match self.chunks.is_filling() {
+            // More is stored meanwhile, and is read next.
+            true => u32::MAX,
+            false => self.chunks.index(self.left.end - 1),
+        };
         if self.ready.is_empty() {
             let (tier, chunks) = (&self.tier, &self.chunks);
             let under_way = self
                 .under_way
-                .get_or_insert_with(|| UnderWay::begin(tier, chunks, index));
+                .get_or_insert_with(|| UnderWay::begin(tier, chunks, index, last));
             let read = ready!(Pin::new(&mut under_way.0).poll(context));
             self.under_way = None;
             match read {
@@ -213,7 +219,7 @@ impl ChunkReader {
         self.left.start += piece.len() as u64;
         if self.ready.is_empty() && self.left() > 0 {
             let next = self.chunks.index(self.left.start);
-            self.under_way = Some(UnderWay::begin(&self.tier, &self.chunks, next));
+            self.under_way = Some(UnderWay::begin(&self.tier, &self.chunks, next, last));
         }
         Poll::Ready(Some(Ok(piece)))
     }
@@ -233,11 +239,11 @@ impl ChunkReader {
 struct UnderWay(JoinHandle<Result<Bytes, Gone>>);
 
 impl UnderWay {
-    fn begin(tier: &Arc<RedisTier>, chunks: &Arc<Chunks>, index: u32) -> Self {
+    fn begin(tier: &Arc<RedisTier>, chunks: &Arc<Chunks>, index: u32, last: u32) -> Self {
         let (tier, chunks) = (Arc::clone(tier), Arc::clone(chunks));
-        Self(tokio::spawn(
-            async move { tier.chunk(&chunks, index).await },
-        ))
+        Self(tokio::spawn(async move {
+            tier.chunk(&chunks, index, last).await
+        }))
     }
 }
 

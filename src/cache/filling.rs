@@ -80,11 +80,6 @@ impl Filling {
         (self.key, self.variant)
     }
 
-    /// How long the entry lives.
-    pub(super) const fn life(&self) -> Duration {
-        self.life
-    }
-
     /// Adds what came next. Waits while the chunk before is being written, which takes no longer than
     /// `redis.timeout`.
     pub async fn add(&mut self, mut piece: &[u8]) -> Result<(), GivenUp> {
@@ -166,7 +161,7 @@ impl Drop for Filling {
             return;
         }
         let (tier, chunks, count) = (self.tier.clone(), self.chunks(), self.count);
-        let let_go = move || tier.let_go(&chunks, count, GIVEN_UP_TIME);
+        let let_go = move || tier.let_go(&chunks, 0..count, GIVEN_UP_TIME);
         match (self.under_way.take(), Handle::try_current()) {
             // What is being written would come after it.
             (Some(under_way), Ok(runtime)) => drop(runtime.spawn(async move {

@@ -374,7 +374,9 @@ impl Cache {
     }
 
     /// Puts `renewed` in the place of `entry`, which has been found under `key` and now lasts longer: in
-    /// memory at once, in Redis behind. What is in neither place any more is not brought back.
+    /// memory at once, in Redis behind. What is in neither place any more is not brought back, and what
+    /// another sidecar has fetched since stays: it takes the place in memory, too. Must be called on this
+    /// worker's runtime.
     pub fn renew(&self, key: &Key, entry: &Arc<Entry>, renewed: Arc<Entry>, now: Timestamp) {
         let variant = (!renewed.is_for_all()).then(|| key.variant(&digestible(&renewed.vary())));
         let at = variant.unwrap_or(*key);
@@ -384,9 +386,16 @@ impl Cache {
             self.keep(at, &renewed);
         }
         if let Some(tier) = &self.redis
+            && tier.behind().is_up()
             && self.shared.purges.is_current()
         {
-            tier.renew(*key, variant, renewed, now);
+            let (tier, shared, key) = (Arc::clone(tier), Arc::clone(&self.shared), *key);
+            tokio::spawn(async move {
+                let is_outdated = tier.renew(key, variant, Arc::clone(&renewed), now);
+                if is_outdated.await {
+                    shared.memory.remove_this(&at, &renewed);
+                }
+            });
         }
     }
 
@@ -1048,6 +1057,81 @@ mod tests {
         assert!(one.body(4).await.is_some());
         tokio::time::sleep(Duration::from_millis(700)).await;
         assert!(one.body(4).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_renewal_does_not_displace_what_another_sidecar_has_fetched_since() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 0).ready().await;
+        let store = |sidecar: &Sidecar, age: u64, body: &[u8]| {
+            let now = sidecar.clock.now();
+            let received = Timestamp::from_millis(now.as_millis() - age);
+            let label = Label {
+                position: sidecar.cache.position(),
+                ..testing::label("host/1")
+            };
+            let entry = Arc::new(Entry::new(&testing::stored_at(received, body), &label));
+            sidecar.cache.store(&key(1), Arc::clone(&entry), now);
+            entry
+        };
+        let renew = async |entry: &Arc<Entry>| {
+            let mut lifetime = entry.lifetime();
+            lifetime.fresh += Duration::from_secs(60);
+            let renewed = Arc::new(entry.lasting(&lifetime));
+            one.cache.renew(&key(1), entry, renewed, one.clock.now());
+        };
+        let there = async |body: &[u8], fresh: u64| {
+            let begun = std::time::Instant::now();
+            loop {
+                if let Lookup::Found { entry, .. } = two.get(1).await
+                    && entry.body() == body
+                    && entry.lifetime().fresh == Duration::from_secs(fresh)
+                {
+                    return;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(5), "{fresh}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let old = store(&one, 30_000, b"old");
+        there(b"old", 60).await;
+        renew(&old).await;
+        there(b"old", 120).await;
+        let Lookup::Found { entry: old, .. } = one.get(1).await else {
+            panic!("it is in memory");
+        };
+        store(&two, 0, b"new");
+        there(b"new", 60).await;
+        renew(&old).await;
+        // Here, too, the newer one is shown from then on.
+        let begun = std::time::Instant::now();
+        while one.body(1).await != Some((b"new".to_vec(), Tier::Redis)) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "still the old one"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        one.cache.flush(Duration::from_secs(5)).await;
+        there(b"new", 60).await;
+    }
+
+    #[tokio::test]
+    async fn one_server_that_answers_again_is_not_believed_before_its_log_is_read() {
+        let mut server = Server::start().await;
+        let one = Sidecar::start(&server, 0).ready().await;
+        server.kill();
+        until("the kill is noticed", || !one.redis.is_up()).await;
+        // It is back, with whatever it had saved, and its log cannot be followed.
+        server.run_with(&["--replicaof", "127.0.0.1", "1"]).await;
+        until("it is asked again", || one.redis.is_up()).await;
+        let begun = std::time::Instant::now();
+        until("a while is over", || {
+            assert!(!one.cache.status().log_followed, "{:?}", begun.elapsed());
+            begun.elapsed() > Duration::from_secs(1)
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -552,7 +552,9 @@ impl PurgeLog {
             }
             away |= !redis.serves(stream);
             let lost_for = lost.map_or(Duration::MAX, |at| at.elapsed());
-            let trusted = lost_for < LOST_MAX || (away && redis.is_up() && lost_for < LOG_AWAY_MAX);
+            // One server that answers again may have been told anything while we were away.
+            let others_answer = redis.is_divided() && redis.is_up();
+            let trusted = lost_for < LOST_MAX || (away && others_answer && lost_for < LOG_AWAY_MAX);
             self.current.store(trusted, Ordering::Release);
             tokio::time::sleep(pause).await;
         }
@@ -772,7 +774,9 @@ impl PurgeLog {
         };
         if text(b"k") == Some("genesis") {
             let mut table = self.write();
-            table.raise_floor(id, history);
+            // Where the loss was seen before, what came into memory since is no older than this log.
+            let is_news = table.floor.log < id;
+            table.raise_floor(id, history && is_news);
             table.replayed(id);
             self.local.store(table.local, Ordering::Release);
             return;
@@ -1021,6 +1025,23 @@ mod tests {
         leaf.prop_recursive(4, 64, 8, |inner| {
             prop::collection::vec(inner, 0..8).prop_map(Value::Array)
         })
+    }
+
+    #[test]
+    fn the_beginning_of_a_log_that_is_known_to_be_new_makes_nothing_stale_once_more() {
+        let log = PurgeLog::new("test", Arc::default());
+        let genesis = Fields::from([(b"k".to_vec(), b"genesis".to_vec())]);
+        log.write().raise_floor((5, 0), true);
+        let since = Since::Local(log.position().local);
+        let subject = || Subject {
+            tags: [],
+            url: "host/",
+        };
+        log.replay((5, 0), &genesis, true);
+        assert_eq!(log.verdict(subject(), since), Verdict::Valid);
+        assert_eq!(log.position().log, (5, 0));
+        log.replay((6, 0), &genesis, true);
+        assert_eq!(log.verdict(subject(), since), Verdict::Hard);
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::codec::{self, Corrupt, Frame};
 use super::filling::{Filling, GivenUp};
 use super::purge::{PurgeLog, Since, Verdict};
 use super::seal::Seal;
-use super::{Counters, Entry};
+use super::{CLOCKS_APART_MAX, Counters, Entry};
 use crate::redis_client::{Outage, Redis};
 use crate::semantics::{Key, Timestamp};
 use arc_swap::{ArcSwap, Guard};
@@ -23,11 +23,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Writes that may wait on one worker.
 pub const QUEUE_MAX: usize = 1_024;
+/// Renewals under way on one worker.
+const RENEWALS_MAX: usize = 256;
 /// Bytes of entries that may wait on one worker.
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest life of a key in Redis, whatever the response says.
@@ -43,6 +45,9 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(15);
 
+/// What is still to be read stays where less is left of its life: a client that takes a chunk within that
+/// time is never cut.
+const ENDS_SOON: Duration = Duration::from_secs(READERS_TIME.as_secs() / 2);
 /// Pause before a chunk is asked for, or written, again.
 const CHUNK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -70,6 +75,7 @@ pub struct RedisTier {
     counters: Arc<Counters>,
     queue: mpsc::Sender<Write>,
     queued_bytes: Arc<AtomicUsize>,
+    renewals: Arc<Semaphore>,
     _writer: Arc<Writer>,
 }
 
@@ -135,6 +141,7 @@ impl RedisTier {
             counters,
             queue,
             queued_bytes,
+            renewals: Arc::new(Semaphore::new(RENEWALS_MAX)),
             _writer: Arc::new(Writer(writer.abort_handle())),
         }
     }
@@ -224,29 +231,47 @@ impl RedisTier {
         }
     }
 
-    /// Reads one chunk of an answer that has begun: later than a request waits for Redis, but not for
-    /// ever.
+    /// Reads one chunk of an answer that has begun and goes on to the chunk `last`: later than a request
+    /// waits for Redis, but not for ever. Where what is still to be read would end soon, it stays as long
+    /// as a reader has who has just begun, so that a slow client is not cut.
     pub(super) async fn chunk(
         self: &Arc<Self>,
         chunks: &Arc<Chunks>,
         index: u32,
+        last: u32,
     ) -> Result<Bytes, Gone> {
         let name = chunks.name(index);
+        let mut both = redis::pipe();
+        both.cmd("GET").arg(&name).cmd("PTTL").arg(&name);
         let begun = Instant::now();
         let corrupt = loop {
-            match self.redis.get(name.as_bytes()).await {
-                Ok(Some(frame)) => match chunks.read(&frame, index, &self.seal.load()) {
-                    Ok(content) => return Ok(content),
-                    Err(corrupt) => break corrupt,
-                },
+            let mut answers = self.redis.pipeline("get", &both).await.into_iter();
+            match answers.next() {
+                Some(Ok(Value::BulkString(frame))) => {
+                    match chunks.read(&frame.into(), index, &self.seal.load()) {
+                        Ok(content) => {
+                            if let Some(Ok(Value::Int(left))) = answers.next()
+                                && u64::try_from(left).is_ok_and(|left| left < millis(ENDS_SOON))
+                            {
+                                let end = last.min(index.saturating_add(TOUCHED_MAX as u32));
+                                let next = index + 1..end.saturating_add(1);
+                                self.let_go(chunks, next, READERS_TIME);
+                            }
+                            return Ok(content);
+                        }
+                        Err(corrupt) => break corrupt,
+                    }
+                }
                 // What is on its way into Redis may come late to where it is read.
-                Ok(None) if chunks.is_filling() && begun.elapsed() < CHUNK_TIME => {
+                Some(Ok(Value::Nil)) if chunks.is_filling() && begun.elapsed() < CHUNK_TIME => {
                     tokio::time::sleep(CHUNK_PAUSE).await;
                 }
-                Ok(None) => break Corrupt::Missing,
-                Err(Outage::Protocol) => break Corrupt::Version,
-                Err(_) if begun.elapsed() < CHUNK_TIME => tokio::time::sleep(CHUNK_PAUSE).await,
-                Err(_) => return Err(Gone),
+                Some(Ok(Value::Nil)) => break Corrupt::Missing,
+                Some(Ok(_) | Err(Outage::Protocol)) => break Corrupt::Version,
+                Some(Err(_)) if begun.elapsed() < CHUNK_TIME => {
+                    tokio::time::sleep(CHUNK_PAUSE).await;
+                }
+                Some(Err(_)) | None => return Err(Gone),
             }
         };
         self.spoil(chunks, corrupt);
@@ -299,7 +324,12 @@ impl RedisTier {
         entry: &Entry,
         now: Timestamp,
     ) -> bool {
-        let ((key, variant), life) = (filling.place(), filling.life());
+        let (key, variant) = filling.place();
+        // Not what it was when its first chunk was written: that would end before it.
+        let life = entry.keep(now).min(TTL_MAX);
+        if millis(life) == 0 {
+            return false;
+        }
         let name = self.names.of(&key, variant.as_ref());
         let bound_to = variant.unwrap_or(key);
         let mut batch = redis::pipe();
@@ -323,19 +353,20 @@ impl RedisTier {
             && let Some(Ok(Value::BulkString(frame))) = replaced
             && let Some(chunks) = chunks_of(&frame.into(), &bound_to, &name, &seal)
         {
-            self.let_go(&chunks, chunks.count(), READERS_TIME);
+            self.let_go(&chunks, 0..chunks.count(), READERS_TIME);
         }
         outage.is_none()
     }
 
-    /// Leaves the first `count` of these chunks to end after `life`, when nobody is reading them any more.
-    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, count: u32, life: Duration) {
-        if count > 0 {
+    /// Leaves these chunks to end after `life`, when nobody is reading
+    /// them any more.
+    pub(super) fn let_go(&self, chunks: &Arc<Chunks>, indexes: Range<u32>, life: Duration) {
+        if !indexes.is_empty() {
             let chunks = Arc::clone(chunks);
             // Dropped where there is no room: they end by themselves, later.
             let _ = self.queue.try_send(Write::LetGo {
                 chunks,
-                count,
+                indexes,
                 life,
             });
         }
@@ -361,7 +392,7 @@ impl RedisTier {
                 && let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await
                 && let Some(chunks) = chunks_of(&frame, bound_to, name, &self.seal.load())
             {
-                self.let_go(&chunks, chunks.count(), READERS_TIME);
+                self.let_go(&chunks, 0..chunks.count(), READERS_TIME);
             }
         }
     }
@@ -387,10 +418,35 @@ impl RedisTier {
         self.write(key, variant, entry, now, false)
     }
 
-    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is
-    /// not brought back.
-    pub fn renew(&self, key: Key, variant: Option<Key>, entry: Arc<Entry>, now: Timestamp) {
+    /// The same of an entry that lies there already and now lasts longer. What has gone meanwhile is not
+    /// brought back, nor is what another sidecar has fetched since displaced; returns whether that lies there.
+    pub async fn renew(
+        &self,
+        key: Key,
+        variant: Option<Key>,
+        entry: Arc<Entry>,
+        now: Timestamp,
+    ) -> bool {
+        let Ok(_one_of_few) = self.renewals.try_acquire() else {
+            // Another use will do it.
+            self.counters.write_dropped();
+            return false;
+        };
+        let name = self.names.of(&key, variant.as_ref());
+        let offset = self.behind.time_offset(name.as_bytes(), now);
+        let Ok(Some(frame)) = self.behind.get(name.as_bytes()).await else {
+            return false;
+        };
+        let bound_to = variant.unwrap_or(key);
+        let Ok(Frame::Entry(found)) = codec::decode(&frame, &bound_to, offset, &self.seal.load())
+        else {
+            return false;
+        };
+        if found.received() > entry.received() + CLOCKS_APART_MAX {
+            return true;
+        }
         self.write(key, variant, entry, now, true);
+        false
     }
 
     fn write(
@@ -460,7 +516,7 @@ enum Write {
     },
     LetGo {
         chunks: Arc<Chunks>,
-        count: u32,
+        indexes: Range<u32>,
         life: Duration,
     },
     Remove {
@@ -572,11 +628,11 @@ impl Writing {
             }
             Write::LetGo {
                 chunks,
-                count,
+                indexes,
                 life,
             } => {
                 let life = millis(life);
-                for index in 0..count {
+                for index in indexes {
                     batch.cmd("PEXPIRE").arg(chunks.name(index)).arg(life);
                 }
                 0

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -43,8 +44,13 @@ enum Content {
 struct Chunks {
     reader: ChunkReader,
     trailers: Option<HeaderMap>,
-    /// Where the rest may come from, should the store not have it.
-    resume: Option<Resume>,
+    onward: Onward,
+}
+
+/// Where the rest may come from, should the store not have it.
+#[derive(Debug)]
+struct Onward {
+    resume: Option<Box<Resume>>,
     resuming: Option<Resuming>,
 }
 
@@ -68,6 +74,7 @@ struct Shared {
     behind: Option<ChunkReader>,
     /// That store.
     cache: Option<Cache>,
+    onward: Onward,
 }
 
 /// The content broke off; the client's connection is cut, so that it cannot take the part for the whole.
@@ -131,8 +138,7 @@ impl Body {
         let chunks = Chunks {
             reader,
             trailers,
-            resume,
-            resuming: None,
+            onward: Onward::of(resume),
         };
         Self {
             content: Content::Chunks(Box::new(chunks)),
@@ -141,13 +147,14 @@ impl Body {
     }
 
     /// What a fetch brings, as it brings it; what of it `cache` has already and nobody else may be read
-    /// there.
+    /// there, or be asked for by `resume` where it is gone.
     #[must_use]
-    pub fn shared(reader: Reader, cache: Option<Cache>) -> Self {
+    pub(super) fn shared(reader: Reader, cache: Option<Cache>, resume: Option<Resume>) -> Self {
         let shared = Shared {
             reader,
             behind: None,
             cache,
+            onward: Onward::of(resume),
         };
         Self {
             content: Content::Shared(Box::new(shared)),
@@ -233,73 +240,124 @@ impl Content {
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
             }
             Self::Chunks(chunks) => {
-                let (body, patience) = match ready!(chunks.poll(context)) {
-                    Ok(frame) => return Poll::Ready(frame.map(Ok)),
-                    Err(Ok(resumed)) => resumed,
-                    Err(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
-                };
-                let patience = Some(Patience {
-                    limit: patience,
-                    sleep: None,
-                });
+                let polled = ready!(chunks.poll(context));
+                self.go_on(polled, context)
+            }
+            Self::Shared(shared) => {
+                let polled = ready!(shared.poll(context));
+                self.go_on(polled, context)
+            }
+        }
+    }
+
+    /// Hands out what came, or goes on with what the app gives instead.
+    fn go_on(
+        &mut self,
+        came: Came,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match came {
+            Came::Frame(frame) => Poll::Ready(frame),
+            Came::Rest(body, limit) => {
+                let patience = Some(Patience { limit, sleep: None });
                 *self = Self::App { body, patience };
                 self.poll(context)
             }
-            Self::Shared(shared) => shared.poll(context),
         }
     }
 }
 
-/// The next of a stored body, or how it goes on without the store.
-type Chunk = Result<Option<Frame<Bytes>>, Result<(ResponseBody, Duration), Gone>>;
+/// The next of a body that is read where it is stored, or how it goes on without the store.
+enum Came {
+    Frame(Option<Result<Frame<Bytes>, BodyError>>),
+    Rest(ResponseBody, Duration),
+}
 
-impl Chunks {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Chunk> {
-        if self.resuming.is_none() {
-            match ready!(self.reader.poll_next(context)) {
-                Some(Ok(piece)) => return Poll::Ready(Ok(Some(Frame::data(piece)))),
-                None => return Poll::Ready(Ok(self.trailers.take().map(Frame::trailers))),
-                Some(Err(gone)) => match self.resume.take() {
-                    // Trailers are of the whole, and the app would not send them with a part.
-                    Some(resume) if self.trailers.is_none() => {
-                        let patience = resume.patience();
-                        let part = Box::pin(resume.part(self.reader.rest()));
-                        self.resuming = Some(Resuming { part, patience });
-                    }
-                    _ => return Poll::Ready(Err(Err(gone))),
-                },
-            }
+impl Onward {
+    fn of(resume: Option<Resume>) -> Self {
+        Self {
+            resume: resume.map(Box::new),
+            resuming: None,
         }
+    }
+
+    /// The store does not have this `rest`: asks for it, where that is of use.
+    fn begin(&mut self, rest: Range<u64>) -> Result<(), Gone> {
+        let resume = self.resume.take().ok_or(Gone)?;
+        let patience = resume.patience();
+        let part = Box::pin(resume.part(rest));
+        self.resuming = Some(Resuming { part, patience });
+        Ok(())
+    }
+
+    /// What the app gives, if it was asked. `Ready(None)`: it was not.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Came>> {
         let Some(resuming) = &mut self.resuming else {
-            return Poll::Ready(Err(Err(Gone)));
+            return Poll::Ready(None);
         };
         let part = ready!(resuming.part.as_mut().poll(context));
-        let resumed = part.map(|body| (body, resuming.patience)).ok_or(Gone);
+        let patience = resuming.patience;
         self.resuming = None;
-        Poll::Ready(Err(resumed))
+        Poll::Ready(Some(match part {
+            Some(body) => Came::Rest(body, patience),
+            None => Came::Frame(Some(Err(Gone.into()))),
+        }))
+    }
+}
+
+impl Chunks {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Came> {
+        loop {
+            if let Some(came) = ready!(self.onward.poll(context)) {
+                return Poll::Ready(came);
+            }
+            return Poll::Ready(Came::Frame(match ready!(self.reader.poll_next(context)) {
+                Some(Ok(piece)) => Some(Ok(Frame::data(piece))),
+                None => self
+                    .trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+                // Trailers are of the whole, and the app would not send them with a part.
+                Some(Err(gone)) if self.trailers.is_some() => Some(Err(gone.into())),
+                Some(Err(_)) => match self.onward.begin(self.reader.rest()) {
+                    Ok(()) => continue,
+                    Err(gone) => Some(Err(gone.into())),
+                },
+            }));
+        }
     }
 }
 
 impl Shared {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Came> {
         loop {
+            if let Some(came) = ready!(self.onward.poll(context)) {
+                return Poll::Ready(came);
+            }
             if let Some(behind) = &mut self.behind {
                 match ready!(behind.poll_next(context)) {
                     Some(Ok(piece)) => {
                         self.reader.skip(piece.len());
-                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                        return Poll::Ready(Came::Frame(Some(Ok(Frame::data(piece)))));
                     }
-                    Some(Err(gone)) => return Poll::Ready(Some(Err(gone.into()))),
+                    Some(Err(gone)) => {
+                        let rest = (self.reader.length()).map(|length| behind.rest().start..length);
+                        let begun = rest.ok_or(gone).and_then(|rest| self.onward.begin(rest));
+                        if let Err(gone) = begun {
+                            return Poll::Ready(Came::Frame(Some(Err(gone.into()))));
+                        }
+                        continue;
+                    }
                     None => self.behind = None,
                 }
             }
             match ready!(self.reader.poll_next(context)) {
-                Next::Frame(frame) => return Poll::Ready(frame),
+                Next::Frame(frame) => return Poll::Ready(Came::Frame(frame)),
                 Next::Stored(chunks, range) => {
                     let cache = self.cache.as_ref();
                     self.behind = cache.and_then(|cache| cache.read(&chunks, range));
                     if self.behind.is_none() {
-                        return Poll::Ready(Some(Err(BodyError::Shared)));
+                        return Poll::Ready(Came::Frame(Some(Err(BodyError::Shared))));
                     }
                 }
             }

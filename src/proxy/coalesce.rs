@@ -678,7 +678,9 @@ mod tests {
     }
 
     async fn text(reader: Reader) -> Result<String, BodyError> {
-        let body = crate::proxy::Body::shared(reader, None).collect().await?;
+        let body = crate::proxy::Body::shared(reader, None, None)
+            .collect()
+            .await?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 

@@ -4,6 +4,7 @@ use super::body::Body;
 use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
 use super::respond::Problem;
+use super::resume::Resume;
 use super::search::Places;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::{Entry, Filling, Label, Lookup};
@@ -198,7 +199,7 @@ impl Proxy {
                 judged,
                 ..
             }) => {
-                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                let body = self.shared(ask, &stored, reader);
                 Ok(Reply::leading(ask, head, &stored, body, why, judged))
             }
             Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
@@ -214,6 +215,25 @@ impl Proxy {
             Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
             Err(_) => self.stand_in(ask, stale, Problem::App(UpstreamError::Reset)),
         }
+    }
+
+    /// What `reader` brings. A body so large that it may be read where it is stored has another way to go on.
+    fn shared(&self, ask: &Ask<'_>, stored: &Stored, reader: Reader) -> Body {
+        let cache = &self.0.cache;
+        let length = reader.length().filter(|length| *length > cache.whole_max());
+        let resume = length.filter(|_| stored.status == StatusCode::OK);
+        let resume = resume.and_then(|elsewhere| {
+            let stored = stored.clone();
+            Resume::of(
+                self,
+                ask,
+                Stored {
+                    elsewhere,
+                    ..stored
+                },
+            )
+        });
+        Body::shared(reader, Some(cache.clone()), resume)
     }
 
     /// Waits for the head of another request's fetch, and is counted as waiting meanwhile.
@@ -250,7 +270,7 @@ impl Proxy {
                     stored.terms(&visit.headers),
                 ) && !visit.headers.contains_key(RANGE) =>
             {
-                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                let body = self.shared(ask, &stored, reader);
                 Some(Ok(Reply::following(ask, &stored, body, why)))
             }
             Filled::Ready(entry)

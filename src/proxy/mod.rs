@@ -336,7 +336,7 @@ impl Proxy {
         let stored = |outcome, reason| {
             let reply = Reply::stored(ask, &entry, outcome, reason).from(tier);
             match entry.chunks() {
-                Some(_) => reply.resumed_by(Resume::of(self, ask, &entry)),
+                Some(_) => reply.resumed_by(Resume::of(self, ask, entry.stored())),
                 None => reply,
             }
         };

@@ -115,7 +115,7 @@ impl Proxy {
                 reader,
                 ..
             }) => {
-                let body = Body::shared(reader, Some(self.0.cache.clone()));
+                let body = Body::shared(reader, Some(self.0.cache.clone()), None);
                 let mut kept = Reply::leading(ask, head, &stored, body, Reason::Method, true);
                 kept.told.outcome = Outcome::Bypass;
                 kept

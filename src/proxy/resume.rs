@@ -4,10 +4,9 @@
 //! What cannot be proved is not sent: the client then sees the cut.
 
 use super::{Ask, Proxy, Snapshot, forward};
-use crate::cache::Entry;
 use crate::route::RouteId;
 use crate::semantics::stored::EtagKind;
-use crate::semantics::validation;
+use crate::semantics::{Stored, validation};
 use crate::upstream::{RequestBody, RequestHead, ResponseBody};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use std::ops::Range;
@@ -22,14 +21,14 @@ pub(super) struct Resume {
     rule: RouteId,
     target: Uri,
     fields: HeaderMap,
-    entry: Arc<Entry>,
+    stored: Stored,
 }
 
 impl Resume {
-    /// For an answer from `entry` to a GET. `None` where no part could be proved to be of the same.
-    pub fn of(proxy: &Proxy, ask: &Ask<'_>, entry: &Arc<Entry>) -> Option<Self> {
+    /// For an answer from `stored`, whose content lies elsewhere, to a GET. `None` where no part could be proved to be of the same.
+    pub fn of(proxy: &Proxy, ask: &Ask<'_>, stored: Stored) -> Option<Self> {
         let visit = ask.visit;
-        let is_strong = entry.stored().validators().etag == EtagKind::Strong;
+        let is_strong = stored.validators().etag == EtagKind::Strong;
         if visit.method != Method::GET || !is_strong {
             return None;
         }
@@ -44,14 +43,13 @@ impl Resume {
             rule: ask.found.rule.id,
             target: forward::target(&visit.uri, Some(query)),
             fields: sent.map(),
-            entry: Arc::clone(entry),
+            stored,
         })
     }
 
     /// Asks the app for this part of the content. `None` where it gives anything else.
     pub async fn part(mut self, part: Range<u64>) -> Option<ResponseBody> {
-        let stored = self.entry.stored();
-        validation::ask_for_part(&mut self.fields, &stored, &part)?;
+        validation::ask_for_part(&mut self.fields, &self.stored, &part)?;
         let head = RequestHead {
             method: &Method::GET,
             target: &self.target,
@@ -63,7 +61,7 @@ impl Resume {
         let asked = self.proxy.timed(handle, &head, RequestBody::empty());
         let response = asked.await.ok()?;
         let is_it = response.status() == StatusCode::PARTIAL_CONTENT
-            && validation::is_part_of(&stored, response.headers(), &part);
+            && validation::is_part_of(&self.stored, response.headers(), &part);
         is_it.then(|| response.into_body())
     }
 

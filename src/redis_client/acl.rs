@@ -2,7 +2,7 @@
 
 /// Every command that is sent, scripts included, and no other. Not CLIENT SETINFO, which servers before 7.2 do not
 /// know: whoever may not say what it is works all the same.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "auth",
     "ping",
     "info",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 30] = [
     "setrange",
     "del",
     "pexpire",
+    "pttl",
     "touch",
     "evalsha",
     "script|load",

@@ -428,6 +428,15 @@ impl Redis {
         }
     }
 
+    /// Whether keys are divided among several servers, so that one may be away alone.
+    #[must_use]
+    pub fn is_divided(&self) -> bool {
+        match &self.servers {
+            Servers::One(_) => false,
+            Servers::Several { routed, .. } => routed.is_divided(),
+        }
+    }
+
     /// Whether it makes sense to ask the server that has `key`.
     #[must_use]
     pub fn serves(&self, key: &[u8]) -> bool {

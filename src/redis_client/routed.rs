@@ -200,6 +200,11 @@ impl Routed {
         }
     }
 
+    /// Whether there is more than one shard.
+    pub fn is_divided(&self) -> bool {
+        self.routing.load().shards.len() > 1
+    }
+
     /// Whether every shard has a primary that is asked.
     fn is_whole(&self) -> bool {
         let routing = self.routing.load();

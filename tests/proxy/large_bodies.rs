@@ -437,6 +437,103 @@ async fn whoever_goes_or_stops_in_the_middle_does_not_hold_the_fill() {
 }
 
 #[tokio::test]
+async fn whoever_reads_slowly_keeps_what_is_still_to_be_read() {
+    let redis = RedisServer::start().await;
+    let file = content(40 * MIB, 11);
+    let plain = file.clone();
+    // Without a strong validator there is nothing else to go on with.
+    let app = App::says(move |seen| file_of(&plain, seen, "W/\"v1\"")).await;
+    let larder = start(&app, &redis, ROUTES).await;
+    let ttl = async |key: &String| -> i64 { redis.cli(&["PTTL", key]).await.parse().unwrap() };
+    for cache in ["MISS", "HIT"] {
+        let client = larder.client();
+        let answer = open(&client, "/slow").await;
+        assert_eq!(answer.headers()["x-cache"], cache);
+        let mut body = answer.into_body();
+        let mut taken = take(&mut body, 1).await;
+        eventually("all of it is stored", async || {
+            (chunks(&redis).await.len() == 321).then_some(())
+        })
+        .await;
+        // The entry has come to its end long ago, and its chunks nearly have.
+        let chunks = chunks(&redis).await;
+        for chunk in &chunks {
+            redis.cli(&["PEXPIRE", chunk, "60000"]).await;
+        }
+        eventually("what is still to be read stays", async || {
+            taken.extend(take(&mut body, MIB).await);
+            (ttl(&chunks[300]).await > 100_000).then_some(())
+        })
+        .await;
+        assert!(ttl(&chunks[0]).await <= 60_000, "what was read goes");
+        let (after, is_whole) = rest(body).await;
+        assert!(is_whole);
+        same(&[taken, after].concat(), &file, "slowly");
+    }
+}
+
+#[tokio::test]
+async fn who_reads_behind_a_fetch_gets_from_the_app_what_redis_has_lost() {
+    let redis = RedisServer::start().await;
+    let file = content(50 * MIB, 13);
+    let app = files(file.clone()).await;
+    let larder = start(&app, &redis, ROUTES).await;
+    let client = larder.client();
+    let answer = open(&client, "/file").await;
+    assert_eq!(answer.headers()["x-cache"], "MISS");
+    let mut body = answer.into_body();
+    let begun = take(&mut body, 1).await;
+    eventually("all of it is stored", async || {
+        (chunks(&redis).await.len() == 401).then_some(())
+    })
+    .await;
+    redis.cli(&["DEL", &chunks(&redis).await[200]]).await;
+    let (after, is_whole) = rest(body).await;
+    assert!(is_whole);
+    same(
+        &[begun, after].concat(),
+        &file,
+        "from here, Redis and the app",
+    );
+    assert_eq!(app.count("/file"), 2, "the rest was asked for");
+}
+
+#[tokio::test]
+async fn the_value_of_an_entry_ends_before_its_first_chunk_however_long_the_app_took() {
+    let redis = RedisServer::start().await;
+    let (file, gate) = (content(4 * MIB, 12), Gate::closed());
+    let (said, held) = (file.clone(), gate.clone());
+    let app = App::says(move |_| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
+            said.len()
+        );
+        let (begun, rest) = said.split_at(MIB);
+        let answer = Answer::raw(head).then(begun).then_wait(&held);
+        answer.then(rest)
+    })
+    .await;
+    let larder = start(&app, &redis, ROUTES).await;
+    let client = larder.client();
+    let body = open(&client, "/slow").await.into_body();
+    let ttl = async |key: &str| -> i64 { redis.cli(&["PTTL", key]).await.parse().unwrap() };
+    let began = Instant::now();
+    eventually("the app has taken its time", async || {
+        (began.elapsed() > Duration::from_secs(3)).then_some(())
+    })
+    .await;
+    gate.open();
+    assert!(rest(body).await.1);
+    let first = chunks(&redis).await.swap_remove(0);
+    let value = first.rsplitn(3, ':').last().unwrap();
+    let (of_value, of_first) = (ttl(value).await, ttl(&first).await);
+    assert!(
+        of_value > 0 && of_first - of_value > 299_000,
+        "{of_value} and {of_first}"
+    );
+}
+
+#[tokio::test]
 async fn followers_of_a_large_body_come_at_any_time_and_the_app_is_asked_once() {
     let redis = RedisServer::start().await;
     let file = content(20 * MIB, 6);
