@@ -592,17 +592,32 @@ fn key_of(command: &Cmd) -> &[u8] {
     }
 }
 
+/// One of the servers that make up a Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it listens.
+    pub address: Address,
+    /// Whether it is said to follow another of them.
+    pub follows: bool,
+}
+
 /// The servers that make up the Redis at `url`, primaries first; or a sentence that says why they are
 /// not known. Must be called within a tokio runtime.
-pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Address>, String> {
+pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Server>, String> {
+    let server = |address: &Address, follows| Server {
+        address: address.clone(),
+        follows,
+    };
     if let Topology::Single(address) = &url.topology {
-        return Ok(vec![address.clone()]);
+        return Ok(vec![server(address, false)]);
     }
     let dialer = Arc::new(Dialer::new(settings, url));
     let map = Discovery::of(url, &dialer, true).ask_once().await?;
     let primaries = map.shards().iter().map(|shard| &shard.primary);
     let replicas = map.shards().iter().flat_map(|shard| &shard.replicas);
-    Ok(primaries.chain(replicas).cloned().collect())
+    let replicas = replicas.map(|address| server(address, true));
+    let primaries = primaries.map(|address| server(address, false));
+    Ok(primaries.chain(replicas).collect())
 }
 
 /// A connection of its own to a server of the Redis at `url`, for who has no [`Redis`] and wants to know
