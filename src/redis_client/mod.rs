@@ -43,6 +43,7 @@ use crate::telemetry::Recorder;
 use bytes::Bytes;
 use dial::{Connected, Dialer, Greeting, With};
 use discovery::Discovery;
+use info::Info;
 use keeper::News;
 use node::Ways;
 use redirect::{Redirect, Turned};
@@ -479,12 +480,7 @@ impl Redis {
     /// is worst off, the sums, the longest round trip.
     #[must_use]
     pub fn status(&self) -> RedisStatus {
-        let primaries = match &self.servers {
-            Servers::One(node) => vec![node.status()],
-            Servers::Several { routed, .. } => {
-                routed.primaries().iter().map(Node::status).collect()
-            }
-        };
+        let primaries: Vec<_> = self.primaries().iter().map(Node::status).collect();
         let worst = [State::Open, State::HalfOpen].into_iter().find(|state| {
             primaries.is_empty() || primaries.iter().any(|one| one.breaker == state.word())
         });
@@ -500,8 +496,26 @@ impl Redis {
             waiting: primaries.iter().map(|one| one.waiting).sum(),
             waiting_max: primaries.iter().map(|one| one.waiting_max).sum(),
             ping: primaries.iter().filter_map(|one| one.ping).max(),
-            outdated: primaries.iter().any(|one| one.outdated),
+            outdated: self.nodes().iter().any(|one| one.status().outdated),
             address: self.address.to_string(),
+        }
+    }
+
+    /// What its primaries say of themselves (INFO), as one; `None` where one of them does not. Asks them
+    /// one after the other.
+    pub async fn info(&self) -> Option<Info> {
+        let mut all = Vec::new();
+        for node in self.primaries() {
+            let reply = node.query("info", &redis::cmd("INFO")).await.ok()?;
+            all.push(Info::read(&reply)?);
+        }
+        Info::together(all)
+    }
+
+    fn primaries(&self) -> Vec<Node> {
+        match &self.servers {
+            Servers::One(node) => vec![node.clone()],
+            Servers::Several { routed, .. } => routed.primaries(),
         }
     }
 

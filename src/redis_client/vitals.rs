@@ -40,7 +40,7 @@ const CALM: f64 = 0.6;
 /// What was last seen.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What it says of itself; `None` before it has said anything.
+    /// What it says of itself, of several servers all primaries together; `None` before it has said anything.
     pub info: Option<Info>,
     /// A PING and back, lately.
     pub round_trip: Option<Duration>,
@@ -158,11 +158,9 @@ impl Vitals {
                 |last: Option<Timestamp>, pause| last.is_none_or(|at| now.since(at) >= pause);
             if redis.is_up() && is_due(asked, QUESTION) {
                 asked = Some(now);
-                if let Ok(reply) = redis.query("info", &cmd("INFO")).await {
-                    report.info = Info::read(&reply);
-                    report
-                        .samples
-                        .extend(report.info.as_ref().and_then(|info| sample(info, now)));
+                if let Some(info) = redis.info().await {
+                    report.samples.extend(sample(&info, now));
+                    report.info = Some(info);
                     while report.samples.len() > SAMPLES_MAX {
                         report.samples.pop_front();
                     }
