@@ -44,6 +44,8 @@ pub struct Discovery {
 struct Asking {
     looked: Option<Instant>,
     lines: HashMap<Address, Connected>,
+    /// How often the address had moved when they were made.
+    moves: u64,
     /// When those had by former credentials were last given up.
     renewed: Option<Instant>,
     /// The number of the access that was refused when last asked.
@@ -103,7 +105,7 @@ impl Discovery {
         if asking.looked.is_some_and(|at| at.elapsed() < fresh) {
             return;
         }
-        asking.renew(access);
+        asking.renew(access, self.news.moves());
         let told = self.ask(&mut asking).await;
         asking.looked = Some(Instant::now());
         let is_refused = matches!(&told, Err(why) if why.outage == Outage::Denied);
@@ -120,6 +122,14 @@ impl Discovery {
             }
             changed
         });
+    }
+
+    /// A server that was taken for the primary is none. Where the URL names one server alone, nobody but
+    /// its address tells which it is now.
+    pub fn read_only(&self) {
+        if let Topology::Single(address) = &self.topology {
+            self.news.read_only(address);
+        }
     }
 
     /// Asks once; or says why nobody told.
@@ -279,8 +289,13 @@ impl Discovery {
 
 impl Asking {
     /// Gives up the lines that were had by another access than this, so that they are made anew; not all
-    /// the time, for a server may take the former credentials alone yet.
-    fn renew(&mut self, access: u64) {
+    /// the time, for a server may take the former credentials alone yet. And those that may lead to where
+    /// the address does no longer.
+    fn renew(&mut self, access: u64, moves: u64) {
+        if self.moves != moves {
+            self.lines.clear();
+            self.moves = moves;
+        }
         let is_due = self.renewed.is_none_or(|at| at.elapsed() >= RENEWAL_PAUSE);
         let is_former = |line: &Connected| line.access != access;
         if is_due && self.lines.values().any(is_former) {

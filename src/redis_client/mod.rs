@@ -377,18 +377,22 @@ impl Redis {
 
     async fn line_to(&self, node: &Node, with: With) -> Result<PrivateLine, Refused> {
         let (dialer, address) = (&self.ways.dialer, node.address());
+        let moves = self.news.moves();
         let line = PrivateLine::open(dialer, address, with).await?;
         let told = (Arc::clone(&self.news), address.clone(), dialer.user());
         Ok(PrivateLine {
             told: Some(told),
+            moves,
             ..line
         })
     }
 
-    /// One in place of `line`, where it was had by credentials that have been exchanged since, and the
-    /// server takes the new ones. Until then the old one is as good.
+    /// One in place of `line`, where it was had by credentials that have been exchanged since, or before
+    /// the address came to lead elsewhere, and the server takes the new ones. Until then the old one is as
+    /// good.
     pub async fn renewed_line(&self, key: &[u8], line: &PrivateLine) -> Option<PrivateLine> {
-        if line.connected.access == self.ways.dialer.number() {
+        let is_newest = line.connected.access == self.ways.dialer.number();
+        if is_newest && line.moves == self.news.moves() {
             return None;
         }
         let node = self.node(key, false).ok()?;
@@ -529,8 +533,10 @@ impl Redis {
 
     /// The outage that it is for who knows of one server only, which is said.
     fn alone(&self, turned: Turned) -> Outage {
-        if matches!(turned, Turned::To(_)) {
-            self.news.is_of_cluster(&self.address);
+        match turned {
+            Turned::To(_) => self.news.is_of_cluster(&self.address),
+            Turned::Away(Outage::ReadOnly) => self.news.read_only(&self.address),
+            Turned::Away(_) => {}
         }
         turned.outage()
     }
@@ -650,6 +656,8 @@ pub struct PrivateLine {
     connected: Connected,
     /// Where it is told that a command is refused to our user: who that is, and where.
     told: Option<(Arc<News>, Address, String)>,
+    /// How often the address had moved when it was made.
+    moves: u64,
 }
 
 impl PrivateLine {
@@ -659,6 +667,7 @@ impl PrivateLine {
         Ok(Self {
             connected: connected.await?,
             told: None,
+            moves: 0,
         })
     }
 
