@@ -82,6 +82,8 @@ pub struct Shared {
     /// So many commands wait on a link that silence would prove something.
     pub busy: Notify,
     news: Arc<News>,
+    /// What was said of the Redis that this is a server of.
+    whole: Arc<News>,
     /// Where commands are counted.
     pub recorder: Recorder,
 }
@@ -116,6 +118,7 @@ impl Shared {
             doubt: Notify::new(),
             busy: Notify::new(),
             news,
+            whole: Arc::clone(&ways.news),
             recorder: ways.recorder.clone(),
         }
     }
@@ -244,13 +247,7 @@ impl Shared {
 
     /// What the breaker is told to be.
     pub fn forced(&self) -> Forced {
-        self.news.forced()
-    }
-
-    /// Tells the breaker what to be; it obeys at its next probe, which is now.
-    pub fn force(&self, forced: Forced) {
-        self.news.force(forced);
-        self.doubt.notify_one();
+        self.whole.forced()
     }
 
     /// A connect was refused: one line, whatever the breaker does.

@@ -182,8 +182,6 @@ pub struct RedisStatus {
 pub struct Redis {
     servers: Servers,
     ways: Arc<Ways>,
-    /// What was said of it as a whole.
-    news: Arc<News>,
     /// As it is shown: without user and password.
     address: Arc<str>,
 }
@@ -216,6 +214,7 @@ impl Redis {
             settings: settings.clone(),
             share,
             recorder,
+            news: News::of(url),
             reads_replicas: settings.read_from != ReadFrom::Primary,
         };
         let servers = match &url.topology {
@@ -236,7 +235,6 @@ impl Redis {
         Self {
             servers,
             ways: Arc::new(ways),
-            news: News::of(url),
             address: url.to_string().into(),
         }
     }
@@ -377,9 +375,9 @@ impl Redis {
 
     async fn line_to(&self, node: &Node, with: With) -> Result<PrivateLine, Refused> {
         let (dialer, address) = (&self.ways.dialer, node.address());
-        let moves = self.news.moves();
+        let moves = self.ways.news.moves();
         let line = PrivateLine::open(dialer, address, with).await?;
-        let told = (Arc::clone(&self.news), address.clone(), dialer.user());
+        let told = (Arc::clone(&self.ways.news), address.clone(), dialer.user());
         Ok(PrivateLine {
             told: Some(told),
             moves,
@@ -392,7 +390,7 @@ impl Redis {
     /// good.
     pub async fn renewed_line(&self, key: &[u8], line: &PrivateLine) -> Option<PrivateLine> {
         let is_newest = line.connected.access == self.ways.dialer.number();
-        if is_newest && line.moves == self.news.moves() {
+        if is_newest && line.moves == self.ways.news.moves() {
             return None;
         }
         let node = self.node(key, false).ok()?;
@@ -409,7 +407,9 @@ impl Redis {
     /// asked which.
     pub fn line_ended(&self, outage: Outage) {
         match &self.servers {
-            Servers::One(_) if outage == Outage::Moved => self.news.is_of_cluster(&self.address),
+            Servers::One(_) if outage == Outage::Moved => {
+                self.ways.news.is_of_cluster(&self.address)
+            }
             Servers::One(_) => {}
             Servers::Several { routed, .. } => routed.ended(outage),
         }
@@ -441,19 +441,20 @@ impl Redis {
 
     /// What came of a write: `None` where it was taken. Told in the log where that is a change.
     pub fn wrote(&self, outage: Option<Outage>) {
-        self.news.wrote(&self.address, outage);
+        self.ways.news.wrote(&self.address, outage);
     }
 
     /// Whether it refused the last write for lack of room. Costs one atomic load.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.news.is_full()
+        self.ways.news.is_full()
     }
 
     /// Tells the breakers of every handle of this process to this Redis what to be; they obey within a
     /// second.
     pub fn force(&self, forced: Forced) {
-        self.nodes().iter().for_each(|node| node.force(forced));
+        self.ways.news.force(forced);
+        self.nodes().iter().for_each(Node::is_forced);
     }
 
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
@@ -492,7 +493,7 @@ impl Redis {
             connected: !primaries.is_empty() && primaries.iter().all(|one| one.connected),
             breaker: worst.unwrap_or(State::Closed).word(),
             opened: primaries.iter().map(|one| one.opened).sum(),
-            forced: primaries.first().map(|one| one.forced).unwrap_or_default(),
+            forced: self.ways.news.forced(),
             connections: primaries.iter().map(|one| one.connections).sum(),
             connections_used: primaries.iter().map(|one| one.connections_used).sum(),
             connections_max: primaries.iter().map(|one| one.connections_max).sum(),
@@ -534,8 +535,8 @@ impl Redis {
     /// The outage that it is for who knows of one server only, which is said.
     fn alone(&self, turned: Turned) -> Outage {
         match turned {
-            Turned::To(_) => self.news.is_of_cluster(&self.address),
-            Turned::Away(Outage::ReadOnly) => self.news.read_only(&self.address),
+            Turned::To(_) => self.ways.news.is_of_cluster(&self.address),
+            Turned::Away(Outage::ReadOnly) => self.ways.news.read_only(&self.address),
             Turned::Away(_) => {}
         }
         turned.outage()

@@ -427,3 +427,30 @@ async fn what_a_cluster_says_of_itself_is_what_its_primaries_say_together() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_the_breaker_is_told_to_be_holds_for_the_primary_that_comes_next() {
+    let (app, redis) = (shop().await, Monitored::start().await);
+    let larder = larder(&app)
+        .redis_block(block(&redis.url(), ""))
+        .yaml(ROUTES)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    let json = [("Content-Type", "application/json")];
+    let told = larder
+        .admin()
+        .post("/v1/redis/breaker", &json, r#"{"state": "open"}"#)
+        .await;
+    assert_eq!(told.status, 200);
+    let primary = redis.fail_over().await;
+    eventually("the new primary is not asked either", async || {
+        let page = larder.admin().get("/v1/redis").await.json();
+        let node = page["nodes"][0]["address"] == format!("redis://127.0.0.1:{primary}");
+        let breaker = &page["breaker"];
+        (node && breaker["forced"] == "open" && breaker["state"] == "open").then_some(())
+    })
+    .await;
+    assert_ne!(larder.get(&car(1)).await.cache(), "HIT");
+}
