@@ -406,6 +406,10 @@ async fn what_a_cluster_says_of_itself_is_what_its_primaries_say_together() {
         node.cli(&["CONFIG", "SET", "maxmemory", "64mb"]).await;
         node.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
             .await;
+        node.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "20000"])
+            .await;
+        node.cli(&["ACL", "SETUSER", "larder", "+slowlog|get"])
+            .await;
     }
     let larder = larder(&app)
         .redis_block(block(&cluster.url(), ""))
@@ -423,7 +427,18 @@ async fn what_a_cluster_says_of_itself_is_what_its_primaries_say_together() {
         larder.advance("10s").await;
         let page = larder.admin().get("/v1/redis").await.json();
         let info = &page["info"];
-        (info["keys"] == keys && info["maxmemory"] == 3 * (64 << 20)).then_some(())
+        let is_known = page["slowlog"]["readable"] == true;
+        let is_sum = info["keys"] == keys && info["maxmemory"] == 3 * (64 << 20);
+        (is_sum && is_known).then_some(())
+    })
+    .await;
+    for node in &cluster.nodes[..3] {
+        node.cli(&["DEBUG", "SLEEP", "0.03"]).await;
+    }
+    eventually("what took each of them long is counted", async || {
+        larder.advance("10s").await;
+        let page = larder.admin().get("/v1/redis").await.json();
+        (page["slowlog"]["total"].as_u64() >= Some(3)).then_some(())
     })
     .await;
 }
