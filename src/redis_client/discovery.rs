@@ -108,7 +108,7 @@ impl Discovery {
         asking.renew(access, self.news.moves());
         let told = self.ask(&mut asking).await;
         asking.looked = Some(Instant::now());
-        let is_refused = matches!(&told, Err(why) if why.outage == Outage::Denied);
+        let is_refused = told.as_ref().is_err_and(Untold::is_refusal);
         asking.refused = is_refused.then_some(access);
         let map = match told {
             Ok(map) => map,
@@ -331,10 +331,15 @@ impl Untold {
 
     /// The one of both that people have to know: who is refused somewhere has to mend that.
     fn or(self, another: Self) -> Self {
-        match self.outage {
-            Outage::Denied => self,
-            _ => another,
+        match self.is_refusal() {
+            true => self,
+            false => another,
         }
+    }
+
+    /// Whether somebody has to allow it first.
+    fn is_refusal(&self) -> bool {
+        matches!(self.outage, Outage::Denied | Outage::Forbidden)
     }
 }
 
