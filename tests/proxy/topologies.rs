@@ -15,6 +15,11 @@ fn block(url: &str, more: &str) -> String {
     format!("{{ url: \"{url}\", timeout: 100ms{more} }}")
 }
 
+async fn beside(app: &App, url: &str, more: &str) -> Larder {
+    let setup = larder(app).redis_block(block(url, more));
+    setup.yaml(ROUTES).start().await
+}
+
 fn car(n: usize) -> String {
     format!("/api/cars/{n}")
 }
@@ -81,11 +86,7 @@ async fn shards(cluster: &RedisCluster, larder: &Larder) -> Vec<usize> {
 #[tokio::test]
 async fn a_cluster_is_used_as_one_and_slots_may_move_under_traffic() {
     let (app, cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.url(), "").await;
     larder.redis_is(true).await;
     let before = fill(&app, &larder).await;
     for node in &cluster.nodes[..3] {
@@ -164,11 +165,7 @@ routes:
 #[tokio::test]
 async fn a_node_of_a_cluster_named_as_one_server_is_recognized() {
     let (app, cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.nodes[0].url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.nodes[0].url(), "").await;
     for n in 0..CARS {
         assert_eq!(larder.get(&car(n)).await.text(), format!("car {}", car(n)));
     }
@@ -178,11 +175,7 @@ async fn a_node_of_a_cluster_named_as_one_server_is_recognized() {
 #[tokio::test]
 async fn a_killed_primary_costs_its_own_keys_until_its_replica_takes_over() {
     let (app, mut cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.url(), "").await;
     larder.redis_is(true).await;
     let shards = shards(&cluster, &larder).await;
     fill(&app, &larder).await;
@@ -219,11 +212,7 @@ async fn a_killed_primary_costs_its_own_keys_until_its_replica_takes_over() {
 #[tokio::test]
 async fn a_forced_failover_by_sentinels_is_followed_under_traffic() {
     let (app, redis) = (shop().await, Monitored::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), "").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     let traffic = Traffic::of(&larder, 8);
@@ -249,11 +238,7 @@ async fn a_forced_failover_by_sentinels_is_followed_under_traffic() {
 #[tokio::test]
 async fn a_primary_that_hangs_is_replaced_and_not_used_when_it_wakes() {
     let (app, redis) = (shop().await, Monitored::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), "").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     let before = redis.primary().await;
@@ -274,11 +259,7 @@ async fn hits_may_come_from_a_replica_while_it_follows_its_primary() {
     let (app, redis) = (shop().await, Monitored::start().await);
     let replica = &redis.servers[1];
     let gets = async || gets(replica).await;
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ", read_from: replica"))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), ", read_from: replica").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     eventually("the replica is asked", async || {
@@ -446,11 +427,7 @@ async fn what_a_cluster_says_of_itself_is_what_its_primaries_say_together() {
 #[tokio::test]
 async fn what_the_breaker_is_told_to_be_holds_for_the_primary_that_comes_next() {
     let (app, redis) = (shop().await, Monitored::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), "").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     let json = [("Content-Type", "application/json")];
