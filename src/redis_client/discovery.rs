@@ -5,9 +5,8 @@
 //! request ever waits here.
 
 use super::Outage;
-use super::dial::{Dialer, Greeting, With};
-use super::keeper::{News, shared_by_name};
-use super::link::Link;
+use super::dial::{Connected, Dialer, Greeting, With};
+use super::keeper::{News, RENEWAL_PAUSE, shared_by_name};
 use super::map::{self, Map, Monitored};
 use super::resp::Reply;
 use crate::config::RedisUrl;
@@ -44,7 +43,13 @@ pub struct Discovery {
 #[derive(Debug, Default)]
 struct Asking {
     looked: Option<Instant>,
-    lines: HashMap<Address, Arc<Link>>,
+    lines: HashMap<Address, Connected>,
+    /// How often the address had moved when they were made.
+    moves: u64,
+    /// When those had by former credentials were last given up.
+    renewed: Option<Instant>,
+    /// The number of the access that was refused when last asked.
+    refused: Option<u64>,
     /// Whether the Sentinels want a password.
     sentinels_are_closed: bool,
     /// How often a Cluster was asked: each time of another node, since one that was cut off tells of
@@ -91,14 +96,23 @@ impl Discovery {
     /// Asks, unless somebody did within `fresh`. What nobody answers stays as it was.
     pub async fn look(&self, fresh: Duration) {
         let mut asking = self.asking.lock().await;
+        let access = self.dialer.number();
+        // Somebody has to change something first.
+        let fresh = match asking.refused == Some(access) {
+            true => fresh.max(RENEWAL_PAUSE),
+            false => fresh,
+        };
         if asking.looked.is_some_and(|at| at.elapsed() < fresh) {
             return;
         }
+        asking.renew(access, self.news.moves());
         let told = self.ask(&mut asking).await;
         asking.looked = Some(Instant::now());
+        let is_refused = told.as_ref().is_err_and(Untold::is_refusal);
+        asking.refused = is_refused.then_some(access);
         let map = match told {
             Ok(map) => map,
-            Err(why) => return self.tell_failure(&why),
+            Err(why) => return self.tell_failure(&why.text),
         };
         self.map.send_if_modified(|known| {
             let changed = **known != map;
@@ -110,12 +124,21 @@ impl Discovery {
         });
     }
 
-    /// Asks once; or says why nobody told.
-    pub async fn ask_once(&self) -> Result<Map, String> {
-        self.ask(&mut *self.asking.lock().await).await
+    /// A server that was taken for the primary is none. Where the URL names one server alone, nobody but
+    /// its address tells which it is now.
+    pub fn read_only(&self) {
+        if let Topology::Single(address) = &self.topology {
+            self.news.read_only(address);
+        }
     }
 
-    async fn ask(&self, asking: &mut Asking) -> Result<Map, String> {
+    /// Asks once; or says why nobody told.
+    pub async fn ask_once(&self) -> Result<Map, String> {
+        let told = self.ask(&mut *self.asking.lock().await).await;
+        told.map_err(|why| why.text)
+    }
+
+    async fn ask(&self, asking: &mut Asking) -> Result<Map, Untold> {
         match &self.topology {
             Topology::Single(address) => Ok(self.ask_primary(asking, address).await),
             Topology::Sentinel { sentinels, name } => {
@@ -164,7 +187,7 @@ impl Discovery {
         asking: &mut Asking,
         sentinels: &[Address],
         name: &str,
-    ) -> Result<Map, String> {
+    ) -> Result<Map, Untold> {
         let mut all = JoinSet::new();
         for sentinel in sentinels {
             let mut questions = vec![redis::cmd("SENTINEL"), redis::cmd("SENTINEL")];
@@ -186,15 +209,15 @@ impl Discovery {
                     line = Some(kept);
                     replies.push(reply);
                 }
-                Ok::<_, String>((address, line, replies))
+                Ok::<_, Untold>((address, line, replies))
             });
         }
-        let (mut latest, mut why) = (None::<(Monitored, Vec<Address>)>, String::new());
+        let (mut latest, mut why) = (None::<(Monitored, Vec<Address>)>, Untold::default());
         while let Some(told) = all.join_next().await {
             let (address, line, replies) = match told {
                 Ok(Ok(told)) => told,
-                Ok(Err(text)) => {
-                    why = text;
+                Ok(Err(another)) => {
+                    why = why.or(another);
                     continue;
                 }
                 Err(_) => continue,
@@ -204,7 +227,7 @@ impl Discovery {
                 .and_then(|reply| Monitored::of(reply, &address))
             else {
                 if let Some(Reply::Error(line)) = replies.first() {
-                    why = format!("{address}: {}", String::from_utf8_lossy(line));
+                    why = why.or(Untold::reply(&address, line));
                     if line.starts_with(b"NOAUTH") {
                         asking.sentinels_are_closed = true;
                         continue;
@@ -230,7 +253,7 @@ impl Discovery {
     }
 
     /// The first node that answers, beginning each time with another.
-    async fn ask_cluster(&self, asking: &mut Asking, seeds: &[Address]) -> Result<Map, String> {
+    async fn ask_cluster(&self, asking: &mut Asking, seeds: &[Address]) -> Result<Map, Untold> {
         let map = self.map();
         let known = map.shards().iter();
         let mut nodes: Vec<_> = known
@@ -243,7 +266,7 @@ impl Discovery {
         nodes.extend(seeds);
         let mut question = redis::cmd("CLUSTER");
         question.arg("SLOTS");
-        let mut why = String::new();
+        let mut why = Untold::default();
         for node in nodes {
             let line = asking.lines.remove(node);
             match question_to(&self.dialer, (node, Greeting::Server), line, &question).await {
@@ -252,15 +275,71 @@ impl Discovery {
                         asking.lines.insert(node.clone(), line);
                         return Ok(map);
                     }
-                    why = match reply {
-                        Reply::Error(line) => format!("{node}: {}", String::from_utf8_lossy(&line)),
-                        _ => format!("{node} knows of no slots"),
-                    };
+                    why = why.or(match reply {
+                        Reply::Error(line) => Untold::reply(node, &line),
+                        _ => Untold::new(Outage::Protocol, format!("{node} knows of no slots")),
+                    });
                 }
-                Err(text) => why = text,
+                Err(another) => why = why.or(another),
             }
         }
         Err(why)
+    }
+}
+
+impl Asking {
+    /// Gives up the lines that were had by another access than this, so that they are made anew; not all
+    /// the time, for a server may take the former credentials alone yet. And those that may lead to where
+    /// the address does no longer.
+    fn renew(&mut self, access: u64, moves: u64) {
+        if self.moves != moves {
+            self.lines.clear();
+            self.moves = moves;
+        }
+        let is_due = self.renewed.is_none_or(|at| at.elapsed() >= RENEWAL_PAUSE);
+        let is_former = |line: &Connected| line.access != access;
+        if is_due && self.lines.values().any(is_former) {
+            self.lines.retain(|_, line| !is_former(line));
+            self.renewed = Some(Instant::now());
+        }
+    }
+}
+
+/// Why a server did not tell.
+#[derive(Debug)]
+struct Untold {
+    outage: Outage,
+    text: String,
+}
+
+impl Default for Untold {
+    fn default() -> Self {
+        Self::new(Outage::Connection, "nobody is named".to_owned())
+    }
+}
+
+impl Untold {
+    fn new(outage: Outage, text: String) -> Self {
+        Self { outage, text }
+    }
+
+    /// An error reply instead of an answer.
+    fn reply(address: &Address, line: &[u8]) -> Self {
+        let text = format!("{address}: {}", String::from_utf8_lossy(line));
+        Self::new(super::outage::of_line(line), text)
+    }
+
+    /// The one of both that people have to know: who is refused somewhere has to mend that.
+    fn or(self, another: Self) -> Self {
+        match self.is_refusal() {
+            true => self,
+            false => another,
+        }
+    }
+
+    /// Whether somebody has to allow it first.
+    fn is_refusal(&self) -> bool {
+        matches!(self.outage, Outage::Denied | Outage::Forbidden)
     }
 }
 
@@ -269,29 +348,31 @@ impl Discovery {
 async fn question_to(
     dialer: &Dialer,
     (address, greeting): (&Address, Greeting),
-    line: Option<Arc<Link>>,
+    line: Option<Connected>,
     question: &redis::Cmd,
-) -> Result<(Arc<Link>, Reply), String> {
+) -> Result<(Connected, Reply), Untold> {
     let asking = async {
-        let line = match line.filter(|line| !line.is_dead()) {
+        let line = match line.filter(|line| !line.link.is_dead()) {
             Some(line) => line,
             None => {
                 let alone = Arc::default();
                 let connected = dialer.connect(address, greeting, With::Any, &alone);
-                let connected = connected.await;
-                connected
-                    .map_err(|refused| format!("{address}: {}", refused.text))?
-                    .link
+                connected.await.map_err(|refused| {
+                    Untold::new(refused.outage, format!("{address}: {}", refused.text))
+                })?
             }
         };
         let now = Instant::now();
         let write = |out: &mut Vec<u8>| question.write_packed_command(out);
-        let outage = |outage: Outage| format!("{address}: {}", outage.word());
-        let pending = line.send(1, (now, now + ANSWER_DEADLINE), write);
+        let outage = |outage: Outage| Untold::new(outage, format!("{address}: {}", outage.word()));
+        let pending = line.link.send(1, (now, now + ANSWER_DEADLINE), write);
         let answer = pending.map_err(outage)?.await.map_err(outage)?;
         Ok((line, answer.reply))
     };
     tokio::time::timeout(ANSWER_DEADLINE, asking)
         .await
-        .unwrap_or_else(|_| Err(format!("{address}: no answer within {ANSWER_DEADLINE:?}")))
+        .unwrap_or_else(|_| {
+            let text = format!("{address}: no answer within {ANSWER_DEADLINE:?}");
+            Err(Untold::new(Outage::Timeout, text))
+        })
 }

@@ -10,19 +10,10 @@ const INFO_BYTES_MAX: usize = 64 * 1024;
 /// Characters of a value that are kept.
 const VALUE_CHARS_MAX: usize = 128;
 
-/// An answer to `INFO`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Info {
-    fields: HashMap<Box<str>, Box<str>>,
-    /// Keys in all databases, and those of them with a TTL.
-    keys: Option<(u64, u64)>,
-}
-
-/// What several servers have together.
-const SUMMED: [&str; 11] = [
+/// What several servers have together is the sum of what each has.
+const SUMS: [&str; 10] = [
     "used_memory",
     "used_memory_startup",
-    "maxmemory",
     "evicted_keys",
     "expired_keys",
     "keyspace_hits",
@@ -32,6 +23,14 @@ const SUMMED: [&str; 11] = [
     "connected_clients",
     "maxclients",
 ];
+
+/// An answer to `INFO`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Info {
+    fields: HashMap<Box<str>, Box<str>>,
+    /// Keys in all databases, and those of them with a TTL.
+    keys: Option<(u64, u64)>,
+}
 
 /// A replica, as its primary sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,31 +70,70 @@ impl Info {
         Some(Self { fields, keys })
     }
 
-    /// What several servers that share the keys say together: sums where something is had together, else
-    /// what the first says. `None` of none.
+    /// What servers that share the keys say, as if they were one: sums, the shortest time up, the worst
+    /// fragmentation, `noeviction` and no `maxmemory` where one of them has it; the rest is as the first
+    /// says. `None` of none.
     #[must_use]
-    pub fn of_all(infos: impl IntoIterator<Item = Self>) -> Option<Self> {
-        infos.into_iter().reduce(|mut all, one| {
-            for name in SUMMED {
-                if let (Some(sum), Some(more)) = (all.number(name), one.number(name)) {
-                    let sum = sum.saturating_add(more).to_string();
-                    all.fields.insert(name.into(), sum.into());
-                }
-            }
-            all.keys = match (all.keys, one.keys) {
-                (Some(sum), Some(more)) => {
-                    Some((sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)))
-                }
-                _ => None,
-            };
-            all
-        })
+    pub fn together(all: Vec<Self>) -> Option<Self> {
+        all.into_iter().reduce(Self::and)
     }
 
-    /// Whether it takes writes.
-    #[must_use]
-    pub fn is_primary(&self) -> bool {
-        self.get("role") != Some("slave")
+    fn and(mut self, other: Self) -> Self {
+        let number = |name: &str, of: fn(u64, u64) -> u64| {
+            let both = self.number(name).zip(other.number(name));
+            (
+                name.to_owned(),
+                both.map(|(one, more)| of(one, more).to_string()),
+            )
+        };
+        let mut now: Vec<(String, Option<String>)> = Vec::new();
+        now.extend(SUMS.map(|name| number(name, u64::saturating_add)));
+        now.push(number("uptime_in_seconds", u64::min));
+        now.push(number("maxmemory", |one, more| match one.min(more) {
+            0 => 0,
+            _ => one.saturating_add(more),
+        }));
+        // Told in bytes.
+        now.push(("used_memory_human".to_owned(), None));
+        let worst = |name: &str, is_worst: fn(&Self, &str) -> bool| {
+            let info = if is_worst(&other, name) {
+                &other
+            } else {
+                &self
+            };
+            (name.to_owned(), info.get(name).map(str::to_owned))
+        };
+        now.push(worst("maxmemory_policy", |info, name| {
+            info.get(name) == Some("noeviction")
+        }));
+        for status in ["rdb_last_bgsave_status", "aof_last_write_status"] {
+            now.push(worst(status, |info, name| info.get(name) == Some("err")));
+        }
+        let ratio = "mem_fragmentation_ratio";
+        let is_less = self.fraction(ratio) < other.fraction(ratio);
+        let more = if is_less { &other } else { &self };
+        now.push((ratio.to_owned(), more.get(ratio).map(str::to_owned)));
+        // A Cluster has database 0 alone.
+        let keys = self.keys().zip(other.keys());
+        let expiring = self.keys_with_ttl().zip(other.keys_with_ttl());
+        let keyspace = keys.zip(expiring).map(|((a, b), (c, d))| {
+            format!(
+                "keys={},expires={}",
+                a.saturating_add(b),
+                c.saturating_add(d)
+            )
+        });
+        if keyspace.is_none() {
+            now.push(("keyspace".to_owned(), None));
+        }
+        now.push(("db0".to_owned(), keyspace));
+        for (name, value) in now {
+            match value {
+                Some(value) => drop(self.fields.insert(name.into(), value.into())),
+                None => drop(self.fields.remove(&*name)),
+            }
+        }
+        self
     }
 
     /// A field as it stands there.
@@ -222,23 +260,47 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_several_servers_have_together_is_added_up() {
-        let one = |used: &str, keys: &str| {
-            let keys = format!("keys={keys},expires=1");
+    fn what_shares_the_keys_is_summed_and_what_is_worst_is_told() {
+        let one = |used: &str, most: &str, policy: &str, ratio: &str, keys: &str| {
+            let db = format!("keys={keys},expires=1,avg_ttl=5");
             info(&[
-                ("role", "master"),
-                ("redis_version", "7.4.1"),
                 ("used_memory", used),
+                ("used_memory_human", "1K"),
+                ("maxmemory", most),
+                ("maxmemory_policy", policy),
+                ("mem_fragmentation_ratio", ratio),
+                ("uptime_in_seconds", used),
                 ("keyspace", ""),
-                ("db0", &keys),
+                ("db0", &db),
             ])
         };
-        let all = Info::of_all([one("100", "3"), one("50", "4")]).unwrap();
-        assert_eq!(all.number("used_memory"), Some(150));
-        assert_eq!((all.keys(), all.keys_with_ttl()), (Some(7), Some(2)));
-        assert_eq!(all.server(), Some(("Redis", "7.4.1")));
-        assert!(all.is_primary());
-        assert_eq!(Info::of_all([]), None);
+        let (a, b) = (
+            one("10", "100", "allkeys-lru", "1.1", "3"),
+            one("20", "100", "noeviction", "2.5", "4"),
+        );
+        let whole = Info::together(vec![a.clone(), b.clone(), a.clone()]).unwrap();
+        assert_eq!(whole.number("used_memory"), Some(40));
+        assert_eq!(whole.number("maxmemory"), Some(300));
+        assert_eq!(whole.number("uptime_in_seconds"), Some(10));
+        assert_eq!(whole.get("maxmemory_policy"), Some("noeviction"));
+        assert_eq!(whole.fraction("mem_fragmentation_ratio"), Some(2.5));
+        assert_eq!((whole.keys(), whole.keys_with_ttl()), (Some(10), Some(3)));
+        assert_eq!(whole.get("used_memory_human"), None);
+        let unbounded = one("1", "0", "allkeys-lru", "1.0", "0");
+        let whole = Info::together(vec![b, unbounded]).unwrap();
+        assert_eq!(
+            whole.number("maxmemory"),
+            Some(0),
+            "one may take all there is"
+        );
+        // Of what one hides no sum is known.
+        let hidden = Info::together(vec![a.clone(), info(&[("used_memory", "1")])]).unwrap();
+        assert_eq!(
+            (hidden.number("used_memory"), hidden.keys()),
+            (Some(11), None)
+        );
+        assert_eq!(Info::together(vec![a.clone()]), Some(a));
+        assert_eq!(Info::together(Vec::new()), None);
     }
 
     #[test]

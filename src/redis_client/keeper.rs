@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// All handles of this process together begin no more than two connects a second to a Redis that
@@ -82,6 +82,8 @@ pub struct Shared {
     /// So many commands wait on a link that silence would prove something.
     pub busy: Notify,
     news: Arc<News>,
+    /// What was said of the Redis that this is a server of.
+    whole: Arc<News>,
     /// Where commands are counted.
     pub recorder: Recorder,
 }
@@ -116,6 +118,7 @@ impl Shared {
             doubt: Notify::new(),
             busy: Notify::new(),
             news,
+            whole: Arc::clone(&ways.news),
             recorder: ways.recorder.clone(),
         }
     }
@@ -234,23 +237,17 @@ impl Shared {
         live < self.wanted.load(Ordering::Relaxed) as usize
     }
 
-    /// Shows callers the live links; returns how many, and how many of them are outdated.
-    fn publish(&self, (live, outdated): (Vec<Arc<Link>>, usize)) -> (usize, usize) {
-        let count = live.len();
-        self.links.store(Arc::new(live));
-        self.outdated.store(outdated > 0, Ordering::Relaxed);
-        (count, outdated)
+    /// Shows callers the live links; returns how many, and how many of them are to be replaced.
+    fn publish(&self, swept: Swept) -> (usize, usize) {
+        let count = swept.live.len();
+        self.links.store(Arc::new(swept.live));
+        self.outdated.store(swept.is_outdated, Ordering::Relaxed);
+        (count, swept.replaced)
     }
 
     /// What the breaker is told to be.
     pub fn forced(&self) -> Forced {
-        self.news.forced()
-    }
-
-    /// Tells the breaker what to be; it obeys at its next probe, which is now.
-    pub fn force(&self, forced: Forced) {
-        self.news.force(forced);
-        self.doubt.notify_one();
+        self.whole.forced()
     }
 
     /// A connect was refused: one line, whatever the breaker does.
@@ -295,19 +292,23 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Keeps as many live links as are wanted, and replaces those that were had by former credentials.
+/// Keeps as many live links as are wanted, and replaces those that were had by former credentials, or
+/// before the address came to lead elsewhere.
 async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
     let turnstile = Turnstile::to(&shared.address);
     let mut exchanged = shared.dialer.subscribe();
+    let mut moved = shared.news.moves.subscribe();
     loop {
         exchanged.mark_unchanged();
-        let (live, outdated) = shared.publish(sweep(shared, pool, Retire::None).await);
+        moved.mark_unchanged();
+        let (live, replaced) = shared.publish(sweep(shared, pool, Retire::None).await);
         let missing = (live as u32) < shared.wanted.load(Ordering::Relaxed);
         let none = live == 0;
-        if !missing && outdated == 0 {
+        if !missing && replaced == 0 {
             tokio::select! {
                 () = shared.changed.notified() => {}
                 _ = exchanged.changed() => {}
+                _ = moved.changed() => {}
             }
             continue;
         }
@@ -329,6 +330,7 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
         let with = if missing { With::Any } else { With::Newest };
         let (address, changed) = (&shared.address, &shared.changed);
         let began = Instant::now();
+        let moves = shared.news.moves();
         let connected = shared
             .dialer
             .connect(address, Greeting::Server, with, changed);
@@ -342,7 +344,7 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
                     sweep(shared, pool, Retire::One).await;
                 }
                 // A pool that is full would mean more are live than wanted: drop this one.
-                let _ = pool.add(Kept::from(connected));
+                let _ = pool.add(Kept::of(connected, moves));
                 shared.publish(sweep(shared, pool, Retire::None).await);
                 shared.doubt.notify_one();
             }
@@ -381,31 +383,43 @@ async fn connect(shared: &Shared, pool: &Pool<Manager>) -> Infallible {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Retire {
     None,
-    /// The first that was had by former credentials.
+    /// The first that is to be replaced.
     One,
 }
 
-/// Checks every idle link out and in again, by which the pool drops dead and retired ones; returns the
-/// live, and how many of them were had by former credentials.
-async fn sweep(shared: &Shared, pool: &Pool<Manager>, retire: Retire) -> (Vec<Arc<Link>>, usize) {
+/// What a sweep found.
+#[derive(Debug, Default)]
+struct Swept {
+    live: Vec<Arc<Link>>,
+    /// So many of them are to be replaced.
+    replaced: usize,
+    /// Some of them were had by former credentials.
+    is_outdated: bool,
+}
+
+/// Checks every idle link out and in again, by which the pool drops dead and retired ones.
+async fn sweep(shared: &Shared, pool: &Pool<Manager>, retire: Retire) -> Swept {
     let newest = shared.dialer.number();
-    let (mut live, mut outdated) = (Vec::new(), 0);
+    let moves = shared.news.moves();
+    let mut swept = Swept::default();
     let mut retire = retire == Retire::One;
     for _ in 0..pool.state().idle_connections {
         let Ok(mut kept) = pool.get().await else {
             continue;
         };
         let is_outdated = kept.access != newest;
-        if retire && is_outdated {
+        let is_replaced = is_outdated || kept.moves != moves;
+        if retire && is_replaced {
             kept.retired = true;
             retire = false;
         }
         if !kept.is_over() {
-            live.push(Arc::clone(&kept.link));
-            outdated += usize::from(is_outdated);
+            swept.live.push(Arc::clone(&kept.link));
+            swept.replaced += usize::from(is_replaced);
+            swept.is_outdated |= is_outdated;
         }
     }
-    (live, outdated)
+    swept
 }
 
 /// Asks each link now and then whether it is there, more often while the breaker is not closed.
@@ -585,23 +599,24 @@ struct Kept {
     link: Arc<Link>,
     /// The number of the access that it was had by.
     access: u64,
+    /// How often the address had moved when it was made.
+    moves: u64,
     /// It has a successor.
     retired: bool,
 }
 
 impl Kept {
-    fn is_over(&self) -> bool {
-        self.retired || self.link.is_dead()
-    }
-}
-
-impl From<Connected> for Kept {
-    fn from(Connected { link, access }: Connected) -> Self {
+    fn of(Connected { link, access }: Connected, moves: u64) -> Self {
         Self {
             link,
             access,
+            moves,
             retired: false,
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.retired || self.link.is_dead()
     }
 }
 
@@ -622,7 +637,8 @@ impl ManageConnection for Manager {
         let connected = self
             .dialer
             .connect(address, greeting, With::Any, &self.changed);
-        connected.await.map(Kept::from)
+        // The pool itself makes none; one that it made would be replaced.
+        connected.await.map(|connected| Kept::of(connected, 0))
     }
 
     async fn is_valid(&self, kept: &mut Kept) -> Result<(), Refused> {
@@ -677,6 +693,8 @@ pub struct News {
     full: AtomicBool,
     /// Number of the [`Forced`] that somebody asked for.
     forced: AtomicU8,
+    /// How often its address may have come to lead to another server while connections stood.
+    moves: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -724,6 +742,24 @@ impl News {
                 "this is a node of a Redis Cluster and has a part of the keys only: write redis+cluster:// in redis.url"
             );
         }
+    }
+
+    /// The one server at `redis` is a replica. Where the primary has got its address, as managed servers
+    /// fail over, new connections lead there: all handles of this process make them. Not more often than
+    /// it is told, since it may be the address of a replica.
+    pub fn read_only(&self, redis: &impl std::fmt::Display) {
+        if self.is_due("read-only") {
+            tracing::warn!(
+                %redis,
+                "Redis takes no writes, it is a replica (READONLY): connections are made anew, since its address may lead to another by now"
+            );
+            self.moves.send_modify(|moves| *moves += 1);
+        }
+    }
+
+    /// How often its address may have come to lead to another server.
+    pub fn moves(&self) -> u64 {
+        *self.moves.borrow()
     }
 
     /// What the breaker is told to be.

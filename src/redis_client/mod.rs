@@ -43,6 +43,7 @@ use crate::telemetry::Recorder;
 use bytes::Bytes;
 use dial::{Connected, Dialer, Greeting, With};
 use discovery::Discovery;
+use info::Info;
 use keeper::News;
 use node::Ways;
 use redirect::{Redirect, Turned};
@@ -181,8 +182,6 @@ pub struct RedisStatus {
 pub struct Redis {
     servers: Servers,
     ways: Arc<Ways>,
-    /// What was said of it as a whole.
-    news: Arc<News>,
     /// As it is shown: without user and password.
     address: Arc<str>,
 }
@@ -215,6 +214,7 @@ impl Redis {
             settings: settings.clone(),
             share,
             recorder,
+            news: News::of(url),
             reads_replicas: settings.read_from != ReadFrom::Primary,
         };
         let servers = match &url.topology {
@@ -235,7 +235,6 @@ impl Redis {
         Self {
             servers,
             ways: Arc::new(ways),
-            news: News::of(url),
             address: url.to_string().into(),
         }
     }
@@ -376,18 +375,22 @@ impl Redis {
 
     async fn line_to(&self, node: &Node, with: With) -> Result<PrivateLine, Refused> {
         let (dialer, address) = (&self.ways.dialer, node.address());
+        let moves = self.ways.news.moves();
         let line = PrivateLine::open(dialer, address, with).await?;
-        let told = (Arc::clone(&self.news), address.clone(), dialer.user());
+        let told = (Arc::clone(&self.ways.news), address.clone(), dialer.user());
         Ok(PrivateLine {
             told: Some(told),
+            moves,
             ..line
         })
     }
 
-    /// One in place of `line`, where it was had by credentials that have been exchanged since, and the
-    /// server takes the new ones. Until then the old one is as good.
+    /// One in place of `line`, where it was had by credentials that have been exchanged since, or before
+    /// the address came to lead elsewhere, and the server takes the new ones. Until then the old one is as
+    /// good.
     pub async fn renewed_line(&self, key: &[u8], line: &PrivateLine) -> Option<PrivateLine> {
-        if line.connected.access == self.ways.dialer.number() {
+        let is_newest = line.connected.access == self.ways.dialer.number();
+        if is_newest && line.moves == self.ways.news.moves() {
             return None;
         }
         let node = self.node(key, false).ok()?;
@@ -404,7 +407,9 @@ impl Redis {
     /// asked which.
     pub fn line_ended(&self, outage: Outage) {
         match &self.servers {
-            Servers::One(_) if outage == Outage::Moved => self.news.is_of_cluster(&self.address),
+            Servers::One(_) if outage == Outage::Moved => {
+                self.ways.news.is_of_cluster(&self.address)
+            }
             Servers::One(_) => {}
             Servers::Several { routed, .. } => routed.ended(outage),
         }
@@ -445,19 +450,20 @@ impl Redis {
 
     /// What came of a write: `None` where it was taken. Told in the log where that is a change.
     pub fn wrote(&self, outage: Option<Outage>) {
-        self.news.wrote(&self.address, outage);
+        self.ways.news.wrote(&self.address, outage);
     }
 
     /// Whether it refused the last write for lack of room. Costs one atomic load.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.news.is_full()
+        self.ways.news.is_full()
     }
 
     /// Tells the breakers of every handle of this process to this Redis what to be; they obey within a
     /// second.
     pub fn force(&self, forced: Forced) {
-        self.nodes().iter().for_each(|node| node.force(forced));
+        self.ways.news.force(forced);
+        self.nodes().iter().for_each(Node::is_forced);
     }
 
     /// How long the caller may still wait for Redis: the deadline of one command, less what its
@@ -488,12 +494,7 @@ impl Redis {
     /// is worst off, the sums, the longest round trip.
     #[must_use]
     pub fn status(&self) -> RedisStatus {
-        let primaries = match &self.servers {
-            Servers::One(node) => vec![node.status()],
-            Servers::Several { routed, .. } => {
-                routed.primaries().iter().map(Node::status).collect()
-            }
-        };
+        let primaries: Vec<_> = self.primaries().iter().map(Node::status).collect();
         let worst = [State::Open, State::HalfOpen].into_iter().find(|state| {
             primaries.is_empty() || primaries.iter().any(|one| one.breaker == state.word())
         });
@@ -501,7 +502,7 @@ impl Redis {
             connected: !primaries.is_empty() && primaries.iter().all(|one| one.connected),
             breaker: worst.unwrap_or(State::Closed).word(),
             opened: primaries.iter().map(|one| one.opened).sum(),
-            forced: primaries.first().map(|one| one.forced).unwrap_or_default(),
+            forced: self.ways.news.forced(),
             connections: primaries.iter().map(|one| one.connections).sum(),
             connections_used: primaries.iter().map(|one| one.connections_used).sum(),
             connections_max: primaries.iter().map(|one| one.connections_max).sum(),
@@ -509,8 +510,26 @@ impl Redis {
             waiting: primaries.iter().map(|one| one.waiting).sum(),
             waiting_max: primaries.iter().map(|one| one.waiting_max).sum(),
             ping: primaries.iter().filter_map(|one| one.ping).max(),
-            outdated: primaries.iter().any(|one| one.outdated),
+            outdated: self.nodes().iter().any(|one| one.status().outdated),
             address: self.address.to_string(),
+        }
+    }
+
+    /// What its primaries say of themselves (INFO), as one; `None` where one of them does not. Asks them
+    /// one after the other.
+    pub async fn info(&self) -> Option<Info> {
+        let mut all = Vec::new();
+        for node in self.primaries() {
+            let reply = node.query("info", &redis::cmd("INFO")).await.ok()?;
+            all.push(Info::read(&reply)?);
+        }
+        Info::together(all)
+    }
+
+    fn primaries(&self) -> Vec<Node> {
+        match &self.servers {
+            Servers::One(node) => vec![node.clone()],
+            Servers::Several { routed, .. } => routed.primaries(),
         }
     }
 
@@ -524,8 +543,10 @@ impl Redis {
 
     /// The outage that it is for who knows of one server only, which is said.
     fn alone(&self, turned: Turned) -> Outage {
-        if matches!(turned, Turned::To(_)) {
-            self.news.is_of_cluster(&self.address);
+        match turned {
+            Turned::To(_) => self.ways.news.is_of_cluster(&self.address),
+            Turned::Away(Outage::ReadOnly) => self.ways.news.read_only(&self.address),
+            Turned::Away(_) => {}
         }
         turned.outage()
     }
@@ -601,17 +622,32 @@ fn key_of(command: &Cmd) -> &[u8] {
     }
 }
 
+/// One of the servers that make up a Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it listens.
+    pub address: Address,
+    /// Whether it is said to follow another of them.
+    pub follows: bool,
+}
+
 /// The servers that make up the Redis at `url`, primaries first; or a sentence that says why they are
 /// not known. Must be called within a tokio runtime.
-pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Address>, String> {
+pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Server>, String> {
+    let server = |address: &Address, follows| Server {
+        address: address.clone(),
+        follows,
+    };
     if let Topology::Single(address) = &url.topology {
-        return Ok(vec![address.clone()]);
+        return Ok(vec![server(address, false)]);
     }
     let dialer = Arc::new(Dialer::new(settings, url));
     let map = Discovery::of(url, &dialer, true).ask_once().await?;
     let primaries = map.shards().iter().map(|shard| &shard.primary);
     let replicas = map.shards().iter().flat_map(|shard| &shard.replicas);
-    Ok(primaries.chain(replicas).cloned().collect())
+    let replicas = replicas.map(|address| server(address, true));
+    let primaries = primaries.map(|address| server(address, false));
+    Ok(primaries.chain(replicas).collect())
 }
 
 /// A connection of its own to a server of the Redis at `url`, for who has no [`Redis`] and wants to know
@@ -630,6 +666,8 @@ pub struct PrivateLine {
     connected: Connected,
     /// Where it is told that a command is refused to our user: who that is, and where.
     told: Option<(Arc<News>, Address, String)>,
+    /// How often the address had moved when it was made.
+    moves: u64,
 }
 
 impl PrivateLine {
@@ -639,6 +677,7 @@ impl PrivateLine {
         Ok(Self {
             connected: connected.await?,
             told: None,
+            moves: 0,
         })
     }
 

@@ -2,12 +2,12 @@
 
 use super::breaker::{self, STALL_WAITING, State};
 use super::dial::Dialer;
-use super::keeper::{self, Shared};
+use super::keeper::{self, News, Shared};
 use super::link::{Link, Pending};
 use super::redirect::{Redirect, Turned};
 use super::resp::Reply;
 use super::script::Script;
-use super::{Forced, Outage, RedisStatus, Share, Task, outage, patience, waiters};
+use super::{Outage, RedisStatus, Share, Task, outage, patience, waiters};
 use crate::config::redis_url::Address;
 use crate::config::settings;
 use crate::semantics::Timestamp;
@@ -29,6 +29,8 @@ pub(super) struct Ways {
     pub share: Share,
     /// Where commands are counted.
     pub recorder: Recorder,
+    /// What was said of the Redis as a whole.
+    pub news: Arc<News>,
     /// Whether replicas are asked too, and therefore how they follow their primaries.
     pub reads_replicas: bool,
 }
@@ -146,10 +148,9 @@ impl Node {
         waiting(&self.shared.links.load())
     }
 
-    /// Tells the breakers of every handle of this process to this server what to be; they obey within a
-    /// second.
-    pub(super) fn force(&self, forced: Forced) {
-        self.shared.force(forced);
+    /// The breaker is told what to be: it obeys now, and those of other handles within a second.
+    pub(super) fn is_forced(&self) {
+        self.shared.doubt.notify_one();
     }
 
     /// See [`Redis::utilization`](super::Redis::utilization).
@@ -170,12 +171,12 @@ impl Node {
             connected: self.is_up() && live().next().is_some(),
             breaker: shared.state().word(),
             opened: shared.opened.load(Ordering::Relaxed),
-            forced: shared.forced(),
             connections: u32::try_from(live().count()).unwrap_or(u32::MAX),
             connections_used: u32::try_from(live().filter(|link| link.waiting() > 0).count())
                 .unwrap_or(u32::MAX),
             connections_max: shared.connections.1,
             full: false,
+            forced: shared.forced(),
             waiting: waiting(&links),
             waiting_max: shared.concurrent.unwrap_or_else(|| {
                 let each = u32::try_from(waiters::WAITING_MAX).unwrap_or(u32::MAX);

@@ -171,6 +171,9 @@ impl Routed {
     /// A command ended so: where that may mean that another server has become what this one was, it
     /// is asked who.
     pub fn ended(&self, outage: Outage) {
+        if outage == Outage::ReadOnly {
+            self.discovery.read_only();
+        }
         if matches!(
             outage,
             Outage::ReadOnly | Outage::NotReady | Outage::Connection | Outage::Moved

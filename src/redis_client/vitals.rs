@@ -4,12 +4,14 @@
 //! One task a process asks; everybody else reads what it last saw. It changes nothing.
 
 use super::info::Info;
-use super::{Outage, Redis};
+use super::{Node, Outage, Redis};
 use crate::clock::Clock;
+use crate::config::redis_url::Address;
 use crate::semantics::Timestamp;
 use arc_swap::ArcSwap;
 use redis::{Value, cmd};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +42,7 @@ const CALM: f64 = 0.6;
 /// What was last seen.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What it says of itself; `None` before it has said anything.
+    /// What it says of itself, of several servers all primaries together; `None` before it has said anything.
     pub info: Option<Info>,
     /// A PING and back, lately.
     pub round_trip: Option<Duration>,
@@ -118,6 +120,8 @@ impl Vitals {
         let mut was_busy = false;
         let mut asked: Option<Timestamp> = None;
         let mut refused: Option<Timestamp> = None;
+        // Each server numbers its own.
+        let mut slow: HashMap<Address, Slow> = HashMap::new();
         loop {
             let all = all();
             report.utilization = all.iter().map(Redis::utilization).fold(0.0, f64::max);
@@ -158,17 +162,26 @@ impl Vitals {
                 |last: Option<Timestamp>, pause| last.is_none_or(|at| now.since(at) >= pause);
             if redis.is_up() && is_due(asked, QUESTION) {
                 asked = Some(now);
-                if let Some(info) = ask(redis).await {
+                if let Some(info) = redis.info().await {
+                    report.samples.extend(sample(&info, now));
                     report.info = Some(info);
-                    report
-                        .samples
-                        .extend(report.info.as_ref().and_then(|info| sample(info, now)));
                     while report.samples.len() > SAMPLES_MAX {
                         report.samples.pop_front();
                     }
                 }
                 if is_due(refused, REFUSED_PAUSE) {
-                    let denied = report.slow.ask(redis).await == Err(Outage::Forbidden);
+                    let primaries = redis.primaries();
+                    slow.retain(|address, _| {
+                        primaries.iter().any(|node| node.address() == address)
+                    });
+                    let mut denied = false;
+                    for node in &primaries {
+                        let its = slow.entry(node.address().clone()).or_default();
+                        let before = its.total;
+                        denied |= its.ask(node).await == Err(Outage::Forbidden);
+                        report.slow.total += its.total - before;
+                    }
+                    report.slow.show(slow.values());
                     refused = denied.then_some(now);
                 }
             }
@@ -176,19 +189,6 @@ impl Vitals {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-/// What the servers that take writes say together; of one that does not, what it says.
-async fn ask(redis: &Redis) -> Option<Info> {
-    let mut infos = Vec::new();
-    for node in redis.nodes() {
-        if let Ok(reply) = node.query("info", &cmd("INFO")).await {
-            infos.extend(Info::read(&reply));
-        }
-    }
-    let any = infos.iter().any(Info::is_primary);
-    infos.retain(|info| info.is_primary() == any);
-    Info::of_all(infos)
 }
 
 /// Whether the pool has become busy, or calm, where that is a change.
@@ -256,8 +256,17 @@ impl Trips {
 }
 
 impl Slow {
+    /// What these say, as one; the total is counted by who asks, since a server that goes takes nothing
+    /// of it away.
+    fn show<'a>(&mut self, each: impl Iterator<Item = &'a Self> + Clone) {
+        self.readable = each.clone().filter_map(|slow| slow.readable).min();
+        self.last = each.flat_map(|slow| &slow.last).cloned().collect();
+        self.last.sort_by_key(|slow| Reverse(slow.at));
+        self.last.truncate(SLOW_MAX);
+    }
+
     /// Asks for what is new.
-    async fn ask(&mut self, redis: &Redis) -> Result<(), Outage> {
+    async fn ask(&mut self, redis: &Node) -> Result<(), Outage> {
         let mut get = cmd("SLOWLOG");
         get.arg("GET").arg(SLOW_MAX);
         let reply = redis.query("slowlog", &get).await;

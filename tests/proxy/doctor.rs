@@ -36,6 +36,27 @@ async fn a_redis_as_it_should_be_has_nothing_bad() {
 }
 
 #[tokio::test]
+async fn the_replicas_of_a_cluster_are_as_they_should_be() {
+    let app = App::says(|_| Answer::ok("well")).await;
+    let cluster = RedisCluster::start().await;
+    for node in &cluster.nodes {
+        node.may_refuse("acl|whoami");
+    }
+    let url = format!("\"{}\"", cluster.url());
+    // A replica is among those that are named once the others know how far it has come.
+    let (exit, told) = eventually("all are visited", async || {
+        let (exit, told) = doctor(&app, &url).await;
+        let count = |part| told.matches(part).count();
+        let all = (count(", a primary: "), count(", a replica: ")) == (3, 3);
+        all.then_some((exit, told))
+    })
+    .await;
+    assert_eq!(exit, Some(0), "{told}");
+    assert!(!told.contains('×'), "{told}");
+    assert!(told.contains("cluster-require-full-coverage no"), "{told}");
+}
+
+#[tokio::test]
 async fn a_user_that_may_do_everything_gets_the_command_that_makes_a_smaller_one() {
     let app = App::says(|_| Answer::ok("well")).await;
     let redis =

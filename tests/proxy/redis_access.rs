@@ -270,6 +270,104 @@ async fn a_second_redis_for_limits_is_let_in_to_anew_as_well() {
     assert!(!larder.log().contains(settings), "{}", larder.log());
 }
 
+/// Exchanges the password under traffic in a Redis of several servers, and has nobody let in by the old
+/// one in the end.
+async fn exchanged_at(servers: &[RedisServer], url: &str) {
+    for server in servers {
+        set_user(server, &["resetpass", ">first"]).await;
+    }
+    let file = SecretFile::with("first");
+    let (scheme, hosts) = url.split_once("larder:pw@").unwrap();
+    let app = shop().await;
+    let larder = larder(&app)
+        .redis_block(format!(
+            "{{ url: \"{scheme}{hosts}\", username: larder, password: {}, timeout: 2s }}",
+            file.reference()
+        ))
+        .yaml(ROUTES)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    warm(&larder).await;
+    let (traffic, asked) = (Traffic::of(&larder, 4), app.total());
+    let mut last = Vec::new();
+    for server in servers {
+        last.push(connections(server).await.into_iter().max().unwrap_or(0));
+        set_user(server, &[">second"]).await;
+    }
+    file.write("second");
+    for (server, last) in servers.iter().zip(&last) {
+        eventually("every connection was replaced", async || {
+            let now = connections(server).await;
+            now.iter().all(|id| id > last).then_some(())
+        })
+        .await;
+        set_user(server, &["<first"]).await;
+    }
+    traffic.goes_on(200).await;
+    assert_eq!(app.total(), asked, "every answer came from Redis");
+    // Whoever connects from now on is let in by the new one, and so is who asks for the servers.
+    for server in servers {
+        server.cli(&["CLIENT", "KILL", "USER", "larder"]).await;
+    }
+    larder.redis_is(true).await;
+    warm(&larder).await;
+    traffic.goes_on(100).await;
+    traffic.end().await;
+    for wrong in ["are not known", "wrong-password"] {
+        assert!(!larder.log().contains(wrong), "{}", larder.log());
+    }
+}
+
+#[tokio::test]
+async fn the_password_of_a_cluster_is_exchanged_without_losing_a_hit() {
+    let cluster = RedisCluster::start().await;
+    exchanged_at(&cluster.nodes, &cluster.url()).await;
+}
+
+#[tokio::test]
+async fn the_password_of_what_sentinels_monitor_is_exchanged_without_losing_a_hit() {
+    let redis = Monitored::start().await;
+    exchanged_at(&redis.servers, &redis.url()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_refuses_us_is_not_asked_again_and_again() {
+    let (app, cluster) = (shop().await, RedisCluster::start().await);
+    for node in &cluster.nodes {
+        node.may_refuse("AUTH");
+        node.may_refuse("cluster|slots");
+        set_user(node, &["-cluster|slots"]).await;
+    }
+    let refused = async || {
+        let mut refused = 0;
+        for node in &cluster.nodes {
+            let log = node.cli(&["ACL", "LOG", "100"]).await;
+            let counts = log.lines().skip_while(|line| *line != "count");
+            let counts = counts.collect::<Vec<_>>();
+            let each = counts.windows(2).filter(|pair| pair[0] == "count");
+            refused += each
+                .map(|pair| pair[1].parse::<u64>().unwrap())
+                .sum::<u64>();
+        }
+        refused
+    };
+    for (password, why) in [("other", "WRONGPASS"), ("pw", "NOPERM")] {
+        let url = cluster.url().replace(":pw@", &format!(":{password}@"));
+        let larder = larder(&app).redis_url(url).yaml(ROUTES).start().await;
+        larder.says(why).await;
+        let before = refused().await;
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            assert_eq!(larder.get("/api/cars/1").await.status, 200);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        // The two that are named, once.
+        let tries = refused().await - before;
+        assert!(tries <= 2, "{why}: {tries} tries in three seconds");
+    }
+}
+
 /// A server that takes connections and says this to whoever says something.
 async fn stranger(says: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

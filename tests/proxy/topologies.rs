@@ -15,6 +15,11 @@ fn block(url: &str, more: &str) -> String {
     format!("{{ url: \"{url}\", timeout: 100ms{more} }}")
 }
 
+async fn beside(app: &App, url: &str, more: &str) -> Larder {
+    let setup = larder(app).redis_block(block(url, more));
+    setup.yaml(ROUTES).start().await
+}
+
 fn car(n: usize) -> String {
     format!("/api/cars/{n}")
 }
@@ -32,6 +37,25 @@ async fn fill(app: &App, larder: &Larder) -> u64 {
         .await;
     }
     app.total()
+}
+
+/// How often this server was asked for a value.
+async fn gets(server: &RedisServer) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]).await;
+    let line = stats.lines().find(|line| line.starts_with("cmdstat_get:"));
+    let calls = line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok());
+    calls.unwrap_or(0)
+}
+
+/// Until this server follows that one.
+async fn follows(replica: &RedisServer, primary: &RedisServer) {
+    let port = primary.port.to_string();
+    replica.cli(&["REPLICAOF", "127.0.0.1", &port]).await;
+    eventually("the replica follows", async || {
+        let info = replica.cli(&["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
 }
 
 /// Which node of a Cluster has each car; asked before anything else is stored.
@@ -62,11 +86,7 @@ async fn shards(cluster: &RedisCluster, larder: &Larder) -> Vec<usize> {
 #[tokio::test]
 async fn a_cluster_is_used_as_one_and_slots_may_move_under_traffic() {
     let (app, cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.url(), "").await;
     larder.redis_is(true).await;
     let before = fill(&app, &larder).await;
     for node in &cluster.nodes[..3] {
@@ -159,11 +179,7 @@ routes:
 #[tokio::test]
 async fn a_node_of_a_cluster_named_as_one_server_is_recognized() {
     let (app, cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.nodes[0].url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.nodes[0].url(), "").await;
     for n in 0..CARS {
         assert_eq!(larder.get(&car(n)).await.text(), format!("car {}", car(n)));
     }
@@ -173,11 +189,7 @@ async fn a_node_of_a_cluster_named_as_one_server_is_recognized() {
 #[tokio::test]
 async fn a_killed_primary_costs_its_own_keys_until_its_replica_takes_over() {
     let (app, mut cluster) = (shop().await, RedisCluster::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&cluster.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &cluster.url(), "").await;
     larder.redis_is(true).await;
     let shards = shards(&cluster, &larder).await;
     fill(&app, &larder).await;
@@ -214,11 +226,7 @@ async fn a_killed_primary_costs_its_own_keys_until_its_replica_takes_over() {
 #[tokio::test]
 async fn a_forced_failover_by_sentinels_is_followed_under_traffic() {
     let (app, redis) = (shop().await, Monitored::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), "").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     let traffic = Traffic::of(&larder, 8);
@@ -244,11 +252,7 @@ async fn a_forced_failover_by_sentinels_is_followed_under_traffic() {
 #[tokio::test]
 async fn a_primary_that_hangs_is_replaced_and_not_used_when_it_wakes() {
     let (app, redis) = (shop().await, Monitored::start().await);
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ""))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let larder = beside(&app, &redis.url(), "").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     let before = redis.primary().await;
@@ -268,17 +272,8 @@ async fn a_primary_that_hangs_is_replaced_and_not_used_when_it_wakes() {
 async fn hits_may_come_from_a_replica_while_it_follows_its_primary() {
     let (app, redis) = (shop().await, Monitored::start().await);
     let replica = &redis.servers[1];
-    let gets = async || {
-        let stats = replica.cli(&["INFO", "commandstats"]).await;
-        let line = stats.lines().find(|line| line.starts_with("cmdstat_get:"));
-        let calls = line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok());
-        calls.unwrap_or(0)
-    };
-    let larder = larder(&app)
-        .redis_block(block(&redis.url(), ", read_from: replica"))
-        .yaml(ROUTES)
-        .start()
-        .await;
+    let gets = async || gets(replica).await;
+    let larder = beside(&app, &redis.url(), ", read_from: replica").await;
     larder.redis_is(true).await;
     fill(&app, &larder).await;
     eventually("the replica is asked", async || {
@@ -307,4 +302,161 @@ async fn hits_may_come_from_a_replica_while_it_follows_its_primary() {
         (gets().await == before).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn whoever_is_nearest_is_read_from() {
+    let (app, primary) = (shop().await, RedisServer::with(&FOLLOWS).await);
+    let replica = RedisServer::with(&FOLLOWS).await;
+    let to_primary = FaultProxy::before(primary.address()).await;
+    let to_replica = FaultProxy::before(replica.address()).await;
+    replica.others_send("config");
+    let port = to_replica.address.port().to_string();
+    for (name, value) in [("ip", "127.0.0.1"), ("port", &port)] {
+        let name = format!("replica-announce-{name}");
+        replica.cli(&["CONFIG", "SET", &name, value]).await;
+    }
+    follows(&replica, &primary).await;
+    let url = primary.url_by(to_primary.address);
+    let larder = larder(&app)
+        .redis_block(format!(
+            "{{ url: \"{url}\", timeout: 2s, read_from: nearest }}"
+        ))
+        .yaml(ROUTES)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    let far = Fault::Delay(Duration::from_millis(20));
+    for (near, near_by, far_by) in [
+        (&replica, &to_replica, &to_primary),
+        (&primary, &to_primary, &to_replica),
+    ] {
+        far_by.set(far);
+        near_by.set(Fault::Pass);
+        eventually("the nearest alone is asked", async || {
+            let before = gets(near).await;
+            for n in 0..CARS {
+                assert_eq!(larder.get(&car(n)).await.cache(), "HIT");
+            }
+            (gets(near).await >= before + CARS as u64).then_some(())
+        })
+        .await;
+    }
+}
+
+/// A failover as managed servers have it: the address is given to the other, and connections stand.
+async fn address_moves(read_from: &str) {
+    let (app, old) = (shop().await, RedisServer::with(&FOLLOWS).await);
+    let new = RedisServer::with(&FOLLOWS).await;
+    follows(&new, &old).await;
+    let name = FaultProxy::before(old.address()).await;
+    let larder = larder(&app)
+        .redis_block(block(
+            &old.url_by(name.address),
+            &format!(", read_from: {read_from}"),
+        ))
+        .yaml(ROUTES)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    let traffic = Traffic::of(&larder, 4);
+    new.cli(&["REPLICAOF", "NO", "ONE"]).await;
+    name.leads_to(new.address());
+    follows(&old, &new).await;
+    // The first that is not stored tells it.
+    eventually("all speak with the new primary", async || {
+        larder.get("/api/cars/new").await;
+        let left = old.cli(&["CLIENT", "LIST"]).await;
+        (!left.contains(" user=larder ") || read_from == "replica").then_some(())
+    })
+    .await;
+    larder.says("takes no writes").await;
+    eventually("what is new is stored there", async || {
+        (larder.get("/api/cars/newer").await.cache() == "HIT").then_some(())
+    })
+    .await;
+    assert_eq!(larder.purge(everything()).await.status, 200);
+    assert_eq!(larder.get(&car(1)).await.cache(), "MISS");
+    traffic.goes_on(100).await;
+    traffic.end().await;
+}
+
+#[tokio::test]
+async fn an_address_that_leads_to_another_server_now_is_followed_there() {
+    address_moves("primary").await;
+}
+
+#[tokio::test]
+async fn an_address_that_moves_is_followed_where_replicas_are_read_from_as_well() {
+    address_moves("replica").await;
+}
+
+#[tokio::test]
+async fn what_a_cluster_says_of_itself_is_what_its_primaries_say_together() {
+    let (app, cluster) = (shop().await, RedisCluster::start().await);
+    for node in &cluster.nodes {
+        node.others_send("config");
+        node.cli(&["CONFIG", "SET", "maxmemory", "64mb"]).await;
+        node.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
+            .await;
+        node.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "20000"])
+            .await;
+        node.cli(&["ACL", "SETUSER", "larder", "+slowlog|get"])
+            .await;
+    }
+    let larder = larder(&app)
+        .redis_block(block(&cluster.url(), ""))
+        .yaml(ROUTES)
+        .manual_clock()
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    eventually("all keys are counted", async || {
+        let mut keys = 0;
+        for node in &cluster.nodes[..3] {
+            keys += node.cli(&["DBSIZE"]).await.parse::<u64>().unwrap();
+        }
+        larder.advance("10s").await;
+        let page = larder.admin().get("/v1/redis").await.json();
+        let info = &page["info"];
+        let is_known = page["slowlog"]["readable"] == true;
+        let is_sum = info["keys"] == keys && info["maxmemory"] == 3 * (64 << 20);
+        (is_sum && is_known).then_some(())
+    })
+    .await;
+    for node in &cluster.nodes[..3] {
+        node.cli(&["DEBUG", "SLEEP", "0.03"]).await;
+    }
+    eventually("what took each of them long is counted", async || {
+        larder.advance("10s").await;
+        let page = larder.admin().get("/v1/redis").await.json();
+        (page["slowlog"]["total"].as_u64() >= Some(3)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_breaker_is_told_to_be_holds_for_the_primary_that_comes_next() {
+    let (app, redis) = (shop().await, Monitored::start().await);
+    let larder = beside(&app, &redis.url(), "").await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    let json = [("Content-Type", "application/json")];
+    let told = larder
+        .admin()
+        .post("/v1/redis/breaker", &json, r#"{"state": "open"}"#)
+        .await;
+    assert_eq!(told.status, 200);
+    let primary = redis.fail_over().await;
+    eventually("the new primary is not asked either", async || {
+        let page = larder.admin().get("/v1/redis").await.json();
+        let node = page["nodes"][0]["address"] == format!("redis://127.0.0.1:{primary}");
+        let breaker = &page["breaker"];
+        (node && breaker["forced"] == "open" && breaker["state"] == "open").then_some(())
+    })
+    .await;
+    assert_ne!(larder.get(&car(1)).await.cache(), "HIT");
 }

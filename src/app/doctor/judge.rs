@@ -40,11 +40,25 @@ impl Use {
     }
 }
 
+/// What a server is said to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The one that there is.
+    #[default]
+    Alone,
+    /// One of several that takes writes.
+    Primary,
+    /// It follows one of the others.
+    Replica,
+}
+
 /// What a Redis said of itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RedisFacts {
     /// Without user and password.
     pub address: String,
+    /// What the others say that it is.
+    pub role: Role,
     /// Round trips, shortest first.
     pub trips: Vec<Duration>,
     /// `INFO`, where it may be asked.
@@ -124,8 +138,13 @@ pub(super) fn redis(
 fn distance(of: &'static str, redis: &settings::Redis, facts: &RedisFacts) -> Finding {
     let (usual, most, slow) = (facts.trip(0.5), facts.trip(0.95), facts.trip(0.99));
     let says = format!(
-        "{}: round trip {usual:.1?}, 95 % within {most:.1?}, 99 % within {slow:.1?}",
-        facts.address
+        "{}{}: round trip {usual:.1?}, 95 % within {most:.1?}, 99 % within {slow:.1?}",
+        facts.address,
+        match facts.role {
+            Role::Alone => "",
+            Role::Primary => ", a primary",
+            Role::Replica => ", a replica",
+        }
     );
     if slow * 2 > redis.timeout {
         let mend = format!(
@@ -173,6 +192,16 @@ fn is_near(ip: std::net::IpAddr) -> bool {
     }
 }
 
+/// A Cluster of so many primaries. What it does without one of them is not to be seen without CONFIG.
+pub(super) fn cluster(of: &'static str, primaries: usize) -> Finding {
+    Finding::good(
+        of,
+        format!(
+            "a Cluster of {primaries} primaries; with cluster-require-full-coverage no in the redis.conf of each the others answer while one is down"
+        ),
+    )
+}
+
 fn version(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
     let (name, version) = facts.info.as_ref()?.server()?;
     let mut parts = version.split('.').map_while(|part| part.parse().ok());
@@ -189,6 +218,16 @@ fn version(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
 fn role(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
     if facts.info("role") != Some("slave") {
         return None;
+    }
+    if facts.role == Role::Replica {
+        let is_lost = facts.info("master_link_status") != Some("up");
+        return is_lost.then(|| {
+            Finding::advice(
+                of,
+                "it has lost its primary: what it holds is old, and it is not read from",
+                "look at its own log: masteruser, masterauth and the network between",
+            )
+        });
     }
     let primary = match (facts.info("master_host"), facts.info("master_port")) {
         (Some(host), Some(port)) => format!("name its primary in redis.url, {host}:{port}"),
@@ -477,6 +516,7 @@ mod tests {
     fn facts(info: &[(&str, &str)]) -> RedisFacts {
         RedisFacts {
             address: "redis://10.0.0.7:6379".into(),
+            role: Role::Alone,
             trips: vec![Duration::from_micros(300); 50],
             info: Some(info_of(info)),
             ahead_millis: Some(3),
@@ -556,6 +596,12 @@ mod tests {
         assert_eq!(version_of("nonsense"), None);
         assert!(role(OF, &facts(&[("role", "master")])).is_none());
         assert!(role(OF, &facts(&[("role", "slave")])).is_some());
+        let replica = |link| RedisFacts {
+            role: Role::Replica,
+            ..facts(&[("role", "slave"), ("master_link_status", link)])
+        };
+        assert_eq!(role(OF, &replica("up")), None);
+        assert_eq!(role(OF, &replica("down")).unwrap().grade, Grade::Advice);
         assert!(writes(OF, &facts(&[("rdb_last_bgsave_status", "err")])).is_some());
         let skewed = RedisFacts {
             ahead_millis: Some(-60_000),

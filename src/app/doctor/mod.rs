@@ -5,13 +5,14 @@
 mod judge;
 
 use crate::clock::Clock;
+use crate::config::redis_url::Topology;
 use crate::config::settings;
 use crate::config::{RedisUrl, Settings};
 use crate::redis_client::info::Info;
-use crate::redis_client::{self, Outage, PrivateLine};
+use crate::redis_client::{self, Outage, PrivateLine, Server};
 use crate::server;
 use crate::upstream::Upstream;
-use judge::{RedisFacts, Rights, Use};
+use judge::{RedisFacts, Rights, Role, Use};
 use redis::{Value, cmd};
 use serde::Serialize;
 use std::io;
@@ -153,7 +154,17 @@ async fn server(
         }
     };
     let mut findings = Vec::new();
-    for address in servers {
+    if matches!(url.topology, Topology::Cluster(_)) {
+        let primaries = servers.iter().filter(|server| !server.follows).count();
+        findings.push(judge::cluster(of, primaries));
+    }
+    let is_alone = matches!(url.topology, Topology::Single(_));
+    for Server { address, follows } in servers {
+        let role = match follows {
+            _ if is_alone => Role::Alone,
+            true => Role::Replica,
+            false => Role::Primary,
+        };
         let line = match redis_client::line(redis, url, &address).await {
             Ok(line) => line,
             Err(refused) => {
@@ -161,7 +172,7 @@ async fn server(
                 continue;
             }
         };
-        match facts(&line, address.to_string()).await {
+        match facts(&line, address.to_string(), role).await {
             Ok(facts) => findings.extend(judge::redis(settings, redis, used_for, &facts)),
             Err(outage) => findings.push(Finding::bad(
                 of,
@@ -173,7 +184,7 @@ async fn server(
     findings
 }
 
-async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, Outage> {
+async fn facts(line: &PrivateLine, address: String, role: Role) -> Result<RedisFacts, Outage> {
     let mut trips = Vec::with_capacity(TRIPS);
     for _ in 0..TRIPS {
         let began = Instant::now();
@@ -190,6 +201,7 @@ async fn facts(line: &PrivateLine, address: String) -> Result<RedisFacts, Outage
     let rights = rights(line).await;
     Ok(RedisFacts {
         address,
+        role,
         trips,
         info: info.ok().as_ref().and_then(Info::read),
         ahead_millis: time.ok().and_then(|time| ahead(&time, here)),

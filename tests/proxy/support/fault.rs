@@ -34,6 +34,7 @@ pub enum Fault {
 /// Stands in front of one server. Ends, with its connections, when dropped.
 pub struct FaultProxy {
     pub address: SocketAddr,
+    server: Arc<Mutex<SocketAddr>>,
     fault: Arc<Mutex<Fault>>,
     serving: JoinHandle<()>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -44,22 +45,25 @@ impl FaultProxy {
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let server = Arc::new(Mutex::new(server));
         let fault = Arc::new(Mutex::new(Fault::Pass));
         let connections: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
         let accepted: Arc<Mutex<usize>> = Arc::default();
         let serving = tokio::spawn({
-            let (fault, connections, accepted) =
-                (fault.clone(), connections.clone(), accepted.clone());
+            let (server, fault) = (server.clone(), fault.clone());
+            let (connections, accepted) = (connections.clone(), accepted.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     *accepted.lock().unwrap() += 1;
-                    let task = tokio::spawn(carry(client, server, fault.clone()));
+                    let leads_to = *server.lock().unwrap();
+                    let task = tokio::spawn(carry(client, leads_to, fault.clone()));
                     connections.lock().unwrap().push(task);
                 }
             }
         });
         Self {
             address,
+            server,
             fault,
             serving,
             connections,
@@ -70,6 +74,11 @@ impl FaultProxy {
     /// From now on, for standing connections too.
     pub fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// New connections lead to another server; those that stand stay where they are.
+    pub fn leads_to(&self, server: SocketAddr) {
+        *self.server.lock().unwrap() = server;
     }
 
     /// Connections taken so far.

@@ -21,7 +21,7 @@ pub use fault::{Fault, FaultProxy};
 pub use larder::{Larder, larder, larder_cli};
 pub use redis::RedisServer;
 pub use token::{SECRET, identity, signed, token};
-pub use topology::{Monitored, RedisCluster};
+pub use topology::{FOLLOWS, Monitored, RedisCluster};
 pub use traffic::{Traffic, shop};
 
 use std::net::{Ipv4Addr, TcpListener};

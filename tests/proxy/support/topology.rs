@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// As whom servers follow each other: everybody who may do everything, whose password is any.
-const FOLLOWS: [&str; 4] = ["--masteruser", "harness", "--masterauth", "any"];
+pub const FOLLOWS: [&str; 4] = ["--masteruser", "harness", "--masterauth", "any"];
 /// A server that is silent for so long is taken for dead by the others.
 const SILENCE_MILLIS: &str = "1000";
 const SLOTS: usize = 16_384;
