@@ -309,12 +309,10 @@ impl Refused {
         Self::new(Outage::Protocol, reason, text, mend)
     }
 
-    /// It answered the greeting with this error reply. `password` is never part of the text.
+    /// It answered the greeting, or a question, with this error reply. `password` is never part of the text.
     pub fn reply(line: &[u8], who: &str, password: Option<&str>) -> Self {
         let outage = outage::of_line(line);
-        let mut text = String::from_utf8_lossy(line).into_owned();
-        // Whoever does not know a command repeats what it was given, Redis only the beginning.
-        text.truncate(text.find(", with args").unwrap_or(text.len()));
+        let mut text = outage::told(line);
         if let Some(password) = password.filter(|password| !password.is_empty()) {
             text = text.replace(password, "…");
         }
@@ -333,7 +331,7 @@ impl Refused {
             ),
             "NOPERM" => (
                 "no-permission",
-                format!("user `{who}` may not even say hello: {text}"),
+                format!("user `{who}` may not send a command: {text}"),
                 "larder export acl prints what the user has to be allowed",
             ),
             "DENIED" => (
@@ -366,6 +364,26 @@ impl Refused {
                 "no-database",
                 text,
                 "the number after the host in redis.url is larger than `databases` in redis.conf",
+            ),
+            "ERR" if text.contains("cluster support disabled") => (
+                "no-cluster",
+                text,
+                "it is one server: write redis:// in redis.url",
+            ),
+            "ERR" if text.contains("No such master") => (
+                "no-such-name",
+                text,
+                "what follows the hosts in redis.url is the name that the Sentinels use: SENTINEL MASTERS tells it",
+            ),
+            _ if outage == Outage::Forbidden && text.to_uppercase().contains("SENTINEL") => (
+                "no-sentinel",
+                text,
+                "name the Sentinels' own port in redis.url, usually 26379; to one server it is redis://",
+            ),
+            _ if outage == Outage::Forbidden => (
+                "no-such-command",
+                text,
+                "larder needs a server that has it: Redis from 6.2 on, or one like it",
             ),
             _ => ("greeting-refused", text, "look at Redis's own log"),
         };
@@ -468,8 +486,17 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", "loading"),
             (
                 "ERR unknown command `AUTH`, with args beginning with: `hunter2`",
-                "greeting-refused",
+                "no-such-command",
             ),
+            (
+                "ERR unknown command 'SENTINEL', with args beginning with: 'MASTER' ",
+                "no-sentinel",
+            ),
+            (
+                "ERR This instance has cluster support disabled",
+                "no-cluster",
+            ),
+            ("ERR No such master with that name", "no-such-name"),
             ("ERR hunter2", "greeting-refused"),
         ] {
             let refused = Refused::reply(line.as_bytes(), "shop", Some("hunter2"));

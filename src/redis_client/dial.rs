@@ -440,9 +440,10 @@ impl Way<'_> {
             };
             if let Reply::Error(line) = reply {
                 let outage = super::outage::of_line(&line);
-                // Not NOPERM: that is of the one command, these are of the connection.
+                // Not NOPERM: that is of the one command, these are of the connection. A Sentinel
+                // that wants a password says so once more, to the question.
                 let is_refused = outage == Outage::Connection
-                    || line.starts_with(b"NOAUTH")
+                    || (line.starts_with(b"NOAUTH") && self.greeting != Greeting::Sentinel)
                     || line.starts_with(b"DENIED");
                 if needed || is_refused {
                     return Err(Refused::reply(&line, self.credentials.user(), password));

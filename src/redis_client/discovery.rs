@@ -142,7 +142,13 @@ impl Discovery {
         match &self.topology {
             Topology::Single(address) => Ok(self.ask_primary(asking, address).await),
             Topology::Sentinel { sentinels, name } => {
-                self.ask_sentinels(asking, sentinels, name).await
+                let were_closed = asking.sentinels_are_closed;
+                let told = self.ask_sentinels(asking, sentinels, name).await;
+                // That they want a password is known from now on.
+                match told.is_err() && asking.sentinels_are_closed != were_closed {
+                    true => self.ask_sentinels(asking, sentinels, name).await,
+                    false => told,
+                }
             }
             Topology::Cluster(seeds) => self.ask_cluster(asking, seeds).await,
         }

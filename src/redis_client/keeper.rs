@@ -2,13 +2,13 @@
 //!
 //! One task a worker, ended with the last handle. Callers never wait for anything that happens here.
 
-use super::Outage;
 use super::breaker::{Breaker, Forced, STALL_WAITING, State};
 use super::cause::Refused;
 use super::dial::{CONNECT_DEADLINE, Connected, Dialer, Greeting, With};
 use super::link::{Link, taken};
 use super::node::Ways;
 use super::resp::Reply;
+use super::{Outage, outage};
 use crate::config::redis_url::Address;
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
@@ -222,9 +222,9 @@ impl Shared {
         }
     }
 
-    /// Of an error reply that refuses a command to our user, people have to know.
+    /// Of an error reply that refuses a command, people have to know.
     pub fn look_at(&self, operation: &'static str, line: &[u8]) {
-        if line.starts_with(b"NOPERM") && !WISHED.contains(&operation) {
+        if outage::of_line(line) == Outage::Forbidden && !WISHED.contains(&operation) {
             let user = || self.dialer.user();
             self.news.forbidden(&self.address, user, operation, line);
         }
@@ -777,7 +777,8 @@ impl News {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// `user` may not send a command of this `operation` to `redis`, which said so in `line`.
+    /// `user` may not send a command of this `operation` to `redis`, or it has none such; it said so in
+    /// `line`.
     pub fn forbidden(
         &self,
         redis: &impl std::fmt::Display,
@@ -785,15 +786,9 @@ impl News {
         operation: &'static str,
         line: &[u8],
     ) {
-        if self.is_due("no-permission") {
-            let user = user();
-            tracing::warn!(
-                %redis,
-                operation,
-                reason = "no-permission",
-                "Redis refuses a command to user `{user}`: {}; larder export acl prints what it has to be allowed",
-                String::from_utf8_lossy(line)
-            );
+        if self.is_due("forbidden") {
+            let refused = Refused::reply(line, &user(), None);
+            tracing::warn!(%redis, operation, reason = refused.reason, "{refused}");
         }
     }
 

@@ -144,13 +144,13 @@ impl Link {
         let pending = self.send(1, times, |out| script.write_call(out, keys, args))?;
         let reply = pending.await?.reply;
         if !Script::is_missing(&reply) {
-            return taken(reply);
+            return Ok(reply);
         }
         let pending = self.send(2, times, |out| {
             script.write_load(out);
             script.write_call(out, keys, args);
         })?;
-        taken(Script::called(pending.await?.reply))
+        Ok(Script::called(pending.await?.reply))
     }
 
     /// Commands that wait now.

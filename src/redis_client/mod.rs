@@ -71,7 +71,8 @@ pub enum Outage {
     Saturated,
     /// AUTH refused, or the connection was never let in.
     Denied,
-    /// NOPERM: our user may not send this one command; says nothing about the others.
+    /// NOPERM, or a server that does not have it: this one command cannot be sent; says nothing about
+    /// the others.
     Forbidden,
     /// LOADING, BUSY, MASTERDOWN, CLUSTERDOWN; or nobody has the key's slot.
     NotReady,
@@ -683,13 +684,7 @@ impl PrivateLine {
 
     /// One command, answered within `deadline`.
     pub async fn query(&self, command: &Cmd, deadline: Duration) -> Result<Value, Outage> {
-        let reply = self.connected.link.reply(command, deadline).await?;
-        if let (Reply::Error(line), Some((news, address, user))) = (&reply, &self.told)
-            && line.starts_with(b"NOPERM")
-        {
-            news.forbidden(address, || user.clone(), "follow", line);
-        }
-        link::taken(reply).map(Reply::into_value)
+        self.taken(self.connected.link.reply(command, deadline).await?)
     }
 
     /// A script, called as [`Redis::script`] does and answered within `deadline`.
@@ -701,7 +696,16 @@ impl PrivateLine {
         deadline: Duration,
     ) -> Result<Value, Outage> {
         let reply = self.connected.link.script(script, keys, args, deadline);
-        reply.await.map(Reply::into_value)
+        self.taken(reply.await?)
+    }
+
+    fn taken(&self, reply: Reply) -> Result<Value, Outage> {
+        if let (Reply::Error(line), Some((news, address, user))) = (&reply, &self.told)
+            && outage::of_line(line) == Outage::Forbidden
+        {
+            news.forbidden(address, || user.clone(), "follow", line);
+        }
+        link::taken(reply).map(Reply::into_value)
     }
 }
 
@@ -1000,7 +1004,7 @@ mod tests {
         let server = Server::start_with(&["--rename-command", "AUTH", "HIDDEN"]).await;
         let url = format!("redis://:hunter2@127.0.0.1:{}", server.port);
         let refused = dialed(&url).await.unwrap_err();
-        assert_eq!(refused.outage, Outage::Protocol);
+        assert_eq!(refused.outage, Outage::Forbidden);
         assert!(refused.text.contains("unknown command"), "{}", refused.text);
         assert!(!refused.text.contains("hunter2"), "{}", refused.text);
     }

@@ -21,6 +21,7 @@ fn of_reply(code: &str, detail: &str) -> Outage {
         "OOM" | "MISCONF" | "NOREPLICAS" => Outage::Full,
         "NOAUTH" | "WRONGPASS" | "DENIED" => Outage::Denied,
         "NOPERM" => Outage::Forbidden,
+        "ERR" if is_unknown_command(detail) => Outage::Forbidden,
         "ERR" if detail.contains("max number of clients") => Outage::Connection,
         "ERR" if detail.contains("invalid password") || detail.contains("without any password") => {
             Outage::Denied
@@ -28,6 +29,22 @@ fn of_reply(code: &str, detail: &str) -> Outage {
         // Redis 7 reports what a script's command refused with the refused command's own code first.
         _ => Outage::Protocol,
     }
+}
+
+/// Whether a server says that it has no such command, itself or to a script.
+fn is_unknown_command(detail: &str) -> bool {
+    ["unknown command", "Unknown Redis command"]
+        .iter()
+        .any(|beginning| detail.starts_with(beginning))
+}
+
+/// The line of an error reply, for people. Whoever does not know a command repeats what it was given,
+/// which may be a password or a body; that is cut off.
+#[must_use]
+pub fn told(line: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(line).into_owned();
+    text.truncate(text.find(", with args").unwrap_or(text.len()));
+    text
 }
 
 #[cfg(test)]
@@ -49,7 +66,13 @@ mod tests {
             ("WRONGPASS", "invalid username-password", Outage::Denied),
             ("NOPERM", "no permissions", Outage::Forbidden),
             ("ERR", "max number of clients reached", Outage::Connection),
-            ("ERR", "unknown command", Outage::Protocol),
+            ("ERR", "unknown command 'GET', with args", Outage::Forbidden),
+            (
+                "ERR",
+                "Unknown Redis command called from script",
+                Outage::Forbidden,
+            ),
+            ("ERR", "value is not an integer", Outage::Protocol),
             ("WRONGTYPE", "Operation against a key", Outage::Protocol),
             ("", "", Outage::Protocol),
         ] {

@@ -141,13 +141,13 @@ impl Vitals {
             if let Some(trip) = report.round_trip.filter(|_| status.connected) {
                 let address = &*status.address;
                 match trips.saw(trip) {
-                    Some(Trip::Baseline) => {
-                        tracing::info!(redis = address, round_trip = ?trips.baseline, "the way to Redis");
+                    Some(Trip::Baseline(baseline)) => {
+                        tracing::info!(redis = address, round_trip = ?baseline, "the way to Redis");
                     }
-                    Some(Trip::Far) => tracing::warn!(
+                    Some(Trip::Far { baseline }) => tracing::warn!(
                         redis = address,
                         round_trip = ?trip,
-                        baseline = ?trips.baseline,
+                        ?baseline,
                         "Redis has become far: its round trip is several times what it was at the start"
                     ),
                     Some(Trip::Near) => {
@@ -213,10 +213,13 @@ fn sample(info: &Info, now: Timestamp) -> Option<Sample> {
 /// What a round trip tells that is news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trip {
-    /// There is a baseline now.
-    Baseline,
+    /// There is a baseline now, this one.
+    Baseline(Duration),
     /// Far, where it was not.
-    Far,
+    Far {
+        /// How near it was at the start.
+        baseline: Duration,
+    },
     /// No longer far.
     Near,
 }
@@ -239,7 +242,7 @@ impl Trips {
                 return None;
             }
             self.baseline = self.first.iter().min().copied();
-            return Some(Trip::Baseline);
+            return self.baseline.map(Trip::Baseline);
         };
         let far = trip > FAR_MIN && trip > baseline * FAR_FACTOR;
         self.otherwise = if far == self.is_far {
@@ -251,7 +254,11 @@ impl Trips {
             return None;
         }
         (self.is_far, self.otherwise) = (far, 0);
-        Some(if far { Trip::Far } else { Trip::Near })
+        Some(if far {
+            Trip::Far { baseline }
+        } else {
+            Trip::Near
+        })
     }
 }
 
@@ -361,13 +368,14 @@ mod tests {
         for trip in [9, 2, 4] {
             assert_eq!(trips.saw(millis(trip)), None);
         }
-        assert_eq!(trips.saw(millis(3)), Some(Trip::Baseline));
+        assert_eq!(trips.saw(millis(3)), Some(Trip::Baseline(millis(2))));
         assert_eq!(trips.baseline, Some(millis(2)));
         let told: Vec<_> = [9, 60, 60, 9, 60, 60, 60, 60, 60, 3, 3, 3, 3]
             .into_iter()
             .filter_map(|trip| trips.saw(millis(trip)))
             .collect();
-        assert_eq!(told, [Trip::Far, Trip::Near]);
+        let baseline = millis(2);
+        assert_eq!(told, [Trip::Far { baseline }, Trip::Near]);
         let mut near = Trips::default();
         for _ in 0..BASELINE_TRIPS {
             near.saw(Duration::from_micros(30));

@@ -5,8 +5,12 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 async fn doctor(app: &App, redis_url: &str) -> (Option<i32>, String) {
+    doctor_of(app, redis_url, "").await
+}
+
+async fn doctor_of(app: &App, redis_url: &str, more: &str) -> (Option<i32>, String) {
     let yaml = format!(
-        "upstream: {{ url: {}, health: / }}\nlisten: 127.0.0.1:0\nredis: {redis_url}\ncache: {{ namespace: shop }}\n",
+        "upstream: {{ url: {}, health: / }}\nlisten: 127.0.0.1:0\nredis: {redis_url}\ncache: {{ namespace: shop }}\n{more}",
         app.url()
     );
     let output = larder_cli(&["doctor", "-c", "-"], &yaml).await;
@@ -25,13 +29,18 @@ async fn a_redis_as_it_should_be_has_nothing_bad() {
     for part in [
         "√ app: healthy",
         "round trip",
-        "allkeys-lru",
-        "redis.limits_url",
+        "policy allkeys-lru",
         "larder's user is one of its own",
     ] {
         assert!(told.contains(part), "{part:?} is not in:\n{told}");
     }
-    assert!(!told.contains('×'), "{told}");
+    for part in ["×", "limits"] {
+        assert!(!told.contains(part), "{part:?} is in:\n{told}");
+    }
+    let limit = "limits: { tiers: [{ name: all, for: anyone, rate: 5/min, per: ip }] }\n";
+    let (exit, told) = doctor_of(&app, &redis.url(), limit).await;
+    assert_eq!(exit, Some(0), "{told}");
+    assert!(told.contains("redis.limits_url"), "{told}");
     assert!(redis.keys().await.is_empty(), "it only asks");
 }
 

@@ -535,7 +535,8 @@ async fn whatever_is_wrong_is_named_with_its_cure_and_every_request_is_answered(
                     let told = larder_cli(&["doctor", "-c", "-"], &yaml).await;
                     let told = String::from_utf8_lossy(&told.stdout).into_owned();
                     assert!(
-                        told.contains("× redis: no connection: "),
+                        told.contains("× redis: no connection: ")
+                            || told.contains("are not known: "),
                         "{settings}: {told}"
                     );
                     (told.contains(cause) && told.contains(cure)).then_some(told)
@@ -612,6 +613,27 @@ async fn a_command_that_the_user_may_not_send_is_named_and_the_rest_goes_on() {
         (larder.get("/api/cars/1").await.cache() == "HIT").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_lacks_a_command_is_named_with_it_and_every_request_is_answered() {
+    let app = shop().await;
+    for (lacks, says) in [("EVALSHA", "'EVALSHA'"), ("TIME", "'TIME'")] {
+        let redis = RedisServer::with(&["--rename-command", lacks, ""]).await;
+        let larder = larder(&app)
+            .redis_url(redis.url())
+            .yaml("cache: { memory: 0B }\nroutes: [{ path: /*, ttl: 1m }]")
+            .start()
+            .await;
+        let traffic = Traffic::of(&larder, 2);
+        larder.says(says).await;
+        let log = larder.log();
+        let line = log.lines().find(|line| line.contains(says)).unwrap();
+        assert!(line.contains("no-such-command"), "{line}");
+        assert!(!line.contains("with args"), "{line}");
+        traffic.goes_on(50).await;
+        traffic.end().await;
+    }
 }
 
 #[tokio::test]

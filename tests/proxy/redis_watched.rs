@@ -224,6 +224,7 @@ async fn a_way_that_has_become_long_is_told() {
     network.set(Fault::Delay(Duration::from_millis(30)));
     larder.says("Redis has become far").await;
     assert_eq!(larder.get("/a").await.status, 200);
+    assert!(!larder.log().contains("Some("), "{}", larder.log());
 }
 
 #[tokio::test]

@@ -250,6 +250,34 @@ async fn a_forced_failover_by_sentinels_is_followed_under_traffic() {
 }
 
 #[tokio::test]
+async fn sentinels_that_want_a_password_are_given_that_of_what_they_monitor() {
+    let (app, redis) = (shop().await, Monitored::start().await);
+    for at in 0..3 {
+        let larder = ["ACL", "SETUSER", "larder", "on", ">pw", "+@all"];
+        let others = ["ACL", "SETUSER", "default", "resetpass", ">other"];
+        for command in [&larder[..], &others] {
+            assert_eq!(redis.ask(at, command).await, "OK");
+        }
+        assert!(redis.ask(at, &["PING"]).await.starts_with("NOAUTH"));
+    }
+    let larder = larder(&app)
+        .redis_block(block(&redis.url(), ""))
+        .yaml(ROUTES)
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    fill(&app, &larder).await;
+    // So does who asks once.
+    for server in &redis.servers {
+        server.may_refuse("acl|whoami");
+    }
+    let yaml = format!("upstream: {}\nredis: {}\n", app.url(), redis.url());
+    let told = larder_cli(&["doctor", "-c", "-"], &yaml).await;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("round trip"), "{told}");
+}
+
+#[tokio::test]
 async fn a_primary_that_hangs_is_replaced_and_not_used_when_it_wakes() {
     let (app, redis) = (shop().await, Monitored::start().await);
     let larder = beside(&app, &redis.url(), "").await;

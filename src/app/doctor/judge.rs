@@ -122,7 +122,7 @@ pub(super) fn redis(
         Some(_) => {
             findings.extend(version(of, facts));
             findings.extend(role(of, facts));
-            findings.extend(replicas(of, facts));
+            findings.extend(replicas(of, used_for, facts));
             findings.extend(memory(of, used_for, facts));
             findings.extend(fragmentation(of, facts));
             findings.extend(persistence(of, used_for, facts));
@@ -241,7 +241,7 @@ fn role(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
 }
 
 /// What would be lost with this server: a replica that has not synced is none.
-fn replicas(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
+fn replicas(of: &'static str, used_for: Use, facts: &RedisFacts) -> Option<Finding> {
     let info = facts.info.as_ref()?;
     if facts.info("role") != Some("master") {
         return None;
@@ -250,7 +250,13 @@ fn replicas(of: &'static str, facts: &RedisFacts) -> Option<Finding> {
     if replicas.is_empty() {
         return Some(Finding::good(
             of,
-            "it has no replica: when it is lost the cache starts cold, and until it is back limits are counted here",
+            match used_for {
+                Use::Cache => "it has no replica: when it is lost the cache starts cold",
+                Use::Limits => "it has no replica: until it is back limits are counted here",
+                Use::Both => {
+                    "it has no replica: when it is lost the cache starts cold, and until it is back limits are counted here"
+                }
+            },
         ));
     }
     let behind: Vec<String> = replicas
@@ -306,7 +312,7 @@ fn memory(of: &'static str, used_for: Use, facts: &RedisFacts) -> Vec<Finding> {
         )),
         (_, Use::Both) => findings.push(Finding::advice(
             of,
-            format!("its policy is {policy}, right for a cache; but limits are counted here too"),
+            format!("its policy is {policy}, right for a cache; but limits are counted in it too"),
             "redis.limits_url, where a limit must not be forgotten under pressure",
         )),
         _ => findings.push(Finding::good(of, format!("maxmemory is set, policy {policy}"))),
@@ -622,14 +628,18 @@ mod tests {
                 ("master_repl_offset", "9000000"),
                 ("slave0", &replica),
             ]);
-            replicas(OF, &facts).unwrap()
+            replicas(OF, Use::Both, &facts).unwrap()
         };
         assert_eq!(of("online", "9000000").grade, Grade::Good);
         assert_eq!(of("online", "0").says, "10.0.0.8:6379 is 8 MiB behind");
         let waits = of("wait_bgsave", "0");
         assert_eq!(waits.grade, Grade::Advice);
         assert!(waits.mend.unwrap().contains("repl-diskless-sync-delay"));
-        let alone = replicas(OF, &facts(&[("role", "master"), ("connected_slaves", "0")]));
+        let alone = replicas(
+            OF,
+            Use::Both,
+            &facts(&[("role", "master"), ("connected_slaves", "0")]),
+        );
         assert_eq!(alone.unwrap().grade, Grade::Good);
     }
 

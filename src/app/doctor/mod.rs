@@ -92,8 +92,8 @@ pub fn examine(settings: &Settings) -> io::Result<Vec<Finding>> {
             )),
             Some(redis) => {
                 let both = match redis.limits_url {
-                    Some(_) => Use::Cache,
-                    None => Use::Both,
+                    None if !settings.limits.all.is_empty() => Use::Both,
+                    _ => Use::Cache,
                 };
                 findings.extend(server(settings, redis, &redis.url, both).await);
                 if let Some(url) = &redis.limits_url {
