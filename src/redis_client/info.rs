@@ -113,20 +113,9 @@ impl Info {
         let is_less = self.fraction(ratio) < other.fraction(ratio);
         let more = if is_less { &other } else { &self };
         now.push((ratio.to_owned(), more.get(ratio).map(str::to_owned)));
-        // A Cluster has database 0 alone.
-        let keys = self.keys().zip(other.keys());
-        let expiring = self.keys_with_ttl().zip(other.keys_with_ttl());
-        let keyspace = keys.zip(expiring).map(|((a, b), (c, d))| {
-            format!(
-                "keys={},expires={}",
-                a.saturating_add(b),
-                c.saturating_add(d)
-            )
-        });
-        if keyspace.is_none() {
-            now.push(("keyspace".to_owned(), None));
-        }
-        now.push(("db0".to_owned(), keyspace));
+        let keys = self.keys.zip(other.keys);
+        self.keys =
+            keys.map(|(one, more)| (one.0.saturating_add(more.0), one.1.saturating_add(more.1)));
         for (name, value) in now {
             match value {
                 Some(value) => drop(self.fields.insert(name.into(), value.into())),
