@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 /// Told how many bytes of the content are in Redis, each time that it is more.
@@ -33,6 +34,8 @@ pub struct Filling {
     under_way: Option<JoinHandle<bool>>,
     kept: Kept,
     is_over: bool,
+    /// Given back with it.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Nothing more is stored of it.
@@ -41,13 +44,15 @@ pub struct GivenUp;
 
 impl Filling {
     /// Begins to store the content of `key` (or its `variant`) under a generation of its own; `keep` is
-    /// how long the entry is to live, and `may_shrink` whether compressing may pay.
+    /// how long the entry is to live, and `may_shrink` whether compressing may pay. `room` is one of the
+    /// places that there are for such.
     pub(super) fn begin(
         tier: Arc<RedisTier>,
         key: Key,
         variant: Option<Key>,
         (keep, may_shrink): (Duration, bool),
         kept: Kept,
+        room: OwnedSemaphorePermit,
     ) -> Self {
         let name = tier.names().of(&key, variant.as_ref());
         let bound_to = variant.unwrap_or(key);
@@ -66,6 +71,7 @@ impl Filling {
             under_way: None,
             kept,
             is_over: false,
+            _room: room,
         }
     }
 

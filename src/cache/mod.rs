@@ -39,7 +39,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
+/// Large bodies that are stored at a time, each with somewhat more than 1 MiB at hand; one more streams
+/// through.
+pub const FILLS_MAX: usize = 64;
 /// How far in the future a response may seem to have been received: what reading two clocks over a
 /// network may be wrong by.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(1);
@@ -86,6 +90,8 @@ struct Shared {
     seal: Arc<ArcSwap<Seal>>,
     /// The largest entry, in bytes.
     object_max: u64,
+    /// Places for large content that is being stored.
+    fills: Arc<Semaphore>,
     purges: Arc<PurgeLog>,
     counters: Arc<Counters>,
 }
@@ -145,6 +151,7 @@ impl Cache {
                 names: Arc::new(Names::new(namespace)),
                 seal: Arc::clone(&seal),
                 object_max,
+                fills: Arc::new(Semaphore::new(FILLS_MAX)),
                 purges: Arc::new(PurgeLog::new(namespace, seal)),
                 counters: Arc::default(),
             }),
@@ -202,7 +209,9 @@ impl Cache {
         };
         let manner = (stored.keep(now), !stored.headers.iter().any(says));
         let tier = Arc::clone(tier);
-        Some(Filling::begin(tier, *key, variant, manner, Arc::new(kept)))
+        let room = Arc::clone(&self.shared.fills).try_acquire_owned().ok()?;
+        let kept = Arc::new(kept);
+        Some(Filling::begin(tier, *key, variant, manner, kept, room))
     }
 
     /// Nothing more is stored of some large content: counted.
@@ -792,6 +801,21 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         begun.elapsed()
+    }
+
+    #[tokio::test]
+    async fn so_many_large_bodies_are_stored_at_a_time() {
+        let server = Server::start().await;
+        let sidecar = Sidecar::start(&server, 0).ready().await;
+        let stored = testing::stored_at(sidecar.clock.now(), b"");
+        let fill = || {
+            let now = sidecar.clock.now();
+            sidecar.cache.fill(&key(1), &stored, now, |_| {})
+        };
+        let mut fills: Vec<_> = (0..FILLS_MAX).map(|_| fill().unwrap()).collect();
+        assert!(fill().is_none());
+        fills.pop();
+        assert!(fill().is_some());
     }
 
     #[tokio::test]
