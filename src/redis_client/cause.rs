@@ -309,6 +309,35 @@ impl Refused {
         Self::new(Outage::Protocol, reason, text, mend)
     }
 
+    /// The same, naming the server that it was, where there are several.
+    #[must_use]
+    pub fn of(mut self, server: &impl fmt::Display) -> Self {
+        let server = server.to_string();
+        if !self.text.contains(&server) {
+            self.text = format!("{server}: {}", self.text);
+        }
+        self
+    }
+
+    /// A question that went out had no answer.
+    pub fn unanswered(outage: Outage) -> Self {
+        Self::new(outage, outage.word(), outage.word(), "look at its own log")
+    }
+
+    /// Whether somebody has to allow it first.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self.outage, Outage::Denied | Outage::Forbidden)
+    }
+
+    /// The one of both that people have to know: who is refused somewhere has to mend that.
+    #[must_use]
+    pub fn or(self, another: Self) -> Self {
+        match self.is_refusal() {
+            true => self,
+            false => another,
+        }
+    }
+
     /// It answered the greeting, or a question, with this error reply. `password` is never part of the text.
     pub fn reply(line: &[u8], who: &str, password: Option<&str>) -> Self {
         let outage = outage::of_line(line);

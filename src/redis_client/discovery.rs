@@ -5,6 +5,7 @@
 //! request ever waits here.
 
 use super::Outage;
+use super::cause::{Refused, Stage};
 use super::dial::{Connected, Dialer, Greeting, With};
 use super::keeper::{News, RENEWAL_PAUSE, shared_by_name};
 use super::map::{self, Map, Monitored};
@@ -108,11 +109,11 @@ impl Discovery {
         asking.renew(access, self.news.moves());
         let told = self.ask(&mut asking).await;
         asking.looked = Some(Instant::now());
-        let is_refused = told.as_ref().is_err_and(Untold::is_refusal);
+        let is_refused = told.as_ref().is_err_and(Refused::is_refusal);
         asking.refused = is_refused.then_some(access);
         let map = match told {
             Ok(map) => map,
-            Err(why) => return self.tell_failure(&why.text),
+            Err(why) => return self.tell_failure(&why),
         };
         self.map.send_if_modified(|known| {
             let changed = **known != map;
@@ -133,12 +134,11 @@ impl Discovery {
     }
 
     /// Asks once; or says why nobody told.
-    pub async fn ask_once(&self) -> Result<Map, String> {
-        let told = self.ask(&mut *self.asking.lock().await).await;
-        told.map_err(|why| why.text)
+    pub async fn ask_once(&self) -> Result<Map, Refused> {
+        self.ask(&mut *self.asking.lock().await).await
     }
 
-    async fn ask(&self, asking: &mut Asking) -> Result<Map, Untold> {
+    async fn ask(&self, asking: &mut Asking) -> Result<Map, Refused> {
         match &self.topology {
             Topology::Single(address) => Ok(self.ask_primary(asking, address).await),
             Topology::Sentinel { sentinels, name } => {
@@ -165,10 +165,17 @@ impl Discovery {
     }
 
     /// Nobody told anything, and why.
-    fn tell_failure(&self, why: &str) {
+    fn tell_failure(&self, why: &Refused) {
         if self.news.is_due("discovery") {
-            tracing::warn!(redis = %self.topology, "the servers of this Redis are not known: {why}");
+            let (redis, reason) = (&self.topology, why.reason);
+            let (text, mend) = (&why.text, &why.mend);
+            tracing::warn!(%redis, reason, "the servers of this Redis are not known: {text}; {mend}");
         }
+    }
+
+    /// A server answered the question with this error reply.
+    fn answered(&self, address: &Address, line: &[u8]) -> Refused {
+        Refused::reply(line, &self.dialer.user(), None).of(address)
     }
 
     async fn ask_primary(&self, asking: &mut Asking, address: &Address) -> Map {
@@ -193,7 +200,7 @@ impl Discovery {
         asking: &mut Asking,
         sentinels: &[Address],
         name: &str,
-    ) -> Result<Map, Untold> {
+    ) -> Result<Map, Refused> {
         let mut all = JoinSet::new();
         for sentinel in sentinels {
             let mut questions = vec![redis::cmd("SENTINEL"), redis::cmd("SENTINEL")];
@@ -215,10 +222,10 @@ impl Discovery {
                     line = Some(kept);
                     replies.push(reply);
                 }
-                Ok::<_, Untold>((address, line, replies))
+                Ok::<_, Refused>((address, line, replies))
             });
         }
-        let (mut latest, mut why) = (None::<(Monitored, Vec<Address>)>, Untold::default());
+        let (mut latest, mut why) = (None::<(Monitored, Vec<Address>)>, nobody());
         while let Some(told) = all.join_next().await {
             let (address, line, replies) = match told {
                 Ok(Ok(told)) => told,
@@ -233,7 +240,7 @@ impl Discovery {
                 .and_then(|reply| Monitored::of(reply, &address))
             else {
                 if let Some(Reply::Error(line)) = replies.first() {
-                    why = why.or(Untold::reply(&address, line));
+                    why = why.or(self.answered(&address, line));
                     if line.starts_with(b"NOAUTH") {
                         asking.sentinels_are_closed = true;
                         continue;
@@ -259,7 +266,7 @@ impl Discovery {
     }
 
     /// The first node that answers, beginning each time with another.
-    async fn ask_cluster(&self, asking: &mut Asking, seeds: &[Address]) -> Result<Map, Untold> {
+    async fn ask_cluster(&self, asking: &mut Asking, seeds: &[Address]) -> Result<Map, Refused> {
         let map = self.map();
         let known = map.shards().iter();
         let mut nodes: Vec<_> = known
@@ -272,7 +279,7 @@ impl Discovery {
         nodes.extend(seeds);
         let mut question = redis::cmd("CLUSTER");
         question.arg("SLOTS");
-        let mut why = Untold::default();
+        let mut why = nobody();
         for node in nodes {
             let line = asking.lines.remove(node);
             match question_to(&self.dialer, (node, Greeting::Server), line, &question).await {
@@ -282,8 +289,13 @@ impl Discovery {
                         return Ok(map);
                     }
                     why = why.or(match reply {
-                        Reply::Error(line) => Untold::reply(node, &line),
-                        _ => Untold::new(Outage::Protocol, format!("{node} knows of no slots")),
+                        Reply::Error(line) => self.answered(node, &line),
+                        _ => Refused::new(
+                            Outage::Protocol,
+                            "no-slots",
+                            format!("{node} knows of no slots"),
+                            "redis-cli --cluster check says what the Cluster lacks",
+                        ),
                     });
                 }
                 Err(another) => why = why.or(another),
@@ -311,42 +323,10 @@ impl Asking {
     }
 }
 
-/// Why a server did not tell.
-#[derive(Debug)]
-struct Untold {
-    outage: Outage,
-    text: String,
-}
-
-impl Default for Untold {
-    fn default() -> Self {
-        Self::new(Outage::Connection, "nobody is named".to_owned())
-    }
-}
-
-impl Untold {
-    fn new(outage: Outage, text: String) -> Self {
-        Self { outage, text }
-    }
-
-    /// An error reply instead of an answer.
-    fn reply(address: &Address, line: &[u8]) -> Self {
-        let text = format!("{address}: {}", String::from_utf8_lossy(line));
-        Self::new(super::outage::of_line(line), text)
-    }
-
-    /// The one of both that people have to know: who is refused somewhere has to mend that.
-    fn or(self, another: Self) -> Self {
-        match self.is_refusal() {
-            true => self,
-            false => another,
-        }
-    }
-
-    /// Whether somebody has to allow it first.
-    fn is_refusal(&self) -> bool {
-        matches!(self.outage, Outage::Denied | Outage::Forbidden)
-    }
+/// Why nothing is known where nobody was asked.
+fn nobody() -> Refused {
+    let mend = "name some in redis.url";
+    Refused::new(Outage::Connection, "nobody", "nobody is named", mend)
 }
 
 /// One question to one server, over `line` where it still stands; the line comes back with the answer.
@@ -356,21 +336,19 @@ async fn question_to(
     (address, greeting): (&Address, Greeting),
     line: Option<Connected>,
     question: &redis::Cmd,
-) -> Result<(Connected, Reply), Untold> {
+) -> Result<(Connected, Reply), Refused> {
     let asking = async {
         let line = match line.filter(|line| !line.link.is_dead()) {
             Some(line) => line,
             None => {
                 let alone = Arc::default();
                 let connected = dialer.connect(address, greeting, With::Any, &alone);
-                connected.await.map_err(|refused| {
-                    Untold::new(refused.outage, format!("{address}: {}", refused.text))
-                })?
+                connected.await.map_err(|refused| refused.of(address))?
             }
         };
         let now = Instant::now();
         let write = |out: &mut Vec<u8>| question.write_packed_command(out);
-        let outage = |outage: Outage| Untold::new(outage, format!("{address}: {}", outage.word()));
+        let outage = |outage: Outage| Refused::unanswered(outage).of(address);
         let pending = line.link.send(1, (now, now + ANSWER_DEADLINE), write);
         let answer = pending.map_err(outage)?.await.map_err(outage)?;
         Ok((line, answer.reply))
@@ -378,7 +356,7 @@ async fn question_to(
     tokio::time::timeout(ANSWER_DEADLINE, asking)
         .await
         .unwrap_or_else(|_| {
-            let text = format!("{address}: no answer within {ANSWER_DEADLINE:?}");
-            Err(Untold::new(Outage::Timeout, text))
+            let late = Refused::late(Stage::Greeting, ANSWER_DEADLINE, address.is_tls());
+            Err(late.of(address))
         })
 }

@@ -632,9 +632,8 @@ pub struct Server {
     pub follows: bool,
 }
 
-/// The servers that make up the Redis at `url`, primaries first; or a sentence that says why they are
-/// not known. Must be called within a tokio runtime.
-pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Server>, String> {
+/// The servers that make up the Redis at `url`, primaries first; or why they are not known. Must be called within a tokio runtime.
+pub async fn servers(settings: &settings::Redis, url: &RedisUrl) -> Result<Vec<Server>, Refused> {
     let server = |address: &Address, follows| Server {
         address: address.clone(),
         follows,

@@ -498,6 +498,21 @@ async fn whatever_is_wrong_is_named_with_its_cure_and_every_request_is_answered(
             "redis.tls.cert",
         ),
         (
+            format!("url: \"redis+cluster://larder:pw@127.0.0.1:{plain}\""),
+            "cluster support disabled",
+            "write redis://",
+        ),
+        (
+            format!("url: \"redis+sentinel://larder:pw@127.0.0.1:{plain}/shop\""),
+            "unknown command 'SENTINEL'",
+            "26379",
+        ),
+        (
+            format!("url: \"redis+sentinel://127.0.0.1:{}/shop\"", free_port()),
+            "nobody listens",
+            "start Redis",
+        ),
+        (
             "url: \"redis+unix:///no/such.sock\"".into(),
             "does not exist",
             "start Redis",

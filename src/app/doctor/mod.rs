@@ -146,11 +146,11 @@ async fn server(
     let servers = match redis_client::servers(redis, url).await {
         Ok(servers) => servers,
         Err(why) => {
-            return vec![Finding::bad(
-                of,
-                format!("the servers of {url} are not known: {why}"),
-                "start it, or mend redis.url",
-            )];
+            let says = format!(
+                "no connection: the servers of {url} are not known: {}",
+                why.text
+            );
+            return vec![Finding::bad(of, says, why.mend)];
         }
     };
     let mut findings = Vec::new();
