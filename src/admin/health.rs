@@ -107,10 +107,7 @@ async fn ask(redis: &Redis, namespace: &str) -> Facts {
     if !redis.is_up() {
         return facts;
     }
-    // The default sections: several names at once are understood from Redis 7 on only.
-    if let Ok(info) = redis.query("info", &redis::cmd("INFO")).await {
-        facts.info = Info::read(&info).unwrap_or_default();
-    }
+    facts.info = redis.info().await.unwrap_or_default();
     let key = format!("{namespace}:health:{:016x}", fastrand::u64(..));
     let mut set = redis::cmd("SET");
     set.arg(&key).arg(1).arg("EX").arg(PROBE_TTL_SECONDS);

@@ -7,6 +7,7 @@
 use super::Outage;
 use super::cause::{Refused, Stage};
 use super::dial::{Connected, Dialer, Greeting, With};
+use super::info::Info;
 use super::keeper::{News, RENEWAL_PAUSE, shared_by_name};
 use super::map::{self, Map, Monitored};
 use super::resp::Reply;
@@ -188,7 +189,8 @@ impl Discovery {
             question_to(&self.dialer, (address, Greeting::Server), known, &info).await
         {
             asking.lines.insert(address.clone(), line);
-            replicas = map::info_replicas(&String::from_utf8_lossy(&info), address);
+            let info = Info::of_text(&String::from_utf8_lossy(&info));
+            replicas = map::info_replicas(&info, address);
         }
         Map::of_one(address.clone(), replicas)
     }

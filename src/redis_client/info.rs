@@ -35,8 +35,10 @@ pub struct Info {
 /// A replica, as its primary sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// `host:port`
-    pub address: String,
+    /// Name or address of its machine.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
     /// `online`, or what it does instead: `wait_bgsave`, `send_bulk`.
     pub state: String,
     /// Bytes of the stream of writes that it has not acknowledged yet.
@@ -54,6 +56,12 @@ impl Info {
             Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.into(),
             _ => return None,
         };
+        Some(Self::of_text(&text))
+    }
+
+    /// Reads the text of an answer.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
         let short = |value: &str| -> Box<str> {
             let shown = value.chars().filter(|c| !c.is_control());
             shown.take(VALUE_CHARS_MAX).collect::<String>().into()
@@ -67,7 +75,7 @@ impl Info {
             let sum = |name| keyspace(&fields, name);
             (sum("keys="), sum("expires="))
         });
-        Some(Self { fields, keys })
+        Self { fields, keys }
     }
 
     /// What servers that share the keys say, as if they were one: sums, the shortest time up, the worst
@@ -191,7 +199,8 @@ impl Info {
             };
             let offset: u64 = part("offset")?.parse().ok()?;
             Some(Replica {
-                address: format!("{}:{}", part("ip")?, part("port")?),
+                host: part("ip")?.to_owned(),
+                port: part("port")?.parse().ok()?,
                 state: part("state")?.to_owned(),
                 behind_bytes: written.saturating_sub(offset),
             })
@@ -317,7 +326,8 @@ pub(crate) mod tests {
             ),
         ]);
         let replicas = info.replicas();
-        assert_eq!(replicas[0].address, "10.0.0.8:6379");
+        let address = (&*replicas[0].host, replicas[0].port);
+        assert_eq!(address, ("10.0.0.8", 6_379));
         assert_eq!(
             (replicas[0].behind_bytes, replicas[1].behind_bytes),
             (10, 1_000)

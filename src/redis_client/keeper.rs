@@ -5,6 +5,7 @@
 use super::breaker::{Breaker, Forced, STALL_WAITING, State};
 use super::cause::Refused;
 use super::dial::{CONNECT_DEADLINE, Connected, Dialer, Greeting, With};
+use super::info::Info;
 use super::link::{Link, taken};
 use super::node::Ways;
 use super::resp::Reply;
@@ -488,7 +489,7 @@ async fn probe_link(shared: &Shared, link: &Arc<Link>) -> Result<(), Outage> {
                         let took = begun.elapsed();
                         note_time(shared, &time, took);
                         if let Some(Reply::Bulk(info)) = replies.next() {
-                            let behind = is_behind(&String::from_utf8_lossy(&info));
+                            let behind = is_behind(&Info::of_text(&String::from_utf8_lossy(&info)));
                             shared.behind.store(behind, Ordering::Relaxed);
                         }
                         shared.recorder.redis("probe", None, took);
@@ -549,18 +550,12 @@ fn note_time(shared: &Shared, time: &Reply, took: Duration) {
     }
 }
 
-/// Whether INFO's section `replication` is that of a replica without its primary, or far behind it.
-fn is_behind(info: &str) -> bool {
-    let value = |name: &str| {
-        let mut lines = info
-            .lines()
-            .filter_map(|line| line.trim_end().split_once(':'));
-        lines.find_map(|(known, value)| (known == name).then_some(value))
-    };
-    let silent = || value("master_last_io_seconds_ago")?.parse::<u64>().ok();
-    value("role") == Some("slave")
-        && (value("master_link_status") != Some("up")
-            || silent().is_none_or(|seconds| seconds > REPLICA_SILENCE_SECONDS_MAX))
+/// Whether it is a replica without its primary, or far behind it.
+fn is_behind(info: &Info) -> bool {
+    let silent = info.number("master_last_io_seconds_ago");
+    info.get("role") == Some("slave")
+        && (info.get("master_link_status") != Some("up")
+            || silent.is_none_or(|seconds| seconds > REPLICA_SILENCE_SECONDS_MAX))
 }
 
 /// Looks for silence while many commands wait; asleep while few do.
@@ -899,7 +894,7 @@ mod tests {
             ),
             ("role:slave\r\n", true),
         ] {
-            assert_eq!(is_behind(info), behind, "{info}");
+            assert_eq!(is_behind(&Info::of_text(info)), behind, "{info}");
         }
     }
 

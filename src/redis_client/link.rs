@@ -110,24 +110,14 @@ impl Link {
         deadline: Duration,
     ) -> Result<Vec<Reply>, Outage> {
         let now = Instant::now();
-        let pending = self.send_all(pipeline, (now, now + deadline))?;
-        Ok(all(pipeline, pending.await?.reply))
-    }
-
-    /// Sends a pipeline; [`all`] takes its answer apart.
-    pub fn send_all(
-        self: &Arc<Self>,
-        pipeline: &redis::Pipeline,
-        times: (Instant, Instant),
-    ) -> Result<Pending, Outage> {
-        let replies = u32::try_from(pipeline.len()).map_err(|_| Outage::Saturated)?;
-        self.send(replies, times, |out| {
-            let packed = pipeline.get_packed_pipeline();
-            if out.is_empty() {
-                *out = packed;
-            } else {
-                out.extend_from_slice(&packed);
-            }
+        let count = u32::try_from(pipeline.len()).map_err(|_| Outage::Saturated)?;
+        let pending = self.send(count, (now, now + deadline), |out| {
+            let each = pipeline.cmd_iter();
+            each.for_each(|command| command.write_packed_command(out));
+        })?;
+        Ok(match pending.await?.reply {
+            Reply::Array(replies) if count > 1 => replies,
+            reply => vec![reply],
         })
     }
 
@@ -214,14 +204,6 @@ pub fn taken(reply: Reply) -> Result<Reply, Outage> {
     match reply {
         Reply::Error(line) => Err(super::outage::of_line(&line)),
         reply => Ok(reply),
-    }
-}
-
-/// The replies to a pipeline.
-pub fn all(pipeline: &redis::Pipeline, reply: Reply) -> Vec<Reply> {
-    match reply {
-        Reply::Array(replies) if pipeline.len() > 1 => replies,
-        reply => vec![reply],
     }
 }
 

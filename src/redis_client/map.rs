@@ -3,6 +3,7 @@
 //! The map is one shard (a single server, or what Sentinels monitor) or a Cluster's, by slot.
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>)
 
+use super::info::Info;
 use super::resp::Reply;
 use crate::config::redis_url::Address;
 use std::fmt;
@@ -169,24 +170,13 @@ pub fn sentinel_replicas(reply: &Reply, asked: &Address) -> Vec<Address> {
         .collect()
 }
 
-/// The replicas in INFO's section `replication` of the primary at `asked`: those that follow it.
+/// The replicas that the primary at `asked` says follow it.
 #[must_use]
-pub fn info_replicas(info: &str, asked: &Address) -> Vec<Address> {
-    let replica = |line: &str| {
-        let (name, fields) = line.trim_end().split_once(':')?;
-        let number = name.strip_prefix("slave")?;
-        number.parse::<u32>().ok()?;
-        let field = |name: &str| {
-            let mut fields = fields.split(',').filter_map(|field| field.split_once('='));
-            fields.find_map(|(known, value)| (known == name).then_some(value))
-        };
-        if field("state")? != "online" {
-            return None;
-        }
-        Some(asked.beside(field("ip")?.to_owned(), field("port")?.parse().ok()?))
-    };
-    info.lines()
-        .filter_map(replica)
+pub fn info_replicas(info: &Info, asked: &Address) -> Vec<Address> {
+    let replicas = info.replicas().into_iter();
+    replicas
+        .filter(|replica| replica.state == "online")
+        .map(|replica| asked.beside(replica.host, replica.port))
         .take(REPLICAS_MAX)
         .collect()
 }
@@ -366,6 +356,9 @@ mod tests {
                     slave0:ip=10.0.0.2,port=6379,state=online,offset=5,lag=0\r\n\
                     slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0\r\n\
                     slave_repl_offset:5\r\n";
-        assert_eq!(info_replicas(info, &at("h", 1)), [at("10.0.0.2", 6_379)]);
+        assert_eq!(
+            info_replicas(&Info::of_text(info), &at("h", 1)),
+            [at("10.0.0.2", 6_379)]
+        );
     }
 }

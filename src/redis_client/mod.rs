@@ -521,6 +521,7 @@ impl Redis {
     pub async fn info(&self) -> Option<Info> {
         let mut all = Vec::new();
         for node in self.primaries() {
+            // The default sections: several names at once are understood from Redis 7 on only.
             let reply = node.query("info", &redis::cmd("INFO")).await.ok()?;
             all.push(Info::read(&reply)?);
         }

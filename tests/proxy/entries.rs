@@ -532,20 +532,23 @@ async fn no_session_outlives_its_token() {
     assert_eq!(app.count("/session"), 4);
 }
 
+/// A larder with a key for encryption, once it uses Redis.
+async fn encrypting(app: &App, redis: &RedisServer, yaml: &str) -> Larder {
+    let larder = larder(app).redis(redis).yaml(yaml);
+    let larder = larder
+        .yaml(&format!("cache: {{ encrypt: \"{NEW}\" }}"))
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    larder
+}
+
 #[tokio::test]
 async fn a_renewal_here_is_seen_by_the_others_and_writes_seldom() {
     let app = session_app().await;
     let redis = RedisServer::start().await;
     let sessions = sessions().replace("ttl: 5m, slide", "ttl: 2s, slide");
-    let start = async || {
-        let larder = larder(&app).redis(&redis).yaml(&sessions);
-        let larder = larder
-            .yaml(&format!("cache: {{ encrypt: \"{NEW}\" }}"))
-            .start()
-            .await;
-        larder.redis_is(true).await;
-        larder
-    };
+    let start = async || encrypting(&app, &redis, &sessions).await;
     let (one, two) = (start().await, start().await);
     let ann = token("ann", "customer");
     let ask = async |larder: &Larder| ask_as(larder, "GET", "/session", &ann).await;
@@ -589,15 +592,7 @@ async fn a_renewal_here_is_seen_by_the_others_and_writes_seldom() {
 async fn a_logout_ends_a_session_everywhere_before_its_answer_leaves() {
     let app = session_app().await;
     let redis = RedisServer::start().await;
-    let start = async || {
-        let larder = larder(&app).redis(&redis).yaml(&sessions());
-        let larder = larder
-            .yaml(&format!("cache: {{ encrypt: \"{NEW}\" }}"))
-            .start()
-            .await;
-        larder.redis_is(true).await;
-        larder
-    };
+    let start = async || encrypting(&app, &redis, &sessions()).await;
     let (one, two) = (start().await, start().await);
     let (ann, bob) = (token("ann", "customer"), token("bob", "customer"));
     for token in [&ann, &bob] {

@@ -261,14 +261,14 @@ fn replicas(of: &'static str, used_for: Use, facts: &RedisFacts) -> Option<Findi
     }
     let behind: Vec<String> = replicas
         .iter()
-        .filter_map(|replica| match &*replica.state {
+        .map(|replica| (replica, format!("{}:{}", replica.host, replica.port)))
+        .filter_map(|(replica, address)| match &*replica.state {
             "online" if replica.behind_bytes <= BEHIND_BYTES_MAX => None,
             "online" => Some(format!(
-                "{} is {} MiB behind",
-                replica.address,
+                "{address} is {} MiB behind",
                 replica.behind_bytes >> 20
             )),
-            state => Some(format!("{} is not synced ({state})", replica.address)),
+            state => Some(format!("{address} is not synced ({state})")),
         })
         .collect();
     Some(match behind.is_empty() {
