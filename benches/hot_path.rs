@@ -725,6 +725,7 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
             coalescer: Arc::new(Coalescer::default()),
             searches: larder::proxy::Searches::default(),
             tunnels: Tunnels::default(),
+            hot: larder::telemetry::Hot::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),

@@ -116,6 +116,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
         coalescer: Arc::default(),
         searches: crate::proxy::Searches::default(),
         tunnels: crate::proxy::Tunnels::default(),
+        hot: crate::telemetry::Hot::default(),
         clock: clock.clone(),
         log: crate::telemetry::AccessLog::default(),
         traces: crate::telemetry::Traces::default(),

@@ -162,6 +162,7 @@ impl House {
             coalescer: Arc::new(Coalescer::default()),
             searches: Searches::default(),
             tunnels: Tunnels::default(),
+            hot: crate::telemetry::Hot::default(),
             log: log.access(settings.log.slow),
             traces: otlp.traces(),
             clock,

@@ -138,6 +138,7 @@ pub async fn explain_settings(settings: Settings, question: Question) -> Explana
         coalescer: Arc::default(),
         searches: super::Searches::default(),
         tunnels: Tunnels::default(),
+        hot: crate::telemetry::Hot::default(),
         clock: Clock::system(),
         log: AccessLog::default(),
         traces: Traces::default(),

@@ -26,6 +26,7 @@ fn shared(yaml: &str) -> Shared {
         coalescer: Arc::default(),
         searches: crate::proxy::Searches::default(),
         tunnels: Tunnels::default(),
+        hot: crate::telemetry::Hot::default(),
         clock: Clock::manual(Timestamp::from_millis(1_000_000)),
         log: crate::telemetry::AccessLog::default(),
         traces: crate::telemetry::Traces::default(),
