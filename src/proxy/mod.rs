@@ -93,6 +93,23 @@ pub struct Shared {
     pub traces: Traces,
 }
 
+impl Shared {
+    /// Nothing under way, nothing remembered, and nothing told to anybody.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, clock: Clock) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            coalescer: Arc::default(),
+            searches: Searches::default(),
+            tunnels: Tunnels::default(),
+            hot: Hot::default(),
+            clock,
+            log: AccessLog::default(),
+            traces: Traces::default(),
+        }
+    }
+}
+
 /// One worker's proxy. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Proxy(Arc<Rooms>);
