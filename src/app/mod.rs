@@ -164,6 +164,7 @@ impl House {
             tunnels: Tunnels::default(),
             log: log.access(settings.log.slow),
             traces: otlp.traces(),
+            pulse: telemetry::Pulse::default(),
             clock,
         });
         let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);

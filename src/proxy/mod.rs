@@ -17,6 +17,7 @@ mod resume;
 mod search;
 mod tunnel;
 mod visit;
+pub mod warm;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
@@ -43,7 +44,7 @@ use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::metrics::{ActiveGuard, Source};
-use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
+use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
     RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
 };
@@ -88,6 +89,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Where spans go.
     pub traces: Traces,
+    /// How the app does.
+    pub pulse: Pulse,
 }
 
 /// One worker's proxy. Cheap to clone.
@@ -503,7 +506,13 @@ impl Proxy {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(error) => UpstreamResult::Error(error.word()),
         };
-        self.0.recorder.upstream(route, result, began.elapsed());
+        let took = began.elapsed();
+        let failed = match &outcome {
+            Ok(response) => is_failure(response.status()),
+            Err(error) => error.is_app_failure(),
+        };
+        self.0.shared.pulse.answered(route, took, failed);
+        self.0.recorder.upstream(route, result, took);
         outcome
     }
 }

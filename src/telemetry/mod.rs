@@ -6,10 +6,12 @@
 pub mod log;
 pub mod metrics;
 pub mod otlp;
+pub mod pulse;
 mod slots;
 pub mod trace;
 
 pub use log::{AccessLog, AccessRecord};
 pub use metrics::{Metrics, Recorder, RouteHandle};
 pub use otlp::Otlp;
+pub use pulse::Pulse;
 pub use trace::{Span, TraceContext, Traces};

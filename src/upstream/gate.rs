@@ -68,6 +68,12 @@ impl Gate {
             .saturating_sub(u32::try_from(self.0.turns.available_permits()).unwrap_or(u32::MAX))
     }
 
+    /// Requests that wait for their turn now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Waits for a turn, `patience` at most.
     pub(super) async fn enter(&self, patience: Duration) -> Result<Permit, UpstreamError> {
         let permit = |turn| Permit {

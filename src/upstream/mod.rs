@@ -199,6 +199,12 @@ impl Upstream {
         (self.gate.limit(), self.gate.in_flight())
     }
 
+    /// Requests that wait for a place with the app.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+
     /// Sends a request and waits for the response head.
     ///
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:

@@ -20,7 +20,7 @@ use crate::redis_client;
 use crate::route::{Content, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{Outcome, Reason};
-use crate::telemetry::{AccessLog, Span, Traces};
+use crate::telemetry::{AccessLog, Pulse, Span, Traces};
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Uri};
@@ -141,6 +141,7 @@ pub async fn explain_settings(settings: Settings, question: Question) -> Explana
         clock: Clock::system(),
         log: AccessLog::default(),
         traces: Traces::default(),
+        pulse: Pulse::default(),
     };
     answer(&shared, None, question).await
 }
