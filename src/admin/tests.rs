@@ -111,15 +111,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
         identity: Arc::new(identity),
         handles: Vec::new(),
     };
-    let shared = Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: crate::proxy::Searches::default(),
-        tunnels: crate::proxy::Tunnels::default(),
-        clock: clock.clone(),
-        log: crate::telemetry::AccessLog::default(),
-        traces: crate::telemetry::Traces::default(),
-    };
+    let shared = Shared::new(snapshot, clock.clone());
     Admin {
         state: AdminState {
             settings: Arc::new(ArcSwap::new(settings)),

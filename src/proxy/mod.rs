@@ -43,6 +43,7 @@ use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
+use crate::telemetry::hot::{Hot, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
@@ -83,6 +84,8 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Which keys are asked for most.
+    pub hot: Hot,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -91,6 +94,24 @@ pub struct Shared {
     pub traces: Traces,
     /// How the app does.
     pub pulse: Pulse,
+}
+
+impl Shared {
+    /// Nothing under way, nothing remembered, and nothing told to anybody.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, clock: Clock) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            coalescer: Arc::default(),
+            searches: Searches::default(),
+            tunnels: Tunnels::default(),
+            hot: Hot::default(),
+            clock,
+            log: AccessLog::default(),
+            traces: Traces::default(),
+            pulse: Pulse::default(),
+        }
+    }
 }
 
 /// One worker's proxy. Cheap to clone.
@@ -324,6 +345,11 @@ impl Proxy {
             reuse = ask.reuse(&held);
         }
         drop(span);
+        if reuse != Reuse::Fresh {
+            // A fresh hit is counted where it is renewed.
+            let url = || format!("{}{}", visit.authority(), ask.found.rule.url(ask.target)).into();
+            self.count(ask, &key, url);
+        }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
             Lookup::Absent(reason) => {
@@ -380,6 +406,7 @@ impl Proxy {
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let rule = ask.found.rule;
         let now = ask.visit.now;
+        self.count(ask, &key, || entry.url().into());
         let lifetime = entry.lifetime();
         if let Some(share) = rule.refresh_ahead
             && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)
@@ -390,6 +417,18 @@ impl Proxy {
             let slid = Arc::new(entry.lasting(&slid));
             self.0.cache.renew(&key, entry, slid, now);
         }
+    }
+
+    /// Counts a use of `key`, which stands for `url`.
+    fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
+        let rule = ask.found.rule;
+        let hot = &self.0.shared.hot;
+        hot.used(key, ask.visit.now, || What {
+            url: url(),
+            tls: ask.scheme() == "https",
+            route: rule.name.clone(),
+            is_personal: !rule.key.per.is_empty(),
+        });
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that

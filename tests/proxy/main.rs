@@ -18,6 +18,7 @@ mod doctor;
 mod entries;
 mod explain;
 mod framing;
+mod hot;
 mod large_bodies;
 mod limits;
 mod pool;

@@ -10,7 +10,7 @@ mod response;
 
 pub use question::{AppAnswer, Question, Sender, Unclear};
 
-use super::{Ask, Peer, Shared, Snapshot, Tunnels, Visit};
+use super::{Ask, Peer, Shared, Snapshot, Visit};
 use crate::cache::{Cache, Lookup};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -20,8 +20,7 @@ use crate::redis_client;
 use crate::route::{Content, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{Outcome, Reason};
-use crate::telemetry::{AccessLog, Pulse, Span, Traces};
-use arc_swap::ArcSwap;
+use crate::telemetry::Span;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Uri};
 use serde::{Deserialize, Serialize};
@@ -133,16 +132,7 @@ pub async fn explain_settings(settings: Settings, question: Question) -> Explana
         settings: Arc::new(settings),
         handles: Vec::new(),
     };
-    let shared = Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: super::Searches::default(),
-        tunnels: Tunnels::default(),
-        clock: Clock::system(),
-        log: AccessLog::default(),
-        traces: Traces::default(),
-        pulse: Pulse::default(),
-    };
+    let shared = Shared::new(snapshot, Clock::system());
     answer(&shared, None, question).await
 }
 

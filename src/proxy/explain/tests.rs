@@ -5,9 +5,8 @@ use crate::cache::{Entry, testing};
 use crate::clock::Clock;
 use crate::config::{Environment, Source};
 use crate::identity::Identity;
-use crate::proxy::{Snapshot, Tunnels};
+use crate::proxy::Snapshot;
 use crate::semantics::{Key, Timestamp};
-use arc_swap::ArcSwap;
 use std::sync::Arc;
 
 fn shared(yaml: &str) -> Shared {
@@ -21,15 +20,7 @@ fn shared(yaml: &str) -> Shared {
         settings: Arc::new(settings),
         handles: Vec::new(),
     };
-    Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: crate::proxy::Searches::default(),
-        tunnels: Tunnels::default(),
-        clock: Clock::manual(Timestamp::from_millis(1_000_000)),
-        log: crate::telemetry::AccessLog::default(),
-        traces: crate::telemetry::Traces::default(),
-    }
+    Shared::new(snapshot, Clock::manual(Timestamp::from_millis(1_000_000)))
 }
 
 fn cache() -> Cache {
