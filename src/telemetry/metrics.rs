@@ -487,6 +487,7 @@ impl Metrics {
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
+                ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
                     out.count(family, &[first, second], count);
@@ -630,6 +631,11 @@ impl Recorder {
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
     }
+
+    /// A page was asked for on nobody's behalf: `fresh`, `stored`, `not_stored` or `failed`.
+    pub fn warmed(&self, outcome: &'static str) {
+        count(&self.0.warmed, outcome, "");
+    }
 }
 
 /// Counts a request as active while it lives.
@@ -661,6 +667,7 @@ struct Worker {
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
+    warmed: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -676,6 +683,7 @@ impl Worker {
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
+            warmed: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
