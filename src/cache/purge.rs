@@ -948,9 +948,9 @@ fn beat_script() -> &'static Script {
 }
 
 /// Fields of one entry of the stream.
-type Fields = HashMap<Vec<u8>, Vec<u8>>;
+pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
-fn log_id(value: &Value) -> Option<LogId> {
+pub(super) fn log_id(value: &Value) -> Option<LogId> {
     let text = match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
         Value::SimpleString(text) => text,
@@ -962,7 +962,7 @@ fn log_id(value: &Value) -> Option<LogId> {
 
 /// What XREAD answered for its one stream; what cannot be read is left out but for its place, so
 /// that it counts as a purge of everything.
-fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
+pub(super) fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
     let array = |value: Value| match value {
         Value::Array(values) => values,
         _ => Vec::new(),

@@ -8,6 +8,7 @@ mod coalesce;
 mod content;
 pub mod explain;
 mod fetch;
+mod fleet;
 mod forward;
 mod post;
 mod purge;

@@ -487,6 +487,7 @@ impl Metrics {
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
+                ("larder_cache_leases_total", &worker.leases),
             ] {
                 for ((first, second), count) in slots.iter() {
                     out.count(family, &[first, second], count);
@@ -605,6 +606,12 @@ impl Recorder {
         self.0.coalescing.fetch_add(change, Relaxed);
     }
 
+    /// What came of asking for the lease of a fetch: `led`, `found`, `apart`, `took_over`, `lost`, `timed_out` or
+    /// `unavailable`.
+    pub fn lease(&self, outcome: &'static str) {
+        count(&self.0.leases, outcome, "");
+    }
+
     /// A limit decided: `allowed`, `near`, `limited` or `shadow`.
     pub fn limit(&self, limit: &str, decision: &'static str) {
         count(&self.0.limits, limit, decision);
@@ -661,6 +668,7 @@ struct Worker {
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
+    leases: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -676,6 +684,7 @@ impl Worker {
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
+            leases: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -1168,6 +1177,7 @@ mod tests {
         recorder.breaker("open");
         recorder.purge("tag", true);
         recorder.client_error("head-too-large");
+        recorder.lease("led");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
@@ -1224,6 +1234,7 @@ mod tests {
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
+            ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {
             assert_eq!(series.get(name), Some(&value), "{name}");
         }

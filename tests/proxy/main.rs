@@ -36,6 +36,7 @@ mod rig;
 mod secrets;
 mod serving;
 mod session;
+mod stampede;
 mod stopping;
 mod telemetry;
 mod tls;
