@@ -216,7 +216,9 @@ impl House {
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.follow_purges(&redis).await });
+            tokio::spawn(async move {
+                tokio::join!(cache.follow_purges(&redis), cache.follow_wakes(&redis))
+            });
         }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();

@@ -312,6 +312,8 @@ pub(super) struct Defaults {
     pub stale_while_revalidate: Given<Span>,
     /// Stale answers when the app fails; 0s by default.
     pub stale_if_error: Given<Span>,
+    /// How long a request waits for another's fetch of the same; 10s by default.
+    pub collapse_wait: Given<Span>,
     /// Guess a lifetime from Last-Modified; false by default.
     pub heuristic: Given<Flag>,
     /// Hits may renew an entry before its end, the likelier the nearer that is and the longer the app took;
@@ -358,6 +360,8 @@ pub(super) struct Route {
     pub stale_while_revalidate: Given<Span>,
     /// As in `defaults`.
     pub stale_if_error: Given<Span>,
+    /// As in `defaults`.
+    pub collapse_wait: Given<Span>,
     /// Statuses that the ttl is for; 200, 203, 301, 308, and 404, 410 for at most 1m.
     pub statuses: Given<List<Status>>,
     /// As in `cache`.

@@ -37,6 +37,7 @@ mod rig;
 mod secrets;
 mod serving;
 mod session;
+mod stampede;
 mod stopping;
 mod telemetry;
 mod tls;
