@@ -272,6 +272,7 @@ impl House {
                     .collect(),
                 None => Vec::new(),
             };
+            gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));

@@ -10,6 +10,7 @@ mod filling;
 pub mod lease;
 mod lz4;
 pub mod memory;
+mod preview;
 pub mod purge;
 pub mod redis_tier;
 pub mod seal;
@@ -22,6 +23,7 @@ pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
 pub use lease::{Bid, Holder, Lease, Taken, Waiter};
+pub use preview::{Hits, Preview};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
@@ -105,11 +107,16 @@ struct Shared {
 pub struct Counters {
     corrupt: [AtomicU64; Corrupt::ALL.len()],
     writes_dropped: AtomicU64,
+    purged: [AtomicU64; 2],
 }
 
 impl Counters {
     fn corrupt(&self, corrupt: Corrupt) {
         self.corrupt[corrupt as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn found_purged(&self, tier: Tier) {
+        self.purged[tier as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn write_dropped(&self) {
@@ -132,6 +139,8 @@ pub struct CacheStatus {
     pub corrupt: Vec<(Corrupt, u64)>,
     /// Writes to Redis given up.
     pub writes_dropped: u64,
+    /// Responses that were asked for and found to be purged (hard), in memory and in Redis.
+    pub purged: [u64; 2],
     /// Purges that the other sidecars have not been told of yet.
     pub purges_queued: usize,
     /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
@@ -439,6 +448,13 @@ impl Cache {
         self.shared.purges.purge(purges, redis).await
     }
 
+    /// What each of these purges would hit, of what memory holds now. Takes a while where that is much:
+    /// not for a thread that others wait for.
+    #[must_use]
+    pub fn would_hit(&self, purges: &[Purge]) -> Preview {
+        preview::preview(&self.shared.memory, &self.shared.purges, purges)
+    }
+
     /// Gives Redis what waits for it: this worker's writes, and the purges that the log has not
     /// taken. Ends after `bound`, whatever is left; what that is, the log says.
     pub async fn flush(&self, bound: Duration) {
@@ -473,6 +489,7 @@ impl Cache {
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
+            purged: [0, 1].map(|tier| shared.counters.purged[tier].load(Ordering::Relaxed)),
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
         }
@@ -531,6 +548,7 @@ impl Cache {
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
                     self.shared.memory.remove_this(at, &entry);
+                    self.shared.counters.found_purged(Tier::Memory);
                     return Lookup::Absent(Reason::Purged);
                 }
             }
@@ -565,6 +583,7 @@ impl Cache {
                     let since = Since::Log(entry.position().log);
                     let verdict = self.shared.purges.verdict(entry.subject(), since);
                     if verdict == Verdict::Hard {
+                        self.shared.counters.found_purged(Tier::Redis);
                         return Lookup::Absent(Reason::Purged);
                     }
                     if entry.is_dead(now) {

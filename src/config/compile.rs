@@ -3,6 +3,8 @@
 //! Nothing stops at the first problem; a value that was refused is replaced by its default, so that
 //! the rest can be looked at, and the whole is refused in the end.
 
+mod purging;
+
 use super::env::Environment;
 use super::pem;
 use super::preset::{self, Addition};
@@ -112,6 +114,7 @@ pub(super) fn compile(
             _ => ErrorShape::Problem,
         },
         admin: compiler.admin(raw.admin.get()),
+        purging: compiler.purging(raw),
         log: log(raw.log.get()),
         shutdown: shutdown(raw.shutdown.get()),
         files: Vec::new(),
@@ -120,6 +123,7 @@ pub(super) fn compile(
     };
     compiler.alerts(raw.alerts.get());
     compiler.ports(&settings);
+    compiler.purge_method(&settings);
     settings.files = compiler.files;
     settings.hash = hash(&settings);
     settings

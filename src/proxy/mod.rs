@@ -12,6 +12,7 @@ mod fleet;
 mod forward;
 mod post;
 mod purge;
+mod purge_request;
 mod ready;
 mod reply;
 mod respond;
@@ -40,12 +41,14 @@ use crate::config::Settings;
 use crate::config::settings::MaxInFlight;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::purging::Purging;
 use crate::redis_client;
 use crate::route::{Asked, Content, Match, Per, Plan, RouteId, Rule, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
+use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
@@ -118,6 +121,8 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Where purges come in.
+    pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
     /// Keys that many wait for at once.
@@ -143,6 +148,7 @@ impl Shared {
             coalescer: Arc::default(),
             searches: Searches::default(),
             tunnels: Tunnels::default(),
+            purging: Purging::default(),
             hot: Hot::default(),
             stampedes: Stampedes::default(),
             ahead: Ahead::default(),
@@ -305,6 +311,9 @@ impl Proxy {
         let hosts = &ask.visit.snapshot.settings.hosts;
         if hosts.any() && !hosts.serve(&ask.visit.authority()) {
             return Err(Problem::Misdirected);
+        }
+        if ask.asks_to_purge() {
+            return Box::pin(self.purge_asked(ask, limits)).await;
         }
         self.admit(ask, limits).await?;
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
@@ -470,17 +479,18 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
-        let response = self.ask_app(ask, body).await?;
+        let mut response = self.ask_app(ask, body).await?;
+        let tags = tags::take(response.headers_mut());
         if !changes {
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
         }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
-            return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
+            return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
         let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        Box::pin(self.purge_after(ask, wanted, &mut reply)).await;
+        Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }
 
@@ -492,10 +502,11 @@ impl Proxy {
         reason: Reason,
     ) -> Result<Reply, Problem> {
         let requested = self.0.shared.clock.now();
-        let response = match self.ask_app(ask, RequestBody::empty()).await {
+        let mut response = match self.ask_app(ask, RequestBody::empty()).await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
+        tags::remove(response.headers_mut());
         if let Some((_, entry)) = &stale
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)

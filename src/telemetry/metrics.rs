@@ -164,6 +164,8 @@ pub struct Gauges {
     pub memory_evictions: Vec<(&'static str, u64)>,
     /// Values in Redis that could not be read, by reason.
     pub cache_unreadable: Vec<(&'static str, u64)>,
+    /// Responses that were asked for and found to be purged, by tier.
+    pub purged_objects: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Whether limits are counted here because Redis is away.
@@ -481,6 +483,7 @@ impl Metrics {
         for worker in &self.workers {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
+                ("larder_purge_requests_total", &worker.purge_requests),
                 ("larder_limit_decisions_total", &worker.limits),
                 (
                     "larder_redis_breaker_transitions_total",
@@ -639,6 +642,12 @@ impl Recorder {
         count(&self.0.purges, kind, if soft { "true" } else { "false" });
     }
 
+    /// Purges were asked for by this way (`api`, `webhook` …), and this became of it: `logged`, `queued`,
+    /// `local`, or why not.
+    pub fn purge_asked(&self, way: &'static str, outcome: &'static str) {
+        count(&self.0.purge_requests, way, outcome);
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -676,6 +685,7 @@ struct Worker {
     active: AtomicI64,
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
+    purge_requests: Named<AtomicU64>,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
@@ -693,6 +703,7 @@ impl Worker {
             active: AtomicI64::new(0),
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
+            purge_requests: Slots::new((OTHER.into(), OTHER.into())),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
@@ -941,6 +952,9 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
     }
+    for (tier, count) in &gauges.purged_objects {
+        out.number("larder_cache_purged_objects_total", &[tier], *count as f64);
+    }
     for (reason, count) in &gauges.memory_evictions {
         out.number("larder_memory_evictions_total", &[reason], *count as f64);
     }
@@ -1143,6 +1157,7 @@ mod tests {
                 memory_objects: Some(3),
                 memory_evictions: vec![("size", 4)],
                 cache_unreadable: vec![("checksum", 5)],
+                purged_objects: vec![("redis", 6)],
                 purge_log_followed: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
@@ -1189,10 +1204,12 @@ mod tests {
         recorder.saved(&route, Duration::from_millis(1_500));
         recorder.coalescing(1);
         recorder.stampede(&route);
+        recorder.warmed("stored");
         recorder.limit("public", "near");
         recorder.redis("GET", Some("timeout"), Duration::from_millis(100));
         recorder.breaker("open");
         recorder.purge("tag", true);
+        recorder.purge_asked("api", "logged");
         recorder.client_error("head-too-large");
         recorder.lease("led");
         let series = parse(&metrics.prometheus());
@@ -1226,6 +1243,11 @@ mod tests {
             ),
             ("larder_cache_saved_seconds_total{route=\"fleet\"}", 1.5),
             ("larder_cache_purges_total{kind=\"tag\",soft=\"true\"}", 1.0),
+            (
+                "larder_purge_requests_total{way=\"api\",outcome=\"logged\"}",
+                1.0,
+            ),
+            ("larder_cache_purged_objects_total{tier=\"redis\"}", 6.0),
             (
                 "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
                 1.0,

@@ -26,6 +26,7 @@ mod pool;
 mod post_reads;
 mod presets;
 mod purging;
+mod purging_ways;
 mod query_method;
 mod redis_access;
 mod redis_away;

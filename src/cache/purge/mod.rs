@@ -88,6 +88,18 @@ pub enum PurgeOutcome {
     Local,
 }
 
+impl PurgeOutcome {
+    /// Its word in answers, logs and metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Logged => "logged",
+            Self::Queued => "queued",
+            Self::Local => "local",
+        }
+    }
+}
+
 impl Scope {
     /// The word for metrics and for the log.
     #[must_use]
