@@ -576,7 +576,8 @@ fn starred(line: &str, also: Option<&str>) -> String {
             let value = &value[..secret_len(value, at > flow)];
             // What is hardly an URL may hold a password all the same, blanks and all.
             if let Some(end) = value.rfind('@') {
-                let authority = value.find("://").map_or(0, |slashes| slashes + 3);
+                let before = &value[..end];
+                let authority = before.find("://").map_or(0, |slashes| slashes + 3);
                 let password = match value[authority..end].find(':') {
                     Some(colon) if authority > 0 => authority + colon + 1,
                     _ => authority,

@@ -252,7 +252,7 @@ impl Proxy {
     }
 
     /// What `reader` brings. A body so large that it may be read where it is stored has another way to go on.
-    fn shared(&self, ask: &Ask<'_>, stored: &Stored, reader: Reader) -> Body {
+    pub(super) fn shared(&self, ask: &Ask<'_>, stored: &Stored, reader: Reader) -> Body {
         let cache = &self.0.cache;
         let length = reader.length().filter(|length| *length > cache.whole_max());
         let resume = length.filter(|_| stored.status == StatusCode::OK);

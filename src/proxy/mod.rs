@@ -19,6 +19,7 @@ mod resume;
 mod search;
 mod tunnel;
 mod visit;
+pub mod warm;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
@@ -48,7 +49,7 @@ use crate::semantics::stored::Lifetime;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::hot::{Hot, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
-use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
+use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
     Gate, RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
 };
@@ -127,6 +128,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// Where spans go.
     pub traces: Traces,
+    /// How the app does.
+    pub pulse: Pulse,
 }
 
 impl Shared {
@@ -143,6 +146,7 @@ impl Shared {
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
+            pulse: Pulse::default(),
         }
     }
 }
@@ -453,6 +457,7 @@ impl Proxy {
         let hot = &self.0.shared.hot;
         hot.used(key, ask.visit.now, || What {
             url: url(),
+            tls: ask.scheme() == "https",
             route: rule.name.clone(),
             is_personal: !rule.key.per.is_empty(),
         });
@@ -577,7 +582,13 @@ impl Proxy {
             Err(error) => UpstreamResult::Error(error.word()),
         };
         let handle = &snapshot.handles[route];
-        self.0.recorder.upstream(handle, result, began.elapsed());
+        let took = began.elapsed();
+        let failed = match &outcome {
+            Ok(response) => is_failure(response.status()),
+            Err(error) => error.is_app_failure(),
+        };
+        self.0.shared.pulse.answered(handle, took, failed);
+        self.0.recorder.upstream(handle, result, took);
         outcome
     }
 }

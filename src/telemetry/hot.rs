@@ -50,6 +50,8 @@ struct Place {
 pub struct What {
     /// `host/path?query`
     pub url: Box<str>,
+    /// Whether clients ask for it by `https`.
+    pub tls: bool,
     /// Its route.
     pub route: Arc<str>,
     /// It is one client's or one user's own.
@@ -207,6 +209,7 @@ mod tests {
     fn what(number: u64) -> What {
         What {
             url: format!("shop.test/{number}").into(),
+            tls: false,
             route: "cars".into(),
             is_personal: false,
         }

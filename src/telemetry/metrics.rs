@@ -488,6 +488,7 @@ impl Metrics {
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
                 ("larder_cache_leases_total", &worker.leases),
+                ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
                     out.count(family, &[first, second], count);
@@ -637,6 +638,11 @@ impl Recorder {
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
     }
+
+    /// A page was asked for on nobody's behalf: `fresh`, `stored`, `not_stored` or `failed`.
+    pub fn warmed(&self, outcome: &'static str) {
+        count(&self.0.warmed, outcome, "");
+    }
 }
 
 /// Counts a request as active while it lives.
@@ -669,6 +675,7 @@ struct Worker {
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
     leases: Named<AtomicU64>,
+    warmed: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -685,6 +692,7 @@ impl Worker {
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
             leases: Slots::new((OTHER.into(), "".into())),
+            warmed: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -1178,6 +1186,7 @@ mod tests {
         recorder.purge("tag", true);
         recorder.client_error("head-too-large");
         recorder.lease("led");
+        recorder.warmed("stored");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),

@@ -95,6 +95,12 @@ impl Gate {
         self.0.limit.fetch_sub(gone, Ordering::Relaxed);
     }
 
+    /// Requests that wait for their turn now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
     /// Waits for a turn, `patience` at most.
     pub(super) async fn enter(&self, patience: Duration) -> Result<Permit, UpstreamError> {
         let permit = |turn| Permit {

@@ -226,6 +226,12 @@ impl Upstream {
         self.gate.ramp();
     }
 
+    /// Requests that wait for a place with the app.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+
     /// Sends a request and waits for the response head. One of a route with a bound of its own takes
     /// its turn `of_route` first.
     ///

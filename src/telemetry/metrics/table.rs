@@ -112,6 +112,8 @@ table! {
     Gauge "larder_config_last_reload_timestamp_seconds" [] "When the configuration in force was taken up.";
     Counter "larder_config_reloads_total" ["outcome"] "Configurations taken up or refused, the first included.";
     Counter "larder_client_errors_total" ["reason"] "Requests refused at the door.";
+    Counter "larder_warm_requests_total" ["outcome"]
+        "Pages asked for on nobody's behalf: fresh (nothing to do), stored, not_stored, failed.";
     Gauge "larder_bypass" [] "1 while caching is switched off.";
     Gauge "larder_draining" [] "1 while the process is about to stop.";
     Gauge "larder_build_info" ["version", "revision"] "Always 1; the labels name the build.";
