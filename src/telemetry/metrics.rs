@@ -490,8 +490,8 @@ impl Metrics {
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
-                ("larder_warm_requests_total", &worker.warmed),
                 ("larder_cache_leases_total", &worker.leases),
+                ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
                     out.count(family, &[first, second], count);
@@ -689,8 +689,8 @@ struct Worker {
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
-    warmed: Named<AtomicU64>,
     leases: Named<AtomicU64>,
+    warmed: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -707,8 +707,8 @@ impl Worker {
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
-            warmed: Slots::new((OTHER.into(), "".into())),
             leases: Slots::new((OTHER.into(), "".into())),
+            warmed: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -1212,6 +1212,7 @@ mod tests {
         recorder.purge_asked("api", "logged");
         recorder.client_error("head-too-large");
         recorder.lease("led");
+        recorder.warmed("stored");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
