@@ -3,6 +3,8 @@
 //! Nothing stops at the first problem; a value that was refused is replaced by its default, so that
 //! the rest can be looked at, and the whole is refused in the end.
 
+mod warm;
+
 use super::env::Environment;
 use super::pem;
 use super::preset::{self, Addition};
@@ -104,6 +106,7 @@ pub(super) fn compile(
         identity,
         limits,
         routes,
+        warm: compiler.warm(raw),
         headers: compiler.headers(raw.headers.get()),
         errors: match raw.errors.get().and_then(|errors| errors.body.get()) {
             Some(Shape::Exodrive) => ErrorShape::Exodrive,

@@ -89,7 +89,11 @@ mod tests {
             pulse.answered(&fast, Duration::from_millis(20), false);
             pulse.answered(&slow, Duration::from_millis(900), false);
         }
-        assert!((0.9..1.1).contains(&pulse.slowness()), "{}", pulse.slowness());
+        assert!(
+            (0.9..1.1).contains(&pulse.slowness()),
+            "{}",
+            pulse.slowness()
+        );
         for _ in 0..24 {
             pulse.answered(&fast, Duration::from_millis(70), false);
         }

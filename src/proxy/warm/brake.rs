@@ -93,7 +93,10 @@ mod tests {
         assert_eq!(brake(WELL, off), off);
         let waited = Pressure { waiting: 1, ..WELL };
         assert!(matches!(brake(waited, off), Brake::Stop(_)));
-        let full = Pressure { in_flight: 256, ..WELL };
+        let full = Pressure {
+            in_flight: 256,
+            ..WELL
+        };
         assert!(matches!(brake(full, off), Brake::Stop(_)));
     }
 
@@ -106,7 +109,10 @@ mod tests {
         assert!(matches!(held, Brake::Slow(_)));
         assert_eq!(brake(at(1.9), held), held);
         assert_eq!(brake(at(1.4), held), off);
-        let failing = Pressure { failing: 0.3, ..WELL };
+        let failing = Pressure {
+            failing: 0.3,
+            ..WELL
+        };
         assert!(matches!(brake(failing, off), Brake::Slow("the app fails")));
     }
 }

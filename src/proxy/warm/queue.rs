@@ -394,7 +394,9 @@ fn paced(next: Option<Instant>, now: Instant, pause: Duration) -> Instant {
 
 fn count(reasons: &mut BTreeMap<&'static str, u64>, word: &'static str) {
     let room = reasons.len() < REASONS_MAX || reasons.contains_key(word);
-    *reasons.entry(if room { word } else { "other" }).or_default() += 1;
+    *reasons
+        .entry(if room { word } else { "other" })
+        .or_default() += 1;
 }
 
 #[cfg(test)]
@@ -419,7 +421,10 @@ mod tests {
 
     fn job(queue: &mut Queue, cause: Cause, pages: usize, concurrency: u32, rate: f64) -> u64 {
         let id = queue.open(cause, "x".into(), Pace { concurrency, rate }, EPOCH);
-        queue.add(id, (0..pages).map(|number| page(&format!("/{id}/{number}"))));
+        queue.add(
+            id,
+            (0..pages).map(|number| page(&format!("/{id}/{number}"))),
+        );
         queue.close(id, EPOCH);
         id
     }
@@ -449,10 +454,16 @@ mod tests {
         let why = Warmed::NotStored(Reason::SetCookie);
         queue.done(id, &second, why, Duration::ZERO, EPOCH);
         let (progress, lines) = queue.told(id, 1).unwrap();
-        assert_eq!((progress.state, progress.stored, progress.done), ("done", 1, 2));
+        assert_eq!(
+            (progress.state, progress.stored, progress.done),
+            ("done", 1, 2)
+        );
         assert_eq!(progress.not_stored["set-cookie"], 1);
         assert_eq!(lines.len(), 1);
-        assert_eq!((lines[0].url.as_str(), lines[0].why), ("http://shop.example/1/1", Some("set-cookie")));
+        assert_eq!(
+            (lines[0].url.as_str(), lines[0].why),
+            ("http://shop.example/1/1", Some("set-cookie"))
+        );
     }
 
     #[test]
@@ -477,16 +488,28 @@ mod tests {
         let mut queue = Queue::default();
         let start = Instant::now();
         let id = job(&mut queue, Cause::List, 10, 4, 1000.0);
-        assert!(matches!(queue.next(Brake::Stop("users wait"), start), Step::Until(_)));
+        assert!(matches!(
+            queue.next(Brake::Stop("users wait"), start),
+            Step::Until(_)
+        ));
         let Step::Begin(_, page) = queue.next(Brake::Slow("the app is slow"), start) else {
             panic!("nothing begins");
         };
-        assert_eq!(queue.next(Brake::Slow("the app is slow"), start), Step::Rest);
+        assert_eq!(
+            queue.next(Brake::Slow("the app is slow"), start),
+            Step::Rest
+        );
         queue.done(id, &page, Warmed::Stored, Duration::ZERO, EPOCH);
         let soon = start + Duration::from_millis(500);
-        assert!(matches!(queue.next(Brake::Slow("the app is slow"), soon), Step::Until(_)));
+        assert!(matches!(
+            queue.next(Brake::Slow("the app is slow"), soon),
+            Step::Until(_)
+        ));
         let later = start + TRICKLE_PAUSE;
-        assert!(matches!(queue.next(Brake::Slow("the app is slow"), later), Step::Begin(..)));
+        assert!(matches!(
+            queue.next(Brake::Slow("the app is slow"), later),
+            Step::Begin(..)
+        ));
     }
 
     #[test]
