@@ -337,19 +337,14 @@ fn known_as(url: &str, routes: &Routes) -> Result<String, Problem> {
 }
 
 const fn kind(scope: &Scope) -> &'static str {
-    match scope {
-        Scope::Tag(_) => "tag",
-        Scope::Url(_) => "url",
-        Scope::Prefix(_) => "prefix",
-        Scope::All => "all",
-    }
+    scope.word()
 }
 
 /// As the log has it: `tag car:42`.
 fn told(scope: &Scope) -> String {
     match scope {
-        Scope::Tag(it) | Scope::Url(it) | Scope::Prefix(it) => format!("{} {it}", kind(scope)),
         Scope::All => "all".to_owned(),
+        named => format!("{} {}", kind(named), named.value()),
     }
 }
 

@@ -15,18 +15,8 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn settings() -> Settings {
     let fallback = crate::route::Rule {
-        id: 0,
         name: "(no route)".into(),
-        paths: Vec::new(),
-        methods: Vec::new(),
-        policy: None,
-        key: crate::route::KeyRule::default(),
-        bypass: crate::route::Bypass::default(),
-        tags: Vec::new(),
-        purge: Vec::new(),
-        limits: Vec::new(),
-        refresh_ahead: None,
-        slide_up_to: None,
+        ..crate::route::Rule::default()
     };
     Settings {
         listen: settings::Listen {
@@ -107,11 +97,8 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
     let settings = Arc::new(settings);
     let clock = Clock::manual(Timestamp::from_millis(1_000));
     let identity = crate::identity::Identity::new(settings.identity.clone());
-    let snapshot = crate::proxy::Snapshot {
-        settings: settings.clone(),
-        identity: Arc::new(identity),
-        handles: Vec::new(),
-    };
+    let identity = Arc::new(identity);
+    let snapshot = crate::proxy::Snapshot::new(settings.clone(), identity, Vec::new(), None);
     let shared = Arc::new(Shared::new(snapshot, clock.clone()));
     let (metrics, cache) = (Metrics::new(1), Cache::new(0, "test", 0));
     let limiter = crate::limit::Limiter::new("test", None, Arc::default());

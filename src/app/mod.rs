@@ -159,7 +159,7 @@ impl House {
         let otlp = Otlp::start(&env, &metrics, &clock, &tokio::runtime::Handle::current());
         log.summarize(&metrics);
         let cache = &settings.cache;
-        let snapshot = reload::snapshot(settings.clone(), identity, &metrics);
+        let snapshot = reload::snapshot(settings.clone(), identity, &metrics, None);
         let shared = Arc::new(Shared {
             log: log.access(settings.log.slow),
             traces: otlp.traces(),

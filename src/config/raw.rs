@@ -316,6 +316,9 @@ pub(super) struct Defaults {
     pub stale_if_error: Given<Span>,
     /// Guess a lifetime from Last-Modified; false by default.
     pub heuristic: Given<Flag>,
+    /// Hits may renew an entry before its end, the likelier the nearer that is and the longer the app took;
+    /// 100% is the usual measure; never by default.
+    pub early_refresh: Given<Percent>,
 }
 
 /// A route.
@@ -335,6 +338,10 @@ pub(super) struct Route {
     pub override_app: Given<Flag>,
     /// Hits in the last share of the lifetime renew the entry.
     pub refresh_ahead: Given<Percent>,
+    /// As in `defaults`.
+    pub early_refresh: Given<Percent>,
+    /// Requests of this route that the app may have at a time; as many as it may have at all by default.
+    pub max_in_flight: Given<Whole>,
     /// What requests must have in common to share an answer.
     pub key: Given<Key>,
     /// Tags of what is stored.

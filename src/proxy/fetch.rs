@@ -1,5 +1,6 @@
 //! Asking the app for what may be stored: one fetch for all who wait, kept when it has come whole.
 
+use super::ahead::Turn;
 use super::body::Body;
 use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
 use super::reply::Reply;
@@ -148,8 +149,8 @@ impl Proxy {
         }
     }
 
-    /// Renews `entry` behind the scenes, unless somebody is at it already.
-    pub(super) fn refresh(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
+    /// Renews `entry` behind the scenes, unless somebody is at it already. `turn` is over with it.
+    pub(super) fn refresh(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>, turn: Option<Turn>) {
         let shared = &self.0.shared;
         if shared.coalescer.is_under_way(&key) {
             return;
@@ -159,7 +160,10 @@ impl Proxy {
             .join(key, self.0.cache.position(), ask.visit.now)
         {
             let job = self.job(ask, lead, Some(entry.clone()), Manner::Behind);
-            spawn(job.run(None));
+            spawn(async move {
+                job.run(None).await;
+                drop(turn);
+            });
         }
     }
 
@@ -618,9 +622,9 @@ impl Job {
             interim: self.interim.as_ref(),
             upgrade: false,
         };
-        let handle = &self.snapshot.handles[self.rule];
         let content = RequestBody::whole(self.content.clone());
-        self.proxy.timed(handle, &head, content).await
+        let route = (&*self.snapshot, self.rule);
+        self.proxy.timed(route, &head, content).await
     }
 
     /// Asks once more, without conditions and ranges of ours. A 304 to a request that has none is no

@@ -199,13 +199,25 @@ impl Upstream {
         (self.gate.limit(), self.gate.in_flight())
     }
 
+    /// Whether the app has room for what nobody waits for; see [`Gate::has_room`].
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.gate.has_room()
+    }
+
+    /// The cache has suddenly nothing: see [`Gate::ramp`].
+    pub fn ramp(&self) {
+        self.gate.ramp();
+    }
+
     /// Requests that wait for a place with the app.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.gate.waiting()
     }
 
-    /// Sends a request and waits for the response head.
+    /// Sends a request and waits for the response head. One of a route with a bound of its own takes
+    /// its turn `of_route` first.
     ///
     /// One retry on a fresh connection, and only where an idle connection turned out to be closed:
     /// nothing had come back, the method is idempotent and there is no body, or
@@ -216,9 +228,16 @@ impl Upstream {
         &self,
         head: &RequestHead<'_, F>,
         body: RequestBody,
+        of_route: Option<&Gate>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let address = self.address.load_full();
-        let permit = self.gate.enter(address.settings.timeout).await?;
+        let patience = address.settings.timeout;
+        // Held until the head is here, as the other is.
+        let _of_route = match of_route {
+            Some(gate) => Some(gate.enter(patience).await?),
+            None => None,
+        };
+        let permit = self.gate.enter(patience).await?;
         let outcome = match body.here().filter(|_| !head.upgrade) {
             Some(content) => {
                 body.copied();

@@ -12,6 +12,7 @@ mod before_and_after;
 mod browser;
 mod caching;
 mod cli;
+mod cold_start;
 mod deploy;
 mod direct;
 mod doctor;

@@ -273,7 +273,7 @@ impl Proxy {
     /// Renews what is still fresh.
     async fn renew_now(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) -> Warmed {
         let coalescer = &self.0.shared.coalescer;
-        self.refresh(ask, key, entry);
+        self.refresh(ask, key, entry, None);
         let Join::Follow(fill) = coalescer.join(key, self.0.cache.position(), ask.visit.now) else {
             // It is over already, or another sidecar is at it.
             return Warmed::Fresh(left(entry, ask.visit));
