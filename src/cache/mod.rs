@@ -32,6 +32,7 @@ use crate::redis_client::Redis;
 use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lease::Leases;
@@ -294,6 +295,24 @@ impl Cache {
     pub fn seal_with(&self, compress_above: Option<u64>, keys: &[secret::Key]) {
         let seal = Seal::new(compress_above, keys, bytes_max(self.shared.object_max));
         self.shared.seal.store(Arc::new(seal));
+    }
+
+    /// `text` as it may lie in Redis, to be read with [`Cache::open_sealed`] by who knows what it is
+    /// `bound_to`: encrypted where there is a key. `None` where that cannot be done.
+    #[must_use]
+    pub fn seal(&self, text: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
+        let mut sealed = vec![0];
+        sealed[0] = (self.shared.seal.load()).close(&mut sealed, &[text], false, bound_to);
+        (sealed.len() > 1).then_some(sealed)
+    }
+
+    /// What [`Cache::seal`] made of a text; `None` for what it did not make.
+    #[must_use]
+    pub fn open_sealed(&self, mut sealed: Bytes, bound_to: &[u8]) -> Option<Bytes> {
+        let flags = sealed.first().copied()?;
+        let block = sealed.split_off(1);
+        let opened = self.shared.seal.load().open(block, flags, bound_to);
+        opened.ok()
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;

@@ -4,6 +4,7 @@
 //! the rest can be looked at, and the whole is refused in the end.
 
 mod purging;
+mod warm;
 
 use super::env::Environment;
 use super::pem;
@@ -108,6 +109,7 @@ pub(super) fn compile(
         identity,
         limits,
         routes,
+        warm: compiler.warm(raw),
         headers: compiler.headers(raw.headers.get()),
         errors: match raw.errors.get().and_then(|errors| errors.body.get()) {
             Some(Shape::Exodrive) => ErrorShape::Exodrive,

@@ -44,4 +44,5 @@ mod telemetry;
 mod tls;
 mod topologies;
 mod unkeyed;
+mod warming;
 mod websocket;
