@@ -715,6 +715,7 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
         handles: handles.collect(),
         identity: Arc::new(Identity::new(settings.identity.clone())),
         settings: Arc::clone(&settings),
+        watched: larder::proxy::Watched::default(),
     };
     let local = Arc::new(LocalLimits::new());
     local.set_replicas(NonZeroU32::MIN);

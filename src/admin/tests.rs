@@ -27,8 +27,11 @@ fn settings() -> Settings {
         limits: Vec::new(),
         refresh_ahead: None,
         slide_up_to: None,
+        scrutiny: crate::route::Scrutiny::default(),
     };
     Settings {
+        audit: None,
+        alerts: settings::Alerts { webhook: None },
         listen: settings::Listen {
             address: "127.0.0.1:8080".parse().unwrap(),
             tls: None,
@@ -110,6 +113,7 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
         settings: settings.clone(),
         identity: Arc::new(identity),
         handles: Vec::new(),
+        watched: crate::proxy::Watched::default(),
     };
     let shared = Shared::new(snapshot, clock.clone());
     Admin {

@@ -3,7 +3,7 @@
 use super::House;
 use crate::config::{Format, Report, RunOptions, Settings, Severity};
 use crate::identity::Identity;
-use crate::proxy::Snapshot;
+use crate::proxy::{Snapshot, Watched};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -68,6 +68,7 @@ pub(super) fn snapshot(
     };
     let handles = settings.routes.all().iter().map(handle).collect();
     Snapshot {
+        watched: Watched::of(&settings),
         settings,
         identity,
         handles,

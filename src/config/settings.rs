@@ -34,6 +34,10 @@ pub struct Settings {
     pub limits: Limits,
     /// The routes.
     pub routes: Arc<Routes>,
+    /// What is asked of the app again; the routes know how much of theirs.
+    pub audit: Option<Audit>,
+    /// Who is told of what cannot wait.
+    pub alerts: Alerts,
     /// Which header dialects are spoken.
     pub headers: Headers,
     /// Shape of the errors we make.
@@ -63,6 +67,7 @@ impl Settings {
             && self.identity == other.identity
             && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
+            && self.alerts == other.alerts
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
     }
@@ -441,6 +446,28 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// Required as soon as the address is not loopback.
     pub token: Option<Secret>,
+}
+
+/// `audit:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Questions that this sidecar puts to the app.
+    pub rate: Rate,
+    /// Paths of JSON members that are left out of the comparison.
+    pub ignore: Vec<Box<[Box<str>]>>,
+    /// Whether the app is also asked as the client, where a hit's request proves who sends it.
+    pub leaks: bool,
+    /// Whether a route that leaks is shut.
+    pub quarantine: bool,
+    /// Whether what is found stale by a route's ttl is let go.
+    pub drop_stale: bool,
+}
+
+/// `alerts:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// Where alarms are posted.
+    pub webhook: Option<Secret>,
 }
 
 /// `log:`

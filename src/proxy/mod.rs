@@ -2,6 +2,7 @@
 //!
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
+mod audit;
 mod body;
 mod coalesce;
 mod content;
@@ -20,6 +21,7 @@ mod visit;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
+pub use audit::{LEAK, Turned, UnderWay, Watched};
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
 pub use ready::{Begun, Outgoing, Rest, Waits};
@@ -33,6 +35,7 @@ pub use wire::Framing;
 use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::evidence::Evidence;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
@@ -70,6 +73,8 @@ pub struct Snapshot {
     pub identity: Arc<Identity>,
     /// The routes' places in the table of metrics, by route id.
     pub handles: Vec<RouteHandle>,
+    /// The routes that are audited, and which of them are shut for what was found.
+    pub watched: Watched,
 }
 
 /// What all workers share.
@@ -85,6 +90,10 @@ pub struct Shared {
     pub tunnels: Tunnels,
     /// Which keys are asked for most.
     pub hot: Hot,
+    /// What traffic has shown.
+    pub evidence: Evidence,
+    /// Audits under way.
+    pub audits: UnderWay,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -103,6 +112,8 @@ impl Shared {
             searches: Searches::default(),
             tunnels: Tunnels::default(),
             hot: Hot::default(),
+            evidence: Evidence::default(),
+            audits: UnderWay::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
@@ -371,6 +382,7 @@ impl Proxy {
                 Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
+                self.audit(ask, &key, &entry);
                 self.refresh(ask, key, &entry);
                 Ok(stored(Outcome::Stale, reason))
             }
@@ -403,6 +415,7 @@ impl Proxy {
         let rule = ask.found.rule;
         let now = ask.visit.now;
         self.count(ask, &key, || entry.url().into());
+        self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
         if let Some(share) = rule.refresh_ahead
             && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)

@@ -490,6 +490,7 @@ mod tests {
             limits: Vec::new(),
             refresh_ahead: None,
             slide_up_to: None,
+            scrutiny: crate::route::Scrutiny::default(),
         }
     }
 

@@ -978,6 +978,7 @@ fn rule(path: &str, ignore: Vec<String>) -> Rule {
         bypass: larder::route::Bypass::default(),
         refresh_ahead: None,
         slide_up_to: None,
+        scrutiny: larder::route::Scrutiny::default(),
     }
 }
 

@@ -131,6 +131,7 @@ pub async fn explain_settings(settings: Settings, question: Question) -> Explana
         identity: Arc::new(Identity::new(settings.identity.clone())),
         settings: Arc::new(settings),
         handles: Vec::new(),
+        watched: crate::proxy::Watched::default(),
     };
     let shared = Shared::new(snapshot, Clock::system());
     answer(&shared, None, question).await

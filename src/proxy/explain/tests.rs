@@ -19,6 +19,7 @@ fn shared(yaml: &str) -> Shared {
         identity: Arc::new(Identity::new(settings.identity.clone())),
         settings: Arc::new(settings),
         handles: Vec::new(),
+        watched: crate::proxy::Watched::default(),
     };
     Shared::new(snapshot, Clock::manual(Timestamp::from_millis(1_000_000)))
 }
