@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
-use crate::evidence::Verdict;
+use crate::evidence::{Ledger, Verdict};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::warm::{Lists, Popular, Warmer};
@@ -322,7 +322,8 @@ impl House {
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
-            gauges.audits = audit_gauges(&shared);
+            gauges.audits = audit_gauges(&shared.evidence.audits);
+            gauges.shadows = audit_gauges(&shared.evidence.shadows);
             gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())
                 .map(|shut| shut.route)
                 .collect();
@@ -355,9 +356,9 @@ impl House {
 }
 
 /// What audits have found, arms of experiments added up, as the table of metrics shows it.
-fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
+fn audit_gauges(ledger: &Ledger) -> Vec<AuditGauges> {
     let mut routes: Vec<AuditGauges> = Vec::new();
-    for (route, _, tally) in shared.evidence.audits.read() {
+    for (route, _, tally) in ledger.read() {
         if routes.last().is_none_or(|last| last.route != *route) {
             routes.push(AuditGauges {
                 route: route.to_string(),
@@ -371,6 +372,7 @@ fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
             last.add(verdict.word(), tally.count(verdict));
         }
         last.add("skipped", tally.skipped);
+        last.add("miss", tally.missed);
     }
     routes
 }

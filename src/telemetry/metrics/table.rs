@@ -78,6 +78,10 @@ table! {
         "Values in Redis that could not be read: misses, overwritten by the next fetch.";
     Counter "larder_audits_total" ["route", "verdict"]
         "Hits asked of the app again: same, stale, unstable, unkeyed, leak, failed; skipped ones were drawn and not asked.";
+    Counter "larder_experiment_requests_total" ["route", "arm", "cache"]
+        "Requests on routes with an experiment, by its arm (control, trial) and what became of them at the cache.";
+    Counter "larder_shadow_requests_total" ["route", "outcome"]
+        "Requests on routes in the shadow, by what the store would have done: same, stale, leak, failed (not comparable), miss.";
     Gauge "larder_route_quarantined" ["route"]
         "1 for each route that gave one client's answer to another, and stores nothing until it is released.";
     Counter "larder_alarms_total" ["outcome"] "Alarms raised, and those that could not be handed on.";
