@@ -168,6 +168,7 @@ impl House {
         });
         let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
+        store.trust(cache.trust);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         Ok(Self {
@@ -218,8 +219,9 @@ impl House {
         }
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
-            let cache = cache.clone();
-            tokio::spawn(async move { cache.follow_purges(&redis).await });
+            let (cache, clock) = (cache.clone(), kit.shared.clock.clone());
+            let recorder = kit.metrics.recorder(kit.settings.workers.get());
+            tokio::spawn(async move { cache.follow_purges(&redis, &clock, &recorder).await });
         }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();
@@ -274,6 +276,8 @@ impl House {
                 None => Vec::new(),
             };
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
+            gauges.purges_queued = ways.as_ref().map(|_| status.purges_queued as u64);
+            gauges.cut_off_since = status.cut_off_since;
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));

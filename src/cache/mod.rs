@@ -23,15 +23,17 @@ pub use filling::{Filling, GivenUp};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
+use crate::clock::Clock;
 use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
 use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
+use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
-use purge::{PurgeLog, Since, Subject, Verdict};
+use purge::{PurgeLog, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use seal::Seal;
 use std::convert::Infallible;
@@ -132,6 +134,8 @@ pub struct CacheStatus {
     pub purges_queued: usize,
     /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
     pub log_followed: bool,
+    /// Since when it is not known here what other sidecars have purged, where it is not.
+    pub cut_off_since: Option<Timestamp>,
 }
 
 impl Cache {
@@ -240,8 +244,7 @@ impl Cache {
             }
         };
         let entry = entry(chunks);
-        let since = Since::Local(entry.checked());
-        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+        if self.is_purged(&entry) {
             return false;
         }
         if !tier.put_chunked(&filling, &entry, now).await {
@@ -284,8 +287,19 @@ impl Cache {
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
     /// until it has caught up, nothing is read from Redis.
-    pub async fn follow_purges(&self, redis: &Redis) -> Infallible {
-        self.shared.purges.follow(redis).await
+    pub async fn follow_purges(
+        &self,
+        redis: &Redis,
+        clock: &Clock,
+        recorder: &Recorder,
+    ) -> Infallible {
+        self.shared.purges.follow(redis, clock, recorder).await
+    }
+
+    /// From now on memory is served so long after it was last known to be good, where it cannot be heard
+    /// what other sidecars purge; `None`: as long as it is fresh.
+    pub fn trust(&self, trust: Option<Duration>) {
+        self.shared.purges.trust(trust);
     }
 
     /// What is held for `key` and the Vary-selecting fields of `request`.
@@ -364,8 +378,7 @@ impl Cache {
     /// Returns whether any tier keeps it, as far as is known without waiting: a Redis that is away
     /// or full does not.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) -> bool {
-        let since = Since::Local(entry.checked());
-        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+        if self.is_purged(&entry) {
             return false;
         }
         let variant = (!entry.is_for_all()).then(|| {
@@ -470,7 +483,14 @@ impl Cache {
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
+            cut_off_since: shared.purges.cut_off_since(),
         }
+    }
+
+    /// Whether what has just been fetched was purged (hard) meanwhile.
+    fn is_purged(&self, entry: &Entry) -> bool {
+        let verdict = self.shared.purges.fetched(entry.subject(), entry.checked());
+        verdict == Verdict::Hard
     }
 
     /// What memory holds, and the key's Vary rule where it is known.
@@ -506,15 +526,12 @@ impl Cache {
             return Lookup::Absent(Reason::Expired);
         }
         let checked = entry.checked();
-        let purges = self.shared.purges.local();
+        let purges = &self.shared.purges;
         let mut softly_purged = false;
-        if checked != purges {
-            match self
-                .shared
-                .purges
-                .verdict(entry.subject(), Since::Local(checked))
-            {
-                Verdict::Valid => entry.check(purges),
+        if !purges.is_checked(checked) {
+            let applied = purges.local();
+            match purges.held(entry.subject(), (checked, entry.received()), now) {
+                Verdict::Valid => entry.check(applied),
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
                     self.shared.memory.remove_this(at, &entry);
@@ -547,8 +564,8 @@ impl Cache {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
                     }
-                    let since = Since::Log(entry.position().log);
-                    let verdict = self.shared.purges.verdict(entry.subject(), since);
+                    let log = entry.position().log;
+                    let verdict = self.shared.purges.found(entry.subject(), log);
                     if verdict == Verdict::Hard {
                         return Lookup::Absent(Reason::Purged);
                     }
@@ -700,7 +717,6 @@ fn better(here: Lookup, there: Lookup) -> Lookup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
     use crate::redis_client::testing::{Server, connect, until};
     use http::header::{ACCEPT_LANGUAGE, HeaderValue};
 
@@ -708,6 +724,13 @@ mod tests {
 
     fn key(n: u8) -> Key {
         Key::from_bytes([n; 16])
+    }
+
+    async fn follow(cache: &Cache, redis: &Redis) -> Infallible {
+        let recorder = crate::redis_client::testing::recorder();
+        cache
+            .follow_purges(redis, &Clock::system(), &recorder)
+            .await
     }
 
     /// A sidecar of a test: its store, its Redis, its follower.
@@ -728,7 +751,7 @@ mod tests {
                 cache,
                 redis,
                 clock: Clock::system(),
-                follower: tokio::spawn(async move { follower.follow_purges(&followed).await }),
+                follower: tokio::spawn(async move { follow(&follower, &followed).await }),
             }
         }
 
@@ -929,7 +952,7 @@ mod tests {
         let redis = connect(&server.url());
         let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), server.connect());
         let (follower, followed) = (cache.clone(), redis.clone());
-        let follower = tokio::spawn(async move { follower.follow_purges(&followed).await });
+        let follower = tokio::spawn(async move { follow(&follower, &followed).await });
         until("the log is followed", || cache.status().log_followed).await;
         let now = Clock::system().now();
         let label = Label {
@@ -1187,7 +1210,7 @@ mod tests {
             });
             assert!(one.body(n).await.is_some());
             let (cache, redis) = (one.cache.clone(), one.redis.clone());
-            one.follower = tokio::spawn(async move { cache.follow_purges(&redis).await });
+            one.follower = tokio::spawn(async move { follow(&cache, &redis).await });
             eventually_absent(&one, n).await;
             // What this sidecar knew of is in the log again for those who come later.
             until("it is said again", || {

@@ -9,7 +9,7 @@
 use super::chunks::{CHUNK_TIME, Chunks, Gone, READERS_TIME, TOUCHED_MAX};
 use super::codec::{self, Corrupt, Frame};
 use super::filling::{Filling, GivenUp};
-use super::purge::{PurgeLog, Since, Verdict};
+use super::purge::{PurgeLog, Verdict};
 use super::seal::Seal;
 use super::{CLOCKS_APART_MAX, Counters, Entry};
 use crate::redis_client::{Outage, Redis};
@@ -592,10 +592,10 @@ impl Writing {
             } => {
                 let bytes = entry.bytes();
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                let since = Since::Local(entry.checked());
                 let life = entry.keep(now).min(TTL_MAX);
                 // Redis takes no life of nothing; and what is purged already needs no place.
-                if millis(life) == 0 || self.purges.verdict(entry.subject(), since) == Verdict::Hard
+                if millis(life) == 0
+                    || self.purges.fetched(entry.subject(), entry.checked()) == Verdict::Hard
                 {
                     return 0;
                 }

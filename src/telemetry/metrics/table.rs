@@ -65,6 +65,8 @@ table! {
     Counter "larder_cache_coalesced_total" ["route"] "Requests that waited for another request's fetch.";
     Gauge "larder_cache_coalescing" [] "Requests that wait for another request's fetch now.";
     Counter "larder_cache_purges_total" ["kind", "soft"] "Purges carried out, by what they hit.";
+    Histogram "larder_purge_visible_seconds" []
+        "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
