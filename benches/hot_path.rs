@@ -13,7 +13,6 @@
     reason = "a benchmark that cannot be set up has nothing to measure"
 )]
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
@@ -31,7 +30,7 @@ use larder::clock::Clock;
 use larder::config::{self, Environment, Settings, Source as Text};
 use larder::identity::Identity;
 use larder::limit::{Limiter, LocalLimits, checks};
-use larder::proxy::{Coalescer, Peer, Proxy, Rooms, Shared, Snapshot, Tunnels};
+use larder::proxy::{Peer, Proxy, Rooms, Shared, Snapshot};
 use larder::redis_client::{self, Redis, Share};
 use larder::route::{Asked, Plan, Target};
 use larder::semantics::reuse::ClientRefresh;
@@ -712,23 +711,12 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
     cache.store(&key, entry, now);
     let handles = settings.routes.all().iter();
     let handles = handles.map(|rule| metrics.route(&rule.name, &rule.name));
-    let snapshot = Snapshot {
-        handles: handles.collect(),
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::clone(&settings),
-    };
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::clone(&settings), identity, handles.collect(), None);
     let local = Arc::new(LocalLimits::new());
     local.set_replicas(NonZeroU32::MIN);
     Proxy::new(Rooms {
-        shared: Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            coalescer: Arc::new(Coalescer::default()),
-            searches: larder::proxy::Searches::default(),
-            tunnels: Tunnels::default(),
-            clock,
-            log: AccessLog::default(),
-            traces: Traces::default(),
-        }),
+        shared: Arc::new(Shared::new(snapshot, clock)),
         cache,
         limiter: Limiter::new("bench", None, local),
         upstream: Upstream::new(settings.upstream.clone()),

@@ -7,6 +7,7 @@
 mod api;
 mod guard;
 mod health;
+mod hot;
 mod problem;
 mod redis;
 
@@ -185,11 +186,12 @@ impl Admin {
             "/v1/explain" if get => self.explain(request.uri().query()).await,
             "/v1/redis" if get => Ok(json(StatusCode::OK, &self.redis())),
             "/v1/capacity" if get => Ok(json(StatusCode::OK, &self.capacity())),
+            "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
             "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" => Err(Problem::method("GET, HEAD")),
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" => Err(Problem::method("GET, HEAD")),
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
             _ => Err(Problem::new(
@@ -244,6 +246,7 @@ fn page() -> Reply {
         "/v1/stats",
         "/v1/redis",
         "/v1/capacity",
+        "/v1/hot",
         "/v1/explain?url=/",
     ]
     .iter()

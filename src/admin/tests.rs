@@ -15,18 +15,8 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn settings() -> Settings {
     let fallback = crate::route::Rule {
-        id: 0,
         name: "(no route)".into(),
-        paths: Vec::new(),
-        methods: Vec::new(),
-        policy: None,
-        key: crate::route::KeyRule::default(),
-        bypass: crate::route::Bypass::default(),
-        tags: Vec::new(),
-        purge: Vec::new(),
-        limits: Vec::new(),
-        refresh_ahead: None,
-        slide_up_to: None,
+        ..crate::route::Rule::default()
     };
     Settings {
         listen: settings::Listen {
@@ -107,20 +97,9 @@ fn admin_with(address: &str, settings: Settings) -> Admin {
     let settings = Arc::new(settings);
     let clock = Clock::manual(Timestamp::from_millis(1_000));
     let identity = crate::identity::Identity::new(settings.identity.clone());
-    let snapshot = crate::proxy::Snapshot {
-        settings: settings.clone(),
-        identity: Arc::new(identity),
-        handles: Vec::new(),
-    };
-    let shared = Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: crate::proxy::Searches::default(),
-        tunnels: crate::proxy::Tunnels::default(),
-        clock: clock.clone(),
-        log: crate::telemetry::AccessLog::default(),
-        traces: crate::telemetry::Traces::default(),
-    };
+    let identity = Arc::new(identity);
+    let snapshot = crate::proxy::Snapshot::new(settings.clone(), identity, Vec::new(), None);
+    let shared = Shared::new(snapshot, clock.clone());
     Admin {
         state: AdminState {
             settings: Arc::new(ArcSwap::new(settings)),

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
-use crate::proxy::{Coalescer, Searches, Shared, Tunnels};
+use crate::proxy::Shared;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::otlp::Otlp;
@@ -157,14 +157,11 @@ impl House {
         let otlp = Otlp::start(&env, &metrics, &clock, &tokio::runtime::Handle::current());
         log.summarize(&metrics);
         let cache = &settings.cache;
+        let snapshot = reload::snapshot(settings.clone(), identity, &metrics, None);
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(reload::snapshot(settings.clone(), identity, &metrics)),
-            coalescer: Arc::new(Coalescer::default()),
-            searches: Searches::default(),
-            tunnels: Tunnels::default(),
             log: log.access(settings.log.slow),
             traces: otlp.traces(),
-            clock,
+            ..Shared::new(snapshot, clock)
         });
         let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
@@ -221,7 +218,10 @@ impl House {
         if let Some(redis) = redis.clone() {
             let (cache, clock) = (cache.clone(), kit.shared.clock.clone());
             let recorder = kit.metrics.recorder(kit.settings.workers.get());
-            tokio::spawn(async move { cache.follow_purges(&redis, &clock, &recorder).await });
+            tokio::spawn(async move {
+                let purges = cache.follow_purges(&redis, &clock, &recorder);
+                tokio::join!(purges, cache.follow_wakes(&redis))
+            });
         }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();

@@ -7,6 +7,7 @@ pub mod chunks;
 pub mod codec;
 pub mod entry;
 mod filling;
+pub mod lease;
 mod lz4;
 pub mod memory;
 pub mod purge;
@@ -20,6 +21,7 @@ pub use chunks::{ChunkReader, Chunks, Gone};
 pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
+pub use lease::{Bid, Holder, Lease, Taken, Waiter};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
@@ -32,8 +34,9 @@ use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use lease::Leases;
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
-use purge::{PurgeLog, Subject, Verdict};
+use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use seal::Seal;
 use std::convert::Infallible;
@@ -95,6 +98,7 @@ struct Shared {
     /// Places for large content that is being stored.
     fills: Arc<Semaphore>,
     purges: Arc<PurgeLog>,
+    leases: Arc<Leases>,
     counters: Arc<Counters>,
 }
 
@@ -157,6 +161,7 @@ impl Cache {
                 object_max,
                 fills: Arc::new(Semaphore::new(FILLS_MAX)),
                 purges: Arc::new(PurgeLog::new(namespace, seal)),
+                leases: Arc::new(Leases::new(namespace)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -321,7 +326,7 @@ impl Cache {
         if !tier.redis().is_up() || !self.shared.purges.is_current() {
             return here;
         }
-        let there = self.fetch(tier, key, rule, request, now).await;
+        let there = self.fetch(tier, key, rule, request, now, false).await;
         better(here, there)
     }
 
@@ -489,7 +494,8 @@ impl Cache {
 
     /// Whether what has just been fetched was purged (hard) meanwhile.
     fn is_purged(&self, entry: &Entry) -> bool {
-        let verdict = self.shared.purges.fetched(entry.subject(), entry.checked());
+        let since = Since::Local(entry.checked());
+        let verdict = self.shared.purges.verdict(entry.subject(), since);
         verdict == Verdict::Hard
     }
 
@@ -517,6 +523,14 @@ impl Cache {
             }),
         };
         (here, rule)
+    }
+
+    /// The key of the variant that `request` selects, where it is known what `key` varies on.
+    fn variant_of(&self, key: &Key, request: &HeaderMap) -> Option<Key> {
+        match self.shared.memory.get(key) {
+            Some(Held::Vary(rule)) => Some(rule.key(key, request)),
+            _ => None,
+        }
     }
 
     /// Whether an entry in memory may be shown.
@@ -547,6 +561,7 @@ impl Cache {
     }
 
     /// Asks Redis: directly for the variant where its rule is known, else once more behind a marker.
+    /// `newest`: no replica, which may be behind.
     async fn fetch(
         &self,
         tier: &RedisTier,
@@ -554,12 +569,13 @@ impl Cache {
         mut rule: Option<Arc<VaryRule>>,
         request: &HeaderMap,
         now: Timestamp,
+        newest: bool,
     ) -> Lookup {
         for _ in 0..2 {
             // Read before asking: a purge that comes while Redis answers must hit what it answers.
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
-            match tier.get(key, variant.as_ref(), now).await {
+            match tier.get(key, variant.as_ref(), now, newest).await {
                 Ok(Found::Entry(entry)) => {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);

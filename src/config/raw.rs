@@ -315,8 +315,13 @@ pub(super) struct Defaults {
     pub stale_while_revalidate: Given<Span>,
     /// Stale answers when the app fails; 0s by default.
     pub stale_if_error: Given<Span>,
+    /// How long a request waits for another's fetch of the same; 10s by default.
+    pub collapse_wait: Given<Span>,
     /// Guess a lifetime from Last-Modified; false by default.
     pub heuristic: Given<Flag>,
+    /// Hits may renew an entry before its end, the likelier the nearer that is and the longer the app took;
+    /// 100% is the usual measure; never by default.
+    pub early_refresh: Given<Percent>,
 }
 
 /// A route.
@@ -336,6 +341,10 @@ pub(super) struct Route {
     pub override_app: Given<Flag>,
     /// Hits in the last share of the lifetime renew the entry.
     pub refresh_ahead: Given<Percent>,
+    /// As in `defaults`.
+    pub early_refresh: Given<Percent>,
+    /// Requests of this route that the app may have at a time; as many as it may have at all by default.
+    pub max_in_flight: Given<Whole>,
     /// What requests must have in common to share an answer.
     pub key: Given<Key>,
     /// Tags of what is stored.
@@ -354,6 +363,8 @@ pub(super) struct Route {
     pub stale_while_revalidate: Given<Span>,
     /// As in `defaults`.
     pub stale_if_error: Given<Span>,
+    /// As in `defaults`.
+    pub collapse_wait: Given<Span>,
     /// Statuses that the ttl is for; 200, 203, 301, 308, and 404, 410 for at most 1m.
     pub statuses: Given<List<Status>>,
     /// As in `cache`.

@@ -2,11 +2,13 @@
 //!
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
+mod ahead;
 mod body;
 mod coalesce;
 mod content;
 pub mod explain;
 mod fetch;
+mod fleet;
 mod forward;
 mod post;
 mod purge;
@@ -17,9 +19,11 @@ mod resume;
 mod search;
 mod tunnel;
 mod visit;
+pub mod warm;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
+pub use ahead::Ahead;
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
 pub use ready::{Begun, Outgoing, Rest, Waits};
@@ -33,19 +37,21 @@ pub use wire::Framing;
 use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::MaxInFlight;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::redis_client;
-use crate::route::{Asked, Content, Match, Per, Plan, Target};
+use crate::route::{Asked, Content, Match, Per, Plan, RouteId, Rule, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
+use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
-use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
+use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
-    RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
+    Gate, RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
 };
 use arc_swap::ArcSwap;
 use content::Reading;
@@ -69,6 +75,36 @@ pub struct Snapshot {
     pub identity: Arc<Identity>,
     /// The routes' places in the table of metrics, by route id.
     pub handles: Vec<RouteHandle>,
+    /// The bounds that routes have of their own, by route id.
+    gates: Vec<Option<Gate>>,
+}
+
+impl Snapshot {
+    /// What is made of `settings` once. A route that keeps its name and its bound keeps its turns, too,
+    /// from the snapshot `before`.
+    #[must_use]
+    pub fn new(
+        settings: Arc<Settings>,
+        identity: Arc<Identity>,
+        handles: Vec<RouteHandle>,
+        before: Option<&Self>,
+    ) -> Self {
+        let gate = |rule: &Rule| {
+            let bound = rule.max_in_flight?;
+            let kept = before.and_then(|before| {
+                let mut rules = before.settings.routes.all().iter();
+                let same = |old: &&Rule| old.name == rule.name && old.max_in_flight == Some(bound);
+                before.gates[rules.find(same)?.id].clone()
+            });
+            Some(kept.unwrap_or_else(|| Gate::new(MaxInFlight::Fixed(bound))))
+        };
+        Self {
+            gates: settings.routes.all().iter().map(gate).collect(),
+            settings,
+            identity,
+            handles,
+        }
+    }
 }
 
 /// What all workers share.
@@ -82,12 +118,40 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Which keys are asked for most.
+    pub hot: Hot,
+    /// Keys that many wait for at once.
+    pub stampedes: Stampedes,
+    /// What is renewed while it is still fresh.
+    pub ahead: Ahead,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
     pub log: AccessLog,
     /// Where spans go.
     pub traces: Traces,
+    /// How the app does.
+    pub pulse: Pulse,
+}
+
+impl Shared {
+    /// Nothing under way, nothing remembered, and nothing told to anybody.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, clock: Clock) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            coalescer: Arc::default(),
+            searches: Searches::default(),
+            tunnels: Tunnels::default(),
+            hot: Hot::default(),
+            stampedes: Stampedes::default(),
+            ahead: Ahead::default(),
+            clock,
+            log: AccessLog::default(),
+            traces: Traces::default(),
+            pulse: Pulse::default(),
+        }
+    }
 }
 
 /// One worker's proxy. Cheap to clone.
@@ -321,6 +385,10 @@ impl Proxy {
             reuse = ask.reuse(&held);
         }
         drop(span);
+        if reuse != Reuse::Fresh {
+            // A fresh hit is counted where it is renewed.
+            self.count(ask, &key, || ask.url().into());
+        }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
             Lookup::Absent(reason) => {
@@ -346,7 +414,7 @@ impl Proxy {
                 Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
-                self.refresh(ask, key, &entry);
+                self.refresh(ask, key, &entry, None);
                 Ok(stored(Outcome::Stale, reason))
             }
             Reuse::Stale(reason) => Ok(stored(Outcome::Stale, reason)),
@@ -375,18 +443,20 @@ impl Proxy {
 
     /// What a hit does behind: lengthens a sliding lifetime, or refreshes what is about to expire.
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
-        let rule = ask.found.rule;
         let now = ask.visit.now;
+        self.count(ask, &key, || entry.url().into());
         let lifetime = entry.lifetime();
-        if let Some(share) = rule.refresh_ahead
-            && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)
-        {
-            self.refresh(ask, key, entry);
-        }
+        self.renew_ahead(ask, key, entry, &lifetime);
         if let Some(slid) = ask.slid(entry, &lifetime) {
             let slid = Arc::new(entry.lasting(&slid));
             self.0.cache.renew(&key, entry, slid, now);
         }
+    }
+
+    /// Counts a use of `key`, which stands for `url`.
+    fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
+        let hot = &self.0.shared.hot;
+        hot.used(key, ask.visit.now, || ask.what(url()));
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that
@@ -460,7 +530,8 @@ impl Proxy {
         };
         let asked = {
             let _span = ask.span.child("fetch");
-            self.timed(ask.handle(), &head, RequestBody::empty()).await
+            let route = (&*ask.visit.snapshot, ask.found.rule.id);
+            self.timed(route, &head, RequestBody::empty()).await
         };
         let mut response = asked.map_err(Problem::App)?;
         let agreed = tunnel::agreed(&ask.visit.headers, &response).map_err(Problem::App)?;
@@ -486,29 +557,59 @@ impl Proxy {
         };
         let target = forward::target(&ask.visit.uri, None);
         let head = ask.head(&fields, &target);
-        let asked = self.timed(ask.handle(), &head, body);
+        let route = (&*ask.visit.snapshot, ask.found.rule.id);
+        let asked = self.timed(route, &head, body);
         asked.await.map_err(Problem::App)
     }
 
+    /// Asks the app for what falls under this route of the snapshot.
     async fn timed<F: RequestFields>(
         &self,
-        route: &RouteHandle,
+        (snapshot, route): (&Snapshot, RouteId),
         head: &RequestHead<'_, F>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         use crate::telemetry::metrics::UpstreamResult;
         let began = Instant::now();
-        let outcome = self.0.upstream.send(head, body).await;
+        let gate = snapshot.gates[route].as_ref();
+        let outcome = self.0.upstream.send(head, body, gate).await;
         let result = match &outcome {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(error) => UpstreamResult::Error(error.word()),
         };
-        self.0.recorder.upstream(route, result, began.elapsed());
+        let handle = &snapshot.handles[route];
+        let took = began.elapsed();
+        let failed = match &outcome {
+            Ok(response) => is_failure(response.status()),
+            Err(error) => error.is_app_failure(),
+        };
+        self.0.shared.pulse.answered(handle, took, failed);
+        self.0.recorder.upstream(handle, result, took);
         outcome
     }
 }
 
 impl<'a> Ask<'a> {
+    /// The URL that the answer is known by: `host/path?query`.
+    fn url(&self) -> String {
+        format!(
+            "{}{}",
+            self.visit.authority(),
+            self.found.rule.url(self.target)
+        )
+    }
+
+    /// What its key stands for.
+    fn what(&self, url: Box<str>) -> What {
+        let rule = self.found.rule;
+        What {
+            url,
+            tls: self.scheme() == "https",
+            route: rule.name.clone(),
+            is_personal: !rule.key.per.is_empty(),
+        }
+    }
+
     fn handle(&self) -> &'a RouteHandle {
         &self.visit.snapshot.handles[self.found.rule.id]
     }

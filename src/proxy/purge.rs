@@ -195,6 +195,11 @@ impl Tags {
         tags
     }
 
+    /// Those that are known before the answer is.
+    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(String::as_str)
+    }
+
     /// All tags, now that the body is there: sorted, each once, bounded.
     pub(super) fn of(&self, stored: &Stored) -> Box<[Box<str>]> {
         let body = &stored.body;

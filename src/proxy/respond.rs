@@ -49,6 +49,8 @@ pub enum Problem {
     App(UpstreamError),
     /// App: the same, and what is stored must not be used without its word.
     Unconfirmed(UpstreamError),
+    /// App: so many wait for one answer of it that one more may not.
+    TooManyWait,
     /// larder: a fault of ours; it ended this request and nothing else.
     Internal,
 }
@@ -77,7 +79,9 @@ impl Problem {
             // Cut off from the app with a stale answer in hand: RFC 9111 §4.2.4, §5.2.2.2.
             Self::OnlyIfCached | Self::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LimitsUnavailable | Self::TooManyTunnels | Self::TooManyWait => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
@@ -110,6 +114,7 @@ impl Problem {
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
+            Self::TooManyWait => "TOO_MANY_WAITING",
             Self::Internal => "INTERNAL_ERROR",
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
@@ -141,6 +146,7 @@ impl Problem {
                 "The proxy received its own request: its upstream leads back to itself.".into()
             }
             Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
+            Self::TooManyWait => "Too many requests wait for the same answer.".into(),
             Self::Internal => "The proxy failed at this request.".into(),
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout => "The app did not answer in time.",
@@ -163,6 +169,7 @@ impl Problem {
             Self::Limited(decision) => limit::headers::retry_after(decision),
             Self::LimitsUnavailable
             | Self::TooManyTunnels
+            | Self::TooManyWait
             | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
             _ => None,
         }

@@ -151,13 +151,13 @@ impl Ledger {
         unsaid.cloned().collect()
     }
 
-    /// What a purge log says of an entry just fetched, before it is kept. See [`Table::verdict`].
-    pub fn fetched<'a>(
+    /// See [`Table::verdict`].
+    pub fn verdict<'a>(
         &self,
         subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
-        checked: u64,
+        since: Since,
     ) -> Verdict {
-        self.table.verdict(subject, Since::Local(checked))
+        self.table.verdict(subject, since)
     }
 
     /// Whether an entry from Redis that carries this place may be shown. One from beyond the end of the log

@@ -4,7 +4,7 @@
 
 use super::ledger::{Doubt, Ledger, Pending};
 use super::wire;
-use super::{LogId, Position, Purge, PurgeOutcome, Subject, Verdict};
+use super::{LogId, Position, Purge, PurgeOutcome, Since, Subject, Verdict};
 use crate::cache::seal::Seal;
 use crate::clock::Clock;
 use crate::redis_client::{Outage, PrivateLine, Redis};
@@ -149,14 +149,14 @@ impl PurgeLog {
         self.trust.store(millis, Ordering::Relaxed);
     }
 
-    /// Whether an entry may be kept that was fetched when so many purges had been applied.
+    /// See [`Table::verdict`](super::Table::verdict).
     #[must_use]
-    pub fn fetched<'a>(
+    pub fn verdict<'a>(
         &self,
         subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
-        checked: u64,
+        since: Since,
     ) -> Verdict {
-        self.read().fetched(subject, checked)
+        self.read().verdict(subject, since)
     }
 
     /// Whether an entry from Redis that carries this place may be shown.

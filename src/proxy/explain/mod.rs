@@ -10,7 +10,7 @@ mod response;
 
 pub use question::{AppAnswer, Question, Sender, Unclear};
 
-use super::{Ask, Peer, Shared, Snapshot, Tunnels, Visit};
+use super::{Ask, Peer, Shared, Snapshot, Visit};
 use crate::cache::{Cache, Lookup};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -20,8 +20,7 @@ use crate::redis_client;
 use crate::route::{Content, Plan, Target};
 use crate::semantics::reuse::is_failure;
 use crate::semantics::{Outcome, Reason};
-use crate::telemetry::{AccessLog, Span, Traces};
-use arc_swap::ArcSwap;
+use crate::telemetry::Span;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Uri};
 use serde::{Deserialize, Serialize};
@@ -128,20 +127,9 @@ pub async fn explain(shared: &Shared, live: Live<'_>, question: Question) -> Exp
 /// Explains by the configuration alone, without a running larder: nothing is stored, nothing counted,
 /// and no keys for tokens are fetched.
 pub async fn explain_settings(settings: Settings, question: Question) -> Explanation {
-    let snapshot = Snapshot {
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::new(settings),
-        handles: Vec::new(),
-    };
-    let shared = Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: super::Searches::default(),
-        tunnels: Tunnels::default(),
-        clock: Clock::system(),
-        log: AccessLog::default(),
-        traces: Traces::default(),
-    };
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::new(settings), identity, Vec::new(), None);
+    let shared = Shared::new(snapshot, Clock::system());
     answer(&shared, None, question).await
 }
 

@@ -5,9 +5,8 @@ use crate::cache::{Entry, testing};
 use crate::clock::Clock;
 use crate::config::{Environment, Source};
 use crate::identity::Identity;
-use crate::proxy::{Snapshot, Tunnels};
+use crate::proxy::Snapshot;
 use crate::semantics::{Key, Timestamp};
-use arc_swap::ArcSwap;
 use std::sync::Arc;
 
 fn shared(yaml: &str) -> Shared {
@@ -16,20 +15,9 @@ fn shared(yaml: &str) -> Shared {
         text: format!("upstream: http://localhost:1\n{yaml}"),
     };
     let (settings, _) = crate::config::load(source, &Environment::ignored()).unwrap();
-    let snapshot = Snapshot {
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::new(settings),
-        handles: Vec::new(),
-    };
-    Shared {
-        snapshot: ArcSwap::from_pointee(snapshot),
-        coalescer: Arc::default(),
-        searches: crate::proxy::Searches::default(),
-        tunnels: Tunnels::default(),
-        clock: Clock::manual(Timestamp::from_millis(1_000_000)),
-        log: crate::telemetry::AccessLog::default(),
-        traces: crate::telemetry::Traces::default(),
-    }
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::new(settings), identity, Vec::new(), None);
+    Shared::new(snapshot, Clock::manual(Timestamp::from_millis(1_000_000)))
 }
 
 fn cache() -> Cache {

@@ -63,7 +63,10 @@ table! {
     Counter "larder_cache_stores_total" ["route", "outcome", "reason"]
         "Responses of the app that were stored, or refused for this reason.";
     Counter "larder_cache_coalesced_total" ["route"] "Requests that waited for another request's fetch.";
+    Counter "larder_cache_stampedes_total" ["route"] "Fetches that twenty or more requests waited for at the same time.";
     Gauge "larder_cache_coalescing" [] "Requests that wait for another request's fetch now.";
+    Counter "larder_cache_leases_total" ["outcome"]
+        "Fetches by whose turn it was among all sidecars: led, took_over (after a wait), found (another's answer), apart (not shared), lost (Redis went away), timed_out, unavailable.";
     Counter "larder_cache_purges_total" ["kind", "soft"] "Purges carried out, by what they hit.";
     Histogram "larder_purge_visible_seconds" []
         "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
@@ -112,6 +115,8 @@ table! {
     Gauge "larder_config_last_reload_timestamp_seconds" [] "When the configuration in force was taken up.";
     Counter "larder_config_reloads_total" ["outcome"] "Configurations taken up or refused, the first included.";
     Counter "larder_client_errors_total" ["reason"] "Requests refused at the door.";
+    Counter "larder_warm_requests_total" ["outcome"]
+        "Pages asked for on nobody's behalf: fresh (nothing to do), stored, not_stored, failed.";
     Gauge "larder_bypass" [] "1 while caching is switched off.";
     Gauge "larder_draining" [] "1 while the process is about to stop.";
     Gauge "larder_build_info" ["version", "revision"] "Always 1; the labels name the build.";

@@ -1,0 +1,184 @@
+//! Carries out what the queue says: one task in the background, on its own connections to app and Redis.
+
+use super::brake::{Brake, Pressure, brake};
+use super::queue::{Cause, Line, Pace, Progress, Queue, Step};
+use super::{Page, Warmed};
+use crate::clock::Clock;
+use crate::proxy::Proxy;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+/// What warms. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Warmer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    woken: Notify,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    brake: Brake,
+}
+
+/// How warming stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Standing {
+    /// Pages that wait.
+    pub waiting: usize,
+    /// Pages under way.
+    pub running: u32,
+    /// What holds it, if anything does and anything waits.
+    pub paused: Option<&'static str>,
+    /// Every job that is remembered, the newest first.
+    pub jobs: Vec<Progress>,
+}
+
+impl Warmer {
+    /// One with nothing to do; [`Warmer::run`] does it.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::new(State {
+                queue: Queue::default(),
+                brake: Brake::Off(u32::MAX),
+            }),
+            woken: Notify::new(),
+            clock,
+        }))
+    }
+
+    /// Begins a job with these pages; `more`: others will be added, by [`Warmer::add`] and
+    /// [`Warmer::close`]. Gives its number.
+    pub fn begin(
+        &self,
+        cause: Cause,
+        name: String,
+        pace: Pace,
+        pages: impl IntoIterator<Item = Page>,
+        more: bool,
+    ) -> u64 {
+        let now = self.0.clock.now();
+        let mut state = self.state();
+        let id = state.queue.open(cause, name, pace, now);
+        state.queue.add(id, pages);
+        if !more {
+            state.queue.close(id, now);
+        }
+        drop(state);
+        self.0.woken.notify_one();
+        id
+    }
+
+    /// Adds pages to a job that waits for more.
+    pub fn add(&self, id: u64, pages: impl IntoIterator<Item = Page>) {
+        self.state().queue.add(id, pages);
+        self.0.woken.notify_one();
+    }
+
+    /// No more pages will be added.
+    pub fn close(&self, id: u64) {
+        let now = self.0.clock.now();
+        self.state().queue.close(id, now);
+    }
+
+    /// Whether a job has still anything to do.
+    #[must_use]
+    pub fn is_busy(&self, id: u64) -> bool {
+        self.state().queue.is_busy(id)
+    }
+
+    /// How warming stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let state = self.state();
+        let (waiting, running) = state.queue.load();
+        Standing {
+            waiting,
+            running,
+            paused: state.brake.why().filter(|_| waiting > 0),
+            jobs: state.queue.progress(),
+        }
+    }
+
+    /// How far a job is, with what became of its pages from number `after` + 1 on.
+    #[must_use]
+    pub fn told(&self, id: u64, after: u64) -> Option<(Progress, Vec<Line>)> {
+        self.state().queue.told(id, after)
+    }
+
+    /// Warms by `proxy`, for as long as it is polled: what is under way then is given up, but for
+    /// fetches that others wait for.
+    pub async fn run(&self, proxy: Proxy) -> Infallible {
+        let mut running = JoinSet::new();
+        loop {
+            while running.try_join_next().is_some() {}
+            let pressure = proxy.pressure();
+            let step = {
+                let mut state = self.state();
+                let held = state.brake.why();
+                state.brake = brake(pressure, state.brake);
+                if state.brake.why() != held && state.queue.load().0 > 0 {
+                    match state.brake.why() {
+                        Some(why) => tracing::info!(why, "warming is held"),
+                        None => tracing::info!("warming goes on"),
+                    }
+                }
+                let brake = state.brake;
+                state.queue.next(brake, Instant::now())
+            };
+            let until = match step {
+                Step::Begin(id, page) => {
+                    let (warmer, proxy) = (self.clone(), proxy.clone());
+                    running.spawn(async move {
+                        let (warmed, took) = proxy.warm(&page).await;
+                        warmer.done(id, &page, warmed, took);
+                    });
+                    continue;
+                }
+                Step::Until(moment) => Some(moment),
+                Step::Rest => None,
+            };
+            let woken = self.0.woken.notified();
+            match until {
+                Some(moment) => {
+                    let _ = tokio::time::timeout_at(moment.into(), woken).await;
+                }
+                None => woken.await,
+            }
+        }
+    }
+
+    fn done(&self, id: u64, page: &Page, warmed: Warmed, took: Duration) {
+        let now = self.0.clock.now();
+        self.state().queue.done(id, page, warmed, took, now);
+        self.0.woken.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    /// How the app does, as far as it holds warming back.
+    fn pressure(&self) -> Pressure {
+        let (limit, in_flight) = self.0.upstream.load();
+        let pulse = &self.0.shared.pulse;
+        Pressure {
+            waiting: self.0.upstream.waiting(),
+            in_flight,
+            limit,
+            slowness: pulse.slowness(),
+            failing: pulse.failing(),
+        }
+    }
+}
