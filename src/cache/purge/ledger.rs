@@ -19,15 +19,13 @@ pub const LOST_MAX: Duration = Duration::from_millis(250);
 /// needs less.
 pub const LOG_AWAY_MAX: Duration = Duration::from_secs(20);
 /// For at most so long Redis is not read once another server, or the same one started anew, has the log: until
-/// every sidecar that was seen lately has appended what the log has not taken or has lost. Who has something
-/// to append tries to connect at least twice in this time, whatever its breaker says.
+/// every sidecar that was seen lately has appended what the log has not taken or has lost. Who knows of purges
+/// tries to connect at least twice in this time, whatever its breaker says.
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// An appended purge that has not come back through the log by then is appended again.
 const APPEND_AGAIN: Duration = Duration::from_secs(2);
 /// A purge is on its way into the log for so long, by whoever made it.
 const IN_FLIGHT: Duration = Duration::from_millis(250);
-/// Purges so recent are appended again when the log has lost its end.
-const RECENT: Duration = Duration::from_secs(600);
 
 /// A purge of this process that has not come back through the log yet.
 #[derive(Clone, Debug)]
@@ -80,8 +78,6 @@ pub(super) enum Doubt {
 /// One connection's time of following.
 #[derive(Clone, Copy, Debug)]
 struct Session {
-    /// Whether there was a place in the log when it began.
-    had_history: bool,
     caught_up: bool,
     /// The purges applied here when it began.
     local: u64,
@@ -94,7 +90,6 @@ struct Session {
 pub(super) struct Ledger {
     table: Table,
     outbox: VecDeque<Pending>,
-    recent: VecDeque<(Duration, Purge)>,
     session: Option<Session>,
     /// When the log was last followed.
     followed: Option<Duration>,
@@ -254,7 +249,6 @@ impl Ledger {
         // What is stored from now on can be told from what was there.
         let local = self.table.advance();
         self.session = Some(Session {
-            had_history: self.position().log != LogId::default(),
             caught_up: false,
             local,
             looked: false,
@@ -264,18 +258,14 @@ impl Ledger {
 
     /// The log was looked at. Returns whether it has lost our place.
     pub fn looked(&mut self, look: &Look, now: Duration) -> bool {
-        let has_history = self.has_history();
         let is_first = self.session.is_some_and(|session| !session.looked);
         if let Some(session) = &mut self.session {
             session.looked = true;
         }
-        let lost = look.lost && has_history;
-        if lost {
+        // What it held before we came may have hit anything older, too.
+        let is_new_here = is_first && self.position().log == LogId::default();
+        if look.lost || is_new_here {
             self.table.raise_floor(look.first, true);
-            self.say_again();
-        } else if self.position().log == LogId::default() {
-            // What was trimmed before we came may have hit anything older.
-            self.table.raise_floor(look.first, false);
         }
         // One that does not say who it is may be another each time.
         let is_unknown = is_first && look.server.is_empty() && self.followed.is_some();
@@ -283,7 +273,7 @@ impl Ledger {
         if is_unknown || is_other || (is_first && look.restarted) {
             // It may have lost what the one before had acknowledged.
             self.outbox.iter_mut().for_each(|kept| kept.appended = None);
-            if !lost {
+            if !look.lost {
                 self.settled = now + SETTLE;
                 // Who has just begun does not know how many there are.
                 self.awaited = match self.followed {
@@ -294,7 +284,7 @@ impl Ledger {
         }
         self.server.clone_from(&look.server);
         self.judge(now, false);
-        lost
+        look.lost
     }
 
     /// So many sidecars were seen lately, and so many have said to this server all that they had to say.
@@ -317,47 +307,25 @@ impl Ledger {
     }
 
     /// The next entry of the log.
-    pub fn replay(&mut self, id: LogId, said: Said, now: Duration) {
-        let has_history = self.has_history();
+    pub fn replay(&mut self, id: LogId, said: Said) {
+        // Where the loss was seen before, what came into memory since is no older than this log.
+        let is_news = self.table.floor() < id;
         match said {
-            Said::Genesis => {
-                // Where the loss was seen before, what came into memory since is no older than this log.
-                let is_news = self.table.floor() < id;
-                self.table.raise_floor(id, has_history && is_news);
+            Said::Resumed(after) if after == self.position().log => self.table.replayed(id),
+            Said::Genesis | Said::Resumed(_) => {
+                self.table.raise_floor(id, is_news);
                 self.table.replayed(id);
             }
-            Said::Resumed(after) => {
-                let known = self.position().log;
-                if known != after {
-                    let is_news = has_history && self.table.floor() < id;
-                    self.table.raise_floor(id, is_news);
-                    if is_news {
-                        self.say_again();
-                    }
+            Said::Purge(purge, ours) => match ours {
+                Some(local) => {
+                    self.table.confirm(&purge, local, id);
+                    self.table.replayed(id);
+                    self.outbox.retain(|kept| kept.local != local);
                 }
-                self.table.replayed(id);
-            }
-            Said::Purge(purge, ours) => {
-                match ours {
-                    Some(local) => {
-                        self.table.confirm(&purge, local, id);
-                        self.table.replayed(id);
-                        self.outbox.retain(|kept| kept.local != local);
-                    }
-                    None => {
-                        self.table.apply(&purge, Some(id));
-                    }
+                None => {
+                    self.table.apply(&purge, Some(id));
                 }
-                self.recent.push_back((now, purge));
-                while self.recent.len() > OUTBOX_MAX / 2
-                    || self
-                        .recent
-                        .front()
-                        .is_some_and(|(at, _)| now.saturating_sub(*at) > RECENT)
-                {
-                    self.recent.pop_front();
-                }
-            }
+            },
         }
     }
 
@@ -397,6 +365,11 @@ impl Ledger {
         self.judge(now, others);
     }
 
+    /// Whether others may have to be told of something: a purge that the log has not taken, or has lost.
+    pub fn has_to_speak(&self) -> bool {
+        !self.outbox.is_empty() || self.position().log != LogId::default()
+    }
+
     /// Whether a session with the log has caught up.
     pub fn has_caught_up(&self) -> bool {
         self.session.is_some_and(|session| session.caught_up)
@@ -408,11 +381,6 @@ impl Ledger {
         let lost = lost.filter(|_| self.current && !self.has_caught_up());
         let settled = Some(self.settled).filter(|settled| *settled > now && self.has_caught_up());
         lost.or(settled)
-    }
-
-    fn has_history(&self) -> bool {
-        self.session
-            .is_none_or(|session| session.had_history || session.caught_up)
     }
 
     fn judge(&mut self, now: Duration, others_answer: bool) {
@@ -429,13 +397,5 @@ impl Ledger {
                 (is_away && is_settled, Doubt::CutOff)
             }
         };
-    }
-
-    /// Puts the purges of the last minutes into the outbox once more: they are idempotent, and a
-    /// failover may have lost them for those who come later.
-    fn say_again(&mut self) {
-        let recent: Vec<_> = self.recent.iter().map(|(_, purge)| purge.clone()).collect();
-        let pending = self.applied(&recent, None);
-        self.keep(&pending);
     }
 }

@@ -28,7 +28,7 @@ const BLOCK: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(1);
 /// Pause before the log is asked for again where our user may not read it.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(1);
-/// Who has something to append tries to connect so often, even where its breaker is open: within
+/// Who knows of purges tries to connect so often, even where its breaker is open: within
 /// [`SETTLE`](super::SETTLE) everyone has said what others must know.
 const TRY_EVERY: Duration = Duration::from_millis(400);
 /// Entries replayed at a time.
@@ -225,8 +225,8 @@ impl PurgeLog {
         self.change(|ledger| ledger.begins(self.now(), clock.now()));
         loop {
             let mut pause = Duration::from_millis(fastrand::u64(20..60));
-            let is_urgent = self.queued() > 0 && tried.is_none_or(|at| at.elapsed() >= TRY_EVERY);
-            if redis.serves(stream) || is_urgent {
+            let is_due = tried.is_none_or(|at| at.elapsed() >= TRY_EVERY);
+            if redis.serves(stream) || (is_due && self.read().has_to_speak()) {
                 tried = Some(Instant::now());
                 if let Ok(line) = redis.private_line(stream).await {
                     self.change(|ledger| ledger.session_begins(self.now()));
@@ -409,7 +409,7 @@ impl PurgeLog {
     ) -> Option<Duration> {
         let (said, waited) = wire::read(fields, &self.seal.load(), &self.origin);
         let is_others = matches!(said, super::ledger::Said::Purge(_, None));
-        self.change(|ledger| ledger.replay(id, said, self.now()));
+        self.change(|ledger| ledger.replay(id, said));
         let there = at.as_millis().saturating_add_signed(offset);
         let delay = Duration::from_millis(there.saturating_sub(id.0));
         waited.filter(|_| is_others).map(|waited| delay + waited)

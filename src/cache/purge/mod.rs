@@ -9,6 +9,8 @@
 mod ledger;
 mod log;
 mod pattern;
+#[cfg(test)]
+mod simulation;
 mod table;
 mod wire;
 

@@ -77,9 +77,16 @@ macro_rules! with_begin {
                 local found = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
                 return found[1] and found[1][1]
             end
-            local function said()
+            local function before(a, b)
+                local first, firstSequence = parts(a)
+                local second, secondSequence = parts(b)
+                return first < second or (first == second and firstSequence < secondSequence)
+            end
+            -- Where the log ended; nothing where we know of more.
+            local function said(known)
                 local id = redis.pcall('GET', witness)
-                return type(id) == 'string' and parts(id) and id or nil
+                local is = type(id) == 'string' and parts(id) and (known == '' or not before(id, known))
+                return is and id or nil
             end
             -- Begins a log beyond what is known, even where this server's clock is behind.
             local function begin(known, after)
@@ -111,23 +118,20 @@ pub(super) fn look_script() -> &'static Script {
             r"
             local known, life = ARGV[1], ARGV[2]
             local e = last()
-            if not e then begin(known, said()) end
+            if not e then begin(known, said(known)) end
             local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
             local lost = 0
+            -- What the log holds begins behind this.
+            local after = first[2][2] == 'resumed' and parts(first[2][4]) and first[2][4] or first[1]
             if known ~= '' and #redis.call('XRANGE', stream, known, known) == 0
-                and not (first[2][2] == 'resumed' and first[2][4] == known) then
+                and not (after == known and after ~= first[1]) then
                 lost = 1
-                if e then
-                    local there, thereSequence = parts(e)
-                    local here, hereSequence = parts(known)
-                    if there < here or (there == here and thereSequence < hereSequence) then
-                        begin(known, nil)
-                    end
-                end
+                -- Trimmed, the others have read it. Else what we know of was lost: all of it is for everyone.
+                if e and not before(known, after) then begin(known, nil) end
             end
             redis.call('PEXPIRE', stream, life)
             e = last()
-            if said() == e then
+            if said('') == e then
                 redis.call('PEXPIRE', witness, life)
             else
                 -- A full server refuses that, and is read all the same.
@@ -156,7 +160,7 @@ pub(super) fn append_script() -> &'static Script {
         Script::new(with_begin!(
             r"
             local known, life = ARGV[1], ARGV[2]
-            if not last() then begin(known, said()) end
+            if not last() then begin(known, said(known)) end
             local places, id = {}, nil
             for at = 4, #ARGV, 6 do
                 id = redis.call('XADD', stream, 'MAXLEN', '~', ARGV[3], '*', 'k', ARGV[at],
