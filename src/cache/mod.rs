@@ -1235,6 +1235,82 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_log_that_is_evicted_costs_nothing_where_its_witness_says_that_all_of_it_was_read() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let witness = "test:end:{test:purges}";
+        one.purge_tag("other", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        one.fill(1, &["a"], b"kept");
+        let begins = async |kind: &str| {
+            let begun = std::time::Instant::now();
+            let there = || server.cli(&["XRANGE", "test:purges", "-", "+", "COUNT", "1"]);
+            while !there().contains(kind) {
+                assert!(begun.elapsed() < Duration::from_secs(5), "{}", there());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // The log alone: where it ended is known, and that we had read so far.
+        server.cli(&["DEL", "test:purges"]);
+        begins("resumed").await;
+        assert!(one.body(1).await.is_some());
+        // The witness alone is written anew.
+        server.cli(&["DEL", witness]);
+        let begun = std::time::Instant::now();
+        while server.cli(&["EXISTS", witness]) != "1" {
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(one.body(1).await.is_some());
+        // A purge that comes behind the eviction hides nothing, and is obeyed.
+        server.cli(&["DEL", "test:purges"]);
+        one.purge_tag("more", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        assert!(one.body(1).await.is_some());
+        // Both: nobody knows what the log held.
+        server.cli(&["DEL", "test:purges", witness]);
+        eventually_absent(&one, 1).await;
+        begins("genesis").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_evicted_before_it_was_read_makes_everything_older_stale() {
+        let server = Server::start().await;
+        let mut one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 0).ready().await;
+        one.purge_tag("other", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        one.fill(1, &["a"], b"old");
+        one.follower.abort();
+        two.purge_tag("a", false).await;
+        server.cli(&["DEL", "test:purges"]);
+        // Hides from who looks for his place that there was something before it.
+        two.purge_tag("b", false).await;
+        let (cache, redis) = (one.cache.clone(), one.redis.clone());
+        one.follower = tokio::spawn(async move { follow(&cache, &redis).await });
+        eventually_absent(&one, 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_sidecar_that_starts_where_purges_were_lost_before_knows_nothing_of_its_memory() {
+        let mut server = Server::absent();
+        let one = Sidecar::start(&server, 1 << 20);
+        one.fill(1, &["a"], b"from before Redis was there");
+        assert!(one.body(1).await.is_some());
+        server.run().await;
+        eventually_absent(&one, 1).await;
+    }
+
+    #[tokio::test]
     async fn values_that_are_not_ours_are_misses_counted_and_overwritten() {
         let server = Server::start().await;
         let one = Sidecar::start(&server, 0).ready().await;
