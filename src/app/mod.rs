@@ -7,6 +7,7 @@ mod banner;
 mod demo;
 pub mod doctor;
 mod keys;
+mod notices;
 mod reload;
 mod ways;
 mod worker;
@@ -21,6 +22,7 @@ use crate::config::{RunOptions, Settings, settings, watch};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::Shared;
+use crate::purging::Listening;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::otlp::Otlp;
@@ -33,7 +35,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -143,6 +145,8 @@ struct House {
     condition: Arc<Condition>,
     log: Arc<Log>,
     otlp: Otlp,
+    /// See [`Listening::lag`].
+    stream_lag: Arc<AtomicU64>,
 }
 
 impl House {
@@ -185,6 +189,7 @@ impl House {
             condition,
             log,
             otlp,
+            stream_lag: Arc::new(AtomicU64::new(u64::MAX)),
         })
     }
 
@@ -210,6 +215,14 @@ impl House {
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
+        let recorder = kit.metrics.recorder(usize::MAX);
+        let wanted = self.settings.load().purging.notify.is_some();
+        kit.shared.purging.notices().want(wanted);
+        tokio::spawn(notices::send(
+            kit.shared.clone(),
+            self.settings.clone(),
+            recorder,
+        ));
         if cache.has_memory() {
             tokio::spawn(fit_memory(cache.clone(), kit.settings.cache.memory));
         }
@@ -224,6 +237,19 @@ impl House {
             tokio::spawn(async move {
                 ways.vitals().watch(&redis, || ways.all(), &clock).await;
             });
+        }
+        if let Some(redis) = redis.clone() {
+            let listening = Listening {
+                door: kit.shared.purging.clone(),
+                cache: cache.clone(),
+                redis,
+                settings: self.settings.clone(),
+                recorder: kit.metrics.recorder(usize::MAX),
+                clock: kit.shared.clock.clone(),
+                lag: self.stream_lag.clone(),
+                group: Arc::default(),
+            };
+            tokio::spawn(listening.run());
         }
         self.watch();
         let limiter = kit.background_limiter(redis.clone());
@@ -256,8 +282,10 @@ impl House {
             self.condition.clone(),
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
-        let clock = kit.shared.clock.clone();
+        let (clock, lag) = (kit.shared.clock.clone(), self.stream_lag.clone());
         kit.metrics.watch(move |gauges| {
+            let entries = lag.load(Ordering::Relaxed);
+            gauges.purge_stream_lag = (entries != u64::MAX).then_some(entries);
             let status = cache.status();
             gauges.memory_bytes = Some(status.bytes);
             gauges.memory_limit_bytes = Some(status.bytes_max);

@@ -166,6 +166,8 @@ pub struct Gauges {
     pub cache_unreadable: Vec<(&'static str, u64)>,
     /// Responses that were asked for and found to be purged, by tier.
     pub purged_objects: Vec<(&'static str, u64)>,
+    /// Entries of `purge.stream` that are not carried out yet.
+    pub purge_stream_lag: Option<u64>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Whether limits are counted here because Redis is away.
@@ -484,6 +486,7 @@ impl Metrics {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
                 ("larder_purge_requests_total", &worker.purge_requests),
+                ("larder_purge_notices_total", &worker.purge_notices),
                 ("larder_limit_decisions_total", &worker.limits),
                 (
                     "larder_redis_breaker_transitions_total",
@@ -636,6 +639,11 @@ impl Recorder {
         count(&self.0.purge_requests, way, outcome);
     }
 
+    /// Others were to be told of a purge: `sent`, `failed` (to be tried again) or `dropped`.
+    pub fn purge_told(&self, outcome: &'static str) {
+        count(&self.0.purge_notices, outcome, "");
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -674,6 +682,7 @@ struct Worker {
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
     purge_requests: Named<AtomicU64>,
+    purge_notices: Named<AtomicU64>,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
@@ -691,6 +700,7 @@ impl Worker {
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
             purge_requests: Slots::new((OTHER.into(), OTHER.into())),
+            purge_notices: Slots::new((OTHER.into(), "".into())),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
@@ -920,6 +930,7 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
         ("larder_memory_bytes", gauges.memory_bytes),
         ("larder_memory_limit_bytes", gauges.memory_limit_bytes),
         ("larder_memory_objects", gauges.memory_objects),
+        ("larder_purge_stream_lag", gauges.purge_stream_lag),
         (
             "larder_limit_local_fallback",
             gauges.limit_local_fallback.map(u64::from),
@@ -1141,6 +1152,7 @@ mod tests {
                 memory_evictions: vec![("size", 4)],
                 cache_unreadable: vec![("checksum", 5)],
                 purged_objects: vec![("redis", 6)],
+                purge_stream_lag: Some(8),
                 purge_log_followed: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
@@ -1191,6 +1203,7 @@ mod tests {
         recorder.breaker("open");
         recorder.purge("tag", true);
         recorder.purge_asked("api", "logged");
+        recorder.purge_told("sent");
         recorder.client_error("head-too-large");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
@@ -1228,6 +1241,8 @@ mod tests {
                 1.0,
             ),
             ("larder_cache_purged_objects_total{tier=\"redis\"}", 6.0),
+            ("larder_purge_notices_total{outcome=\"sent\"}", 1.0),
+            ("larder_purge_stream_lag", 8.0),
             (
                 "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
                 1.0,

@@ -26,6 +26,8 @@ mod pool;
 mod post_reads;
 mod presets;
 mod purging;
+mod purging_hooks;
+mod purging_redis;
 mod purging_ways;
 mod query_method;
 mod redis_access;

@@ -92,6 +92,26 @@ impl PurgeLog {
         }
     }
 
+    /// The last place of the log as Redis has it, whatever has been replayed of it here.
+    pub async fn end(&self, redis: &Redis) -> Result<LogId, Outage> {
+        let mut last = redis::cmd("XREVRANGE");
+        last.arg(&self.stream).arg("+").arg("-").arg("COUNT").arg(1);
+        let answer = redis.query("purge", &last).await?;
+        let Value::Array(entries) = answer else {
+            return Err(Outage::Protocol);
+        };
+        match entries.first() {
+            Some(Value::Array(entry)) => entry.first().and_then(log_id).ok_or(Outage::Protocol),
+            _ => Ok((0, 0)),
+        }
+    }
+
+    /// See [`Table::logged`].
+    #[must_use]
+    pub fn logged(&self, purge: &Purge) -> LogId {
+        self.read().logged(purge)
+    }
+
     /// See [`Table::position`].
     #[must_use]
     pub fn position(&self) -> Position {

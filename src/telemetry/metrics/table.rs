@@ -69,6 +69,9 @@ table! {
         "Stored responses that were asked for and found to be purged, and so were fetched anew. A purge itself touches none: what nobody asks for any more is not counted.";
     Counter "larder_purge_requests_total" ["way", "outcome"]
         "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
+    Counter "larder_purge_notices_total" ["outcome"]
+        "Messages to purge.notify: sent, failed (to be tried again), dropped.";
+    Gauge "larder_purge_stream_lag" [] "Entries of purge.stream that nobody of its group has carried out yet.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
