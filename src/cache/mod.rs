@@ -7,6 +7,7 @@ pub mod chunks;
 pub mod codec;
 pub mod entry;
 mod filling;
+pub mod lease;
 mod lz4;
 pub mod memory;
 mod preview;
@@ -21,6 +22,7 @@ pub use chunks::{ChunkReader, Chunks, Gone};
 pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
+pub use lease::{Bid, Holder, Lease, Taken, Waiter};
 pub use preview::{Hits, Preview};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
@@ -30,8 +32,10 @@ use crate::redis_client::Redis;
 use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use lease::Leases;
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{LogId, PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
@@ -95,6 +99,7 @@ struct Shared {
     /// Places for large content that is being stored.
     fills: Arc<Semaphore>,
     purges: Arc<PurgeLog>,
+    leases: Arc<Leases>,
     counters: Arc<Counters>,
 }
 
@@ -162,6 +167,7 @@ impl Cache {
                 object_max,
                 fills: Arc::new(Semaphore::new(FILLS_MAX)),
                 purges: Arc::new(PurgeLog::new(namespace, seal)),
+                leases: Arc::new(Leases::new(namespace)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -291,6 +297,24 @@ impl Cache {
         self.shared.seal.store(Arc::new(seal));
     }
 
+    /// `text` as it may lie in Redis, to be read with [`Cache::open_sealed`] by who knows what it is
+    /// `bound_to`: encrypted where there is a key. `None` where that cannot be done.
+    #[must_use]
+    pub fn seal(&self, text: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
+        let mut sealed = vec![0];
+        sealed[0] = (self.shared.seal.load()).close(&mut sealed, &[text], false, bound_to);
+        (sealed.len() > 1).then_some(sealed)
+    }
+
+    /// What [`Cache::seal`] made of a text; `None` for what it did not make.
+    #[must_use]
+    pub fn open_sealed(&self, mut sealed: Bytes, bound_to: &[u8]) -> Option<Bytes> {
+        let flags = sealed.first().copied()?;
+        let block = sealed.split_off(1);
+        let opened = self.shared.seal.load().open(block, flags, bound_to);
+        opened.ok()
+    }
+
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
     /// until it has caught up, nothing is read from Redis.
     pub async fn follow_purges(&self, redis: &Redis) -> Infallible {
@@ -316,7 +340,7 @@ impl Cache {
         if !tier.redis().is_up() || !self.shared.purges.is_current() {
             return here;
         }
-        let there = self.fetch(tier, key, rule, request, now).await;
+        let there = self.fetch(tier, key, rule, request, now, false).await;
         better(here, there)
     }
 
@@ -553,6 +577,14 @@ impl Cache {
         (here, rule)
     }
 
+    /// The key of the variant that `request` selects, where it is known what `key` varies on.
+    fn variant_of(&self, key: &Key, request: &HeaderMap) -> Option<Key> {
+        match self.shared.memory.get(key) {
+            Some(Held::Vary(rule)) => Some(rule.key(key, request)),
+            _ => None,
+        }
+    }
+
     /// Whether an entry in memory may be shown.
     fn judge(&self, at: &Key, entry: Arc<Entry>, now: Timestamp) -> Lookup {
         if entry.is_dead(now) {
@@ -585,6 +617,7 @@ impl Cache {
     }
 
     /// Asks Redis: directly for the variant where its rule is known, else once more behind a marker.
+    /// `newest`: no replica, which may be behind.
     async fn fetch(
         &self,
         tier: &RedisTier,
@@ -592,12 +625,13 @@ impl Cache {
         mut rule: Option<Arc<VaryRule>>,
         request: &HeaderMap,
         now: Timestamp,
+        newest: bool,
     ) -> Lookup {
         for _ in 0..2 {
             // Read before asking: a purge that comes while Redis answers must hit what it answers.
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
-            match tier.get(key, variant.as_ref(), now).await {
+            match tier.get(key, variant.as_ref(), now, newest).await {
                 Ok(Found::Entry(entry)) => {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);

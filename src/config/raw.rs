@@ -33,6 +33,8 @@ pub(super) struct Raw {
     pub routes: Given<List<Route>>,
     /// What frameworks need: `nextjs`, `supabase`, or a list; routes of the file come first.
     pub presets: Given<OneOrMany<Preset>>,
+    /// Lists of pages that are asked for before anybody has to wait for them.
+    pub warm: Given<List<WarmList>>,
     /// Which header dialects are spoken.
     pub headers: Given<Headers>,
     /// The shape of the errors that larder makes.
@@ -314,6 +316,8 @@ pub(super) struct Defaults {
     pub stale_while_revalidate: Given<Span>,
     /// Stale answers when the app fails; 0s by default.
     pub stale_if_error: Given<Span>,
+    /// How long a request waits for another's fetch of the same; 10s by default.
+    pub collapse_wait: Given<Span>,
     /// Guess a lifetime from Last-Modified; false by default.
     pub heuristic: Given<Flag>,
     /// Hits may renew an entry before its end, the likelier the nearer that is and the longer the app took;
@@ -360,6 +364,8 @@ pub(super) struct Route {
     pub stale_while_revalidate: Given<Span>,
     /// As in `defaults`.
     pub stale_if_error: Given<Span>,
+    /// As in `defaults`.
+    pub collapse_wait: Given<Span>,
     /// Statuses that the ttl is for; 200, 203, 301, 308, and 404, 410 for at most 1m.
     pub statuses: Given<List<Status>>,
     /// As in `cache`.
@@ -437,6 +443,43 @@ pub(super) struct EveryRoute {
     pub path: Given<OneOrMany<PathPattern>>,
     pub key: Given<Key>,
     pub bypass_when: Given<BypassWhen>,
+}
+
+/// Pages that are warmed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with urls, sitemap, file or popular"
+)]
+pub(super) struct WarmList {
+    /// Pages: paths, or whole URLs.
+    pub urls: Given<List<PageAddress>>,
+    /// The path or URL of a sitemap that the app serves; an index of sitemaps is followed once.
+    pub sitemap: Given<PageAddress>,
+    /// File with a path or URL a line; lines that begin with # are left out.
+    pub file: Given<FilePath>,
+    /// So many of the pages that are asked for most, over all sidecars.
+    pub popular: Given<Whole>,
+    /// The host that pages without one are asked for by, `shop.example` or `https://shop.example`; by
+    /// default those of `hosts`, else the one that is asked for most.
+    pub host: Given<HostAddress>,
+    /// Fields that select variants, a value or a list of values each.
+    pub headers: Given<Fields>,
+    /// Cookies that select variants.
+    pub cookies: Given<Fields>,
+    /// When larder starts; false by default.
+    pub on_start: Given<Flag>,
+    /// Again and again, with so long between; what would end before the next time is renewed.
+    pub every: Given<Span>,
+    /// At these moments: minute, hour, day, month and day of the week as in crontab, in UTC.
+    pub schedule: Given<Schedule>,
+    /// Pages at a time; 4 by default.
+    pub concurrency: Given<Whole>,
+    /// How fast; 50/s by default.
+    pub rate: Given<Rate>,
+    /// Ready only once they have been warmed at the start; false by default.
+    pub wait_ready: Given<Flag>,
 }
 
 /// A route's own limit.

@@ -1,6 +1,7 @@
 //! The configuration as the rest of the house uses it: every value checked, every default filled in.
 
 use super::redis_url::RedisUrl;
+use super::warm::WarmList;
 use crate::identity::IdentitySettings;
 use crate::route::{Routes, Template};
 use crate::secret::{self, Secret, SigningKey};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The routes.
     pub routes: Arc<Routes>,
+    /// Lists of pages that are warmed.
+    pub warm: Vec<WarmList>,
     /// Which header dialects are spoken.
     pub headers: Headers,
     /// Shape of the errors we make.

@@ -8,6 +8,7 @@ mod coalesce;
 mod content;
 pub mod explain;
 mod fetch;
+mod fleet;
 mod forward;
 mod post;
 mod purge;
@@ -49,7 +50,7 @@ use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
 use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
-use crate::telemetry::hot::{Hot, What};
+use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
@@ -124,6 +125,8 @@ pub struct Shared {
     pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
+    /// Keys that many wait for at once.
+    pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
     /// What time it is.
@@ -147,6 +150,7 @@ impl Shared {
             tunnels: Tunnels::default(),
             purging: Purging::default(),
             hot: Hot::default(),
+            stampedes: Stampedes::default(),
             ahead: Ahead::default(),
             clock,
             log: AccessLog::default(),
@@ -392,8 +396,7 @@ impl Proxy {
         drop(span);
         if reuse != Reuse::Fresh {
             // A fresh hit is counted where it is renewed.
-            let url = || format!("{}{}", visit.authority(), ask.found.rule.url(ask.target)).into();
-            self.count(ask, &key, url);
+            self.count(ask, &key, || ask.url().into());
         }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
@@ -461,14 +464,8 @@ impl Proxy {
 
     /// Counts a use of `key`, which stands for `url`.
     fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
-        let rule = ask.found.rule;
         let hot = &self.0.shared.hot;
-        hot.used(key, ask.visit.now, || What {
-            url: url(),
-            tls: ask.scheme() == "https",
-            route: rule.name.clone(),
-            is_personal: !rule.key.per.is_empty(),
-        });
+        hot.used(key, ask.visit.now, || ask.what(url()));
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that
@@ -604,6 +601,26 @@ impl Proxy {
 }
 
 impl<'a> Ask<'a> {
+    /// The URL that the answer is known by: `host/path?query`.
+    fn url(&self) -> String {
+        format!(
+            "{}{}",
+            self.visit.authority(),
+            self.found.rule.url(self.target)
+        )
+    }
+
+    /// What its key stands for.
+    fn what(&self, url: Box<str>) -> What {
+        let rule = self.found.rule;
+        What {
+            url,
+            tls: self.scheme() == "https",
+            route: rule.name.clone(),
+            is_personal: !rule.key.per.is_empty(),
+        }
+    }
+
     fn handle(&self) -> &'a RouteHandle {
         &self.visit.snapshot.handles[self.found.rule.id]
     }

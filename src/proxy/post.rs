@@ -125,7 +125,7 @@ impl Proxy {
             Ok(Led::Apart { response, .. }) => {
                 Reply::app(ask, response, Outcome::Bypass, Reason::Method)
             }
-            Ok(Led::Confirmed { .. } | Led::Failed(_)) | Err(_) => {
+            Ok(Led::Confirmed { .. } | Led::Found(_) | Led::Failed(_)) | Err(_) => {
                 return Err(Problem::App(crate::upstream::UpstreamError::Reset));
             }
         };

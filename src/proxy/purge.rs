@@ -219,6 +219,11 @@ impl Tags {
         tags
     }
 
+    /// Those that are known before the answer is.
+    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(String::as_str)
+    }
+
     /// The app names these in fields of its answer.
     pub(super) fn are_named(&mut self, tags: Vec<String>) {
         self.named = tags;

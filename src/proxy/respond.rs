@@ -57,6 +57,8 @@ pub enum Problem {
     App(UpstreamError),
     /// App: the same, and what is stored must not be used without its word.
     Unconfirmed(UpstreamError),
+    /// App: so many wait for one answer of it that one more may not.
+    TooManyWait,
     /// larder: a fault of ours; it ended this request and nothing else.
     Internal,
 }
@@ -87,7 +89,9 @@ impl Problem {
             Self::Limited(_) | Self::TooManyPurges(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MayNotPurge(_) => StatusCode::UNAUTHORIZED,
             Self::NotAPurge(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LimitsUnavailable | Self::TooManyTunnels | Self::TooManyWait => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
@@ -123,6 +127,7 @@ impl Problem {
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
+            Self::TooManyWait => "TOO_MANY_WAITING",
             Self::Internal => "INTERNAL_ERROR",
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
@@ -157,6 +162,7 @@ impl Problem {
                 "The proxy received its own request: its upstream leads back to itself.".into()
             }
             Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
+            Self::TooManyWait => "Too many requests wait for the same answer.".into(),
             Self::Internal => "The proxy failed at this request.".into(),
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout => "The app did not answer in time.",
@@ -180,6 +186,7 @@ impl Problem {
             Self::TooManyPurges(secs) => Some(*secs),
             Self::LimitsUnavailable
             | Self::TooManyTunnels
+            | Self::TooManyWait
             | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
             _ => None,
         }

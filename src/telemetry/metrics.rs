@@ -493,6 +493,7 @@ impl Metrics {
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
+                ("larder_cache_leases_total", &worker.leases),
                 ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
@@ -571,6 +572,11 @@ impl Recorder {
         }
     }
 
+    /// Many wait for one key of this route.
+    pub fn stampede(&self, route: &RouteHandle) {
+        self.0.block(route).stampedes.fetch_add(1, Relaxed);
+    }
+
     /// The app was asked.
     pub fn upstream(&self, route: &RouteHandle, result: UpstreamResult, duration: Duration) {
         let key = match result {
@@ -610,6 +616,12 @@ impl Recorder {
     /// Requests waiting for another's fetch right now: +1 or −1.
     pub fn coalescing(&self, change: i64) {
         self.0.coalescing.fetch_add(change, Relaxed);
+    }
+
+    /// What came of asking for the lease of a fetch: `led`, `found`, `apart`, `took_over`, `lost`, `timed_out` or
+    /// `unavailable`.
+    pub fn lease(&self, outcome: &'static str) {
+        count(&self.0.leases, outcome, "");
     }
 
     /// A limit decided: `allowed`, `near`, `limited` or `shadow`.
@@ -686,6 +698,7 @@ struct Worker {
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
+    leases: Named<AtomicU64>,
     warmed: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
@@ -704,6 +717,7 @@ impl Worker {
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
+            leases: Slots::new((OTHER.into(), "".into())),
             warmed: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
@@ -728,6 +742,7 @@ struct Block {
     stored: AtomicU64,
     refused: [AtomicU64; REASONS],
     coalesced: AtomicU64,
+    stampedes: AtomicU64,
     bytes: [AtomicU64; Source::ALL.len()],
     saved_nanos: AtomicU64,
 }
@@ -742,6 +757,7 @@ impl Block {
             stored: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             coalesced: AtomicU64::new(0),
+            stampedes: AtomicU64::new(0),
             bytes: std::array::from_fn(|_| AtomicU64::new(0)),
             saved_nanos: AtomicU64::new(0),
         }
@@ -793,6 +809,7 @@ impl Block {
             );
         }
         out.count("larder_cache_coalesced_total", &[name], &self.coalesced);
+        out.count("larder_cache_stampedes_total", &[name], &self.stampedes);
         for source in Source::ALL {
             out.count(
                 "larder_cache_bytes_total",
@@ -1198,6 +1215,8 @@ mod tests {
         recorder.store(&route, Some(Reason::TooLarge));
         recorder.saved(&route, Duration::from_millis(1_500));
         recorder.coalescing(1);
+        recorder.stampede(&route);
+        recorder.warmed("stored");
         recorder.limit("public", "near");
         recorder.redis("GET", Some("timeout"), Duration::from_millis(100));
         recorder.breaker("open");
@@ -1205,6 +1224,8 @@ mod tests {
         recorder.purge_asked("api", "logged");
         recorder.purge_told("sent");
         recorder.client_error("head-too-large");
+        recorder.lease("led");
+        recorder.warmed("stored");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
@@ -1268,6 +1289,7 @@ mod tests {
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
+            ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {
             assert_eq!(series.get(name), Some(&value), "{name}");
         }

@@ -13,6 +13,7 @@ mod wire;
 pub use log::{LOG_AWAY_MAX, LOST_MAX, OUTBOX_MAX, PurgeLog, STREAM_MAX, STREAM_TTL};
 pub use pattern::PATTERN_BYTES_MAX;
 pub use table::{BANS_MAX, PURGES_MAX, Table};
+pub(super) use wire::{log_id, stream_entries};
 
 use crate::semantics::search::path_tag;
 use pattern::Matcher;
