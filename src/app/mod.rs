@@ -225,6 +225,7 @@ impl House {
         tokio::spawn(notices::send(
             kit.shared.clone(),
             self.settings.clone(),
+            cache.clone(),
             recorder,
         ));
         if cache.has_memory() {

@@ -1,6 +1,7 @@
 //! Tells others of purges that began here: each in its turn, again and again for a while, and never in a
 //! purge's way.
 
+use crate::cache::Cache;
 use crate::config::Settings;
 use crate::config::settings::PurgeNotify;
 use crate::proxy::Shared;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 /// Between two looks at whether anybody is to be told.
 const LOOK: Duration = Duration::from_secs(1);
+/// A message that is sent is no news for so long, should it come back: longer than it is tried.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// One try.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries of one message,
@@ -34,6 +37,7 @@ type Sender = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(super) async fn send(
     shared: Arc<Shared>,
     settings: Arc<ArcSwap<Settings>>,
+    cache: Cache,
     recorder: Recorder,
 ) {
     let notices = shared.purging.notices();
@@ -51,6 +55,9 @@ pub(super) async fn send(
         let Ok(notice) = tokio::time::timeout(LOOK, notices.next()).await else {
             continue;
         };
+        // Should it come back to any of us, it is known.
+        let (door, now) = (&shared.purging, shared.clock.now());
+        let _ = door.is_new(&cache, &notice.id, KNOWN_FOR, now).await;
         let outcome = match client(&mut sender) {
             Some(sender) => deliver(sender, &whom, &notice, &shared, &recorder).await,
             None => Err("TLS cannot be spoken".to_owned()),

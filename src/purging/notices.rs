@@ -5,7 +5,7 @@
 
 use super::request::written;
 use super::webhook::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
-use super::{By, locked};
+use super::{By, Way, locked};
 use crate::cache::Purge;
 use crate::secret::SigningKey;
 use crate::semantics::Timestamp;
@@ -33,8 +33,13 @@ impl Notice {
     pub(super) fn of(purges: &[Purge], by: &By) -> Self {
         let mut content = written(purges);
         content["by"] = by.way.word().into();
+        let id = match (by.way, &by.name) {
+            // What was heard is told on by the name that it came by: who hears it again knows it.
+            (Way::Webhook, Some(id)) => id.to_string(),
+            _ => format!("purge_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+        };
         Self {
-            id: format!("purge_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            id,
             content: format!("{content}\n").into(),
         }
     }

@@ -27,6 +27,7 @@ mod post_reads;
 mod presets;
 mod purging;
 mod purging_hooks;
+mod purging_postgres;
 mod purging_redis;
 mod purging_ways;
 mod query_method;

@@ -343,6 +343,37 @@ async fn others_are_told_of_each_purge_signed_and_until_they_have_taken_it() {
 }
 
 #[tokio::test]
+async fn two_larders_that_tell_each_other_come_to_an_end() {
+    let app = echo().await;
+    let one = larder(&app).yaml(&hook("")).start().await;
+    let two = larder(&app).yaml(&hook("")).start().await;
+    for (teller, other) in [(&one, &two), (&two, &one)] {
+        let url = format!("http://{}/hooks/purge", other.address);
+        let notify = format!("notify: {{ url: \"{url}\", secret: \"{SECRET}\" }}, webhook:");
+        teller.configure("webhook:", &notify);
+    }
+    for larder in [&one, &two] {
+        larder.says("the configuration was reloaded").await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    fill(&two, "/cars/1").await;
+    one.purge(json!({"tags": ["car:1"], "soft": false})).await;
+    eventually("the other has purged too", async || {
+        (two.get("/cars/1").await.cache() != "HIT").then_some(())
+    })
+    .await;
+    let repeated = "larder_purge_requests_total{way=\"webhook\",outcome=\"repeated\"} 1";
+    eventually("it has come back, and is known", async || {
+        one.metrics().await.contains(repeated).then_some(())
+    })
+    .await;
+    for (larder, purges) in [(&one, 1), (&two, 1)] {
+        let recent = larder.admin().get("/v1/purges").await.json();
+        assert_eq!(recent["purges"].as_array().unwrap().len(), purges);
+    }
+}
+
+#[tokio::test]
 async fn one_larder_tells_another_by_its_webhook() {
     let app = echo().await;
     let far = larder(&app).yaml(&hook("")).start().await;
