@@ -3,11 +3,13 @@
 //! Traffic is served by the workers, each on a thread of its own; this thread's runtime has the
 //! admin port, the purge log, the probes, the signals and everything else that no request waits for.
 
+mod alerts;
 mod banner;
 mod demo;
 pub mod doctor;
 mod keys;
 mod notices;
+mod quarantine;
 mod reload;
 mod ways;
 mod worker;
@@ -19,6 +21,7 @@ use crate::cache::Cache;
 use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
+use crate::evidence::Verdict;
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::warm::{Lists, Popular, Warmer};
@@ -27,6 +30,7 @@ use crate::purging::Listening;
 use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
+use crate::telemetry::metrics::AuditGauges;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
 use crate::upstream::{Down, Upstream};
@@ -228,6 +232,12 @@ impl House {
             cache.clone(),
             recorder,
         ));
+        tokio::spawn(alerts::keep_telling(kit.shared.clone()));
+        tokio::spawn(quarantine::keep(
+            kit.shared.clone(),
+            cache.clone(),
+            redis.clone(),
+        ));
         if cache.has_memory() {
             tokio::spawn(fit_memory(cache.clone(), kit.settings.cache.memory));
         }
@@ -319,6 +329,7 @@ impl House {
             self.condition.clone(),
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
+        let shared = kit.shared.clone();
         let (clock, lag) = (kit.shared.clock.clone(), self.stream_lag.clone());
         kit.metrics.watch(move |gauges| {
             let entries = lag.load(Ordering::Relaxed);
@@ -340,6 +351,11 @@ impl House {
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.audits = audit_gauges(&shared);
+            gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())
+                .map(|shut| shut.route)
+                .collect();
+            gauges.alarms = shared.evidence.alarms.counts();
             gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
         });
     }
@@ -365,6 +381,27 @@ impl House {
             }
         }
     }
+}
+
+/// What audits have found, arms of experiments added up, as the table of metrics shows it.
+fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
+    let mut routes: Vec<AuditGauges> = Vec::new();
+    for (route, _, tally) in shared.evidence.audits.read() {
+        if routes.last().is_none_or(|last| last.route != *route) {
+            routes.push(AuditGauges {
+                route: route.to_string(),
+                ..AuditGauges::default()
+            });
+        }
+        let Some(last) = routes.last_mut() else {
+            continue;
+        };
+        for verdict in Verdict::ALL {
+            last.add(verdict.word(), tally.count(verdict));
+        }
+        last.add("skipped", tally.skipped);
+    }
+    routes
 }
 
 /// The files that are watched now. A reload may name others.
