@@ -70,8 +70,14 @@ setup-peers: ## Install what `make bench` measures larder beside (Debian)
 	$(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends \
 		nginx libnginx-mod-http-lua lua-nginx-redis varnish haproxy redis-server wrk nghttp2-client
 
-setup: ## Install redis-server where it is missing
-	@command -v redis-server >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends redis-server; }
+setup: ## Install redis-server and PostgreSQL where they are missing
+	@missing=""; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends $$missing; \
+	fi
 
 setup-browser: ## Install chromium, node and playwright-core where they are missing
 	@missing=""; \

@@ -568,7 +568,7 @@ fn export(options: &Export, color: When) -> Exit {
             Ok((settings, _)) => {
                 say(&format!(
                     "{}\n",
-                    redis_client::acl(&settings.cache.namespace)
+                    redis_client::acl(&settings.cache.namespace, &settings.purging)
                 ));
                 Exit::Fine
             }

@@ -8,6 +8,7 @@ mod banner;
 mod demo;
 pub mod doctor;
 mod keys;
+mod notices;
 mod quarantine;
 mod reload;
 mod ways;
@@ -25,6 +26,7 @@ use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::warm::{Lists, Popular, Warmer};
 use crate::proxy::{Proxy, Rooms, Shared};
+use crate::purging::Listening;
 use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
@@ -39,7 +41,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -149,6 +151,8 @@ struct House {
     condition: Arc<Condition>,
     log: Arc<Log>,
     otlp: Otlp,
+    /// See [`Listening::lag`].
+    stream_lag: Arc<AtomicU64>,
 }
 
 impl House {
@@ -194,6 +198,7 @@ impl House {
             condition,
             log,
             otlp,
+            stream_lag: Arc::new(AtomicU64::new(u64::MAX)),
         })
     }
 
@@ -219,6 +224,15 @@ impl House {
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
+        let recorder = kit.metrics.recorder(usize::MAX);
+        let wanted = self.settings.load().purging.notify.is_some();
+        kit.shared.purging.notices().want(wanted);
+        tokio::spawn(notices::send(
+            kit.shared.clone(),
+            self.settings.clone(),
+            cache.clone(),
+            recorder,
+        ));
         tokio::spawn(alerts::keep_telling(kit.shared.clone()));
         tokio::spawn(quarantine::keep(
             kit.shared.clone(),
@@ -237,12 +251,34 @@ impl House {
                 tokio::join!(purges, cache.follow_wakes(&redis))
             });
         }
+        if redis.is_some() {
+            let (cache, upstream) = (cache.clone(), kit.upstream.clone());
+            tokio::spawn(async move {
+                loop {
+                    cache.lost().await;
+                    upstream.ramp();
+                }
+            });
+        }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();
             let clock = kit.shared.clock.clone();
             tokio::spawn(async move {
                 ways.vitals().watch(&redis, || ways.all(), &clock).await;
             });
+        }
+        if let Some(redis) = redis.clone() {
+            let listening = Listening {
+                door: kit.shared.purging.clone(),
+                cache: cache.clone(),
+                redis,
+                settings: self.settings.clone(),
+                recorder: kit.metrics.recorder(usize::MAX),
+                clock: kit.shared.clock.clone(),
+                lag: self.stream_lag.clone(),
+                group: Arc::default(),
+            };
+            tokio::spawn(listening.run());
         }
         self.watch();
         let limiter = kit.background_limiter(redis.clone());
@@ -306,8 +342,11 @@ impl House {
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
         let shared = kit.shared.clone();
-        let clock = kit.shared.clock.clone();
+        let (clock, lag) = (kit.shared.clock.clone(), self.stream_lag.clone());
+        let upstream = kit.upstream.clone();
         kit.metrics.watch(move |gauges| {
+            let entries = lag.load(Ordering::Relaxed);
+            gauges.purge_stream_lag = (entries != u64::MAX).then_some(entries);
             let status = cache.status();
             gauges.memory_bytes = Some(status.bytes);
             gauges.memory_limit_bytes = Some(status.bytes_max);
@@ -327,6 +366,7 @@ impl House {
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.upstream_load = Some(upstream.load());
             gauges.audits = audit_gauges(&shared.evidence.audits);
             gauges.shadows = audit_gauges(&shared.evidence.shadows);
             gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())

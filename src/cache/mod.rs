@@ -39,7 +39,7 @@ use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lease::Leases;
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
-use purge::{PurgeLog, Since, Subject, Verdict};
+use purge::{LogId, PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
 use seal::Seal;
 use std::convert::Infallible;
@@ -329,6 +329,12 @@ impl Cache {
         self.shared.purges.follow(redis, clock, recorder).await
     }
 
+    /// Waits until everything that is stored has turned out to be of no use: Redis has lost it, and with it what
+    /// was purged. For one task a process.
+    pub async fn lost(&self) {
+        self.shared.purges.lost().await;
+    }
+
     /// From now on memory is served so long after it was last known to be good, where it cannot be heard
     /// what other sidecars purge; `None`: as long as it is fresh.
     pub fn trust(&self, trust: Option<Duration>) {
@@ -478,6 +484,43 @@ impl Cache {
         purges.extend(paths);
         let redis = self.redis.as_ref().map(|tier| tier.behind());
         self.shared.purges.purge(purges, redis).await
+    }
+
+    /// The last place of the purge log as Redis has it now; `None` where it does not tell.
+    pub async fn log_end(&self) -> Option<LogId> {
+        let redis = self.redis.as_ref()?.behind();
+        self.shared.purges.end(redis).await.ok()
+    }
+
+    /// Whether the log has had something behind this place that does at least what `purge` would, as far
+    /// as it has been replayed here.
+    #[must_use]
+    pub fn is_logged(&self, purge: &Purge, since: LogId) -> bool {
+        self.shared.purges.logged(purge) > since
+    }
+
+    /// The name of the stream for what asks for purges and cannot be understood.
+    #[must_use]
+    pub fn dead_purges(&self) -> String {
+        self.shared.names.dead_purges()
+    }
+
+    /// Whether the sidecars of this namespace see `what` for the first time in so long, and this one first
+    /// of them. `None` where Redis does not tell.
+    pub async fn claim(&self, what: &str, life: Duration) -> Option<bool> {
+        let redis = self.redis.as_ref()?.behind();
+        let mut claim = redis::cmd("SET");
+        claim
+            .arg(self.shared.names.once(what))
+            .arg(1)
+            .arg("NX")
+            .arg("PX")
+            .arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        match redis.query("claim", &claim).await {
+            Ok(redis::Value::Okay) => Some(true),
+            Ok(redis::Value::Nil) => Some(false),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// What each of these purges would hit, of what memory holds now. Takes a while where that is much:

@@ -107,6 +107,18 @@ impl Names {
         name
     }
 
+    /// The name of the stream for what asks for purges and cannot be understood.
+    #[must_use]
+    pub fn dead_purges(&self) -> String {
+        format!("{}:purges:dead", self.namespace)
+    }
+
+    /// The name under which is noted that `what` has been seen.
+    #[must_use]
+    pub fn once(&self, what: &str) -> String {
+        format!("{}:once:{what}", self.namespace)
+    }
+
     /// The name of the lease of `key`, or of its variant: in the same slot.
     #[must_use]
     pub fn lease(&self, key: &Key, variant: Option<&Key>) -> String {

@@ -328,7 +328,7 @@ impl Proxy {
             return Err(Problem::Misdirected);
         }
         if ask.asks_to_purge() {
-            return Box::pin(self.purge_asked(ask, limits)).await;
+            return Box::pin(self.purge_asked(ask, body, limits)).await;
         }
         self.admit(ask, limits).await?;
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {

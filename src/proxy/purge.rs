@@ -5,7 +5,7 @@ use super::reply::Reply;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
-use crate::purging::request::user_tag;
+use crate::purging::request::{text_at, user_tag};
 use crate::purging::{By, Way};
 use crate::route::{Placeholder, Rule, Target, Template};
 use crate::semantics::line::hex;
@@ -53,8 +53,8 @@ impl Proxy {
                 .and_then(|body| serde_json::from_slice(&body).ok());
             let response = response_json(ask, answer).await;
             let value = |placeholder: &Placeholder| match placeholder {
-                Placeholder::Request(path) => field(request.as_ref(), path).map(Cow::Owned),
-                Placeholder::Response(path) => field(response.as_ref(), path).map(Cow::Owned),
+                Placeholder::Request(path) => text_at(request.as_ref(), path).map(Cow::Owned),
+                Placeholder::Response(path) => text_at(response.as_ref(), path).map(Cow::Owned),
                 other => ask.value(other),
             };
             // A tag whose field is missing is left out, never guessed.
@@ -255,7 +255,7 @@ impl Tags {
             let json: Option<Value> = serde_json::from_slice(body).ok();
             tags.extend(self.late.iter().filter_map(|(template, values)| {
                 template.render(|placeholder| match placeholder {
-                    Placeholder::Response(path) => field(json.as_ref(), path).map(Cow::Owned),
+                    Placeholder::Response(path) => text_at(json.as_ref(), path).map(Cow::Owned),
                     other => values
                         .iter()
                         .find(|(known, _)| known == other)
@@ -273,36 +273,5 @@ impl Tags {
         tags.sort_unstable();
         tags.dedup();
         tags.into_iter().map(String::into_boxed_str).collect()
-    }
-}
-
-/// A field of a JSON body as text; objects and arrays are no text.
-fn field(json: Option<&Value>, path: &[String]) -> Option<String> {
-    match path.iter().try_fold(json?, |value, name| value.get(name))? {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_field_of_a_body_is_found_by_its_path_and_only_text_counts() {
-        let body = json!({"car": {"id": 42, "tags": ["a"]}, "name": "x"});
-        let at = |path: &[&str]| {
-            field(
-                Some(&body),
-                &path.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            )
-        };
-        assert_eq!(at(&["car", "id"]).as_deref(), Some("42"));
-        assert_eq!(at(&["name"]).as_deref(), Some("x"));
-        assert_eq!(at(&["car", "tags"]), None);
-        assert_eq!(at(&["missing"]), None);
     }
 }

@@ -353,16 +353,29 @@ pub(super) fn options() -> Response<Body> {
 /// The answer to a purge that was carried out: 200 when it holds everywhere, 202 when the others hear of
 /// it later.
 pub(super) fn purged(record: &Record) -> Response<Body> {
+    let status = match record.outcome {
+        PurgeOutcome::Queued => StatusCode::ACCEPTED,
+        PurgeOutcome::Logged | PurgeOutcome::Local => StatusCode::OK,
+    };
     let content = serde_json::json!({
         "purges": record.purges,
         "soft": record.soft == record.purges,
         "outcome": record.outcome.word(),
     });
+    json(status, &content)
+}
+
+/// The answer to a message that purges nothing, and why: it came before, or is of no matter here.
+pub(super) fn nothing_purged(outcome: &'static str) -> Response<Body> {
+    json(
+        StatusCode::OK,
+        &serde_json::json!({ "purges": 0, "outcome": outcome }),
+    )
+}
+
+fn json(status: StatusCode, content: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::full(format!("{content}\n")));
-    *response.status_mut() = match record.outcome {
-        PurgeOutcome::Queued => StatusCode::ACCEPTED,
-        PurgeOutcome::Logged | PurgeOutcome::Local => StatusCode::OK,
-    };
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

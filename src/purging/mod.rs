@@ -4,20 +4,27 @@
 //! What a purge hits is the store's business. Never fails: with Redis away, a purge is done here and
 //! queued for the others.
 
+pub mod listening;
+pub mod notices;
 pub mod request;
+pub mod webhook;
 
+pub use listening::Listening;
+pub use notices::Notice;
 pub use request::{Refusal, Request};
 
 use crate::cache::{Cache, Purge, PurgeOutcome, Scope};
 use crate::config::settings::Rate;
 use crate::semantics::Timestamp;
 use crate::telemetry::Recorder;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Purges that are remembered for [`Purging::recent`].
 pub const RECORDS_MAX: usize = 100;
+/// Messages that are remembered so that none is taken twice.
+pub const SEEN_MAX: usize = 100_000;
 /// Of one record, so many of its purges are told one by one.
 const TOLD_MAX: usize = 16;
 /// Bytes of one of them.
@@ -32,6 +39,12 @@ pub enum Way {
     Method,
     /// What a route, or the app by fields of its answer, purges after an unsafe request.
     Route,
+    /// A signed message on the port for clients.
+    Webhook,
+    /// A message of a Redis channel.
+    Channel,
+    /// An entry of a Redis Stream.
+    Stream,
 }
 
 impl Way {
@@ -42,6 +55,9 @@ impl Way {
             Self::Api => "api",
             Self::Method => "method",
             Self::Route => "route",
+            Self::Webhook => "webhook",
+            Self::Channel => "channel",
+            Self::Stream => "stream",
         }
     }
 }
@@ -82,6 +98,8 @@ pub struct Purging(Arc<Shared>);
 struct Shared {
     records: Mutex<VecDeque<Arc<Record>>>,
     admitted: Mutex<Admitted>,
+    seen: Mutex<Seen>,
+    notices: notices::Notices,
 }
 
 impl Purging {
@@ -102,6 +120,7 @@ impl Purging {
         let told = purges.iter().take(TOLD_MAX).map(|purge| told(&purge.scope));
         let (told, soft) = (told.collect(), purges.iter().filter(|purge| purge.soft));
         let (count, soft) = (purges.len(), soft.count());
+        self.0.notices.add(|| Notice::of(&purges, &by));
         purges.extend(beside);
         let outcome = cache.purge(purges).await;
         recorder.purge_asked(by.way.word(), outcome.word());
@@ -136,6 +155,20 @@ impl Purging {
     /// and exactly: no window ever holds more.
     pub fn admit(&self, rate: Rate, purges: usize, now: Timestamp) -> Result<(), Duration> {
         locked(&self.0.admitted).admit(rate, purges, now)
+    }
+
+    /// Whether the message `id` is new to all sidecars, for so long. With Redis away, to this one. Where
+    /// so many are remembered already that it cannot be told, it is taken for a known one.
+    pub async fn is_new(&self, cache: &Cache, id: &str, life: Duration, now: Timestamp) -> bool {
+        let digest = digest(id.as_bytes());
+        let is_new = locked(&self.0.seen).add(&digest, life, now);
+        is_new && cache.claim(&digest, life).await != Some(false)
+    }
+
+    /// What others are to be told of purges that began here.
+    #[must_use]
+    pub fn notices(&self) -> &notices::Notices {
+        &self.0.notices
     }
 
     /// What was purged last, the newest first.
@@ -180,6 +213,31 @@ impl Admitted {
     }
 }
 
+/// Messages that were taken, for as long as another of the same name is none.
+#[derive(Debug, Default)]
+struct Seen(HashMap<String, Timestamp>);
+
+impl Seen {
+    fn add(&mut self, digest: &str, life: Duration, now: Timestamp) -> bool {
+        if self.0.len() >= SEEN_MAX {
+            self.0.retain(|_, until| *until > now);
+        }
+        let is_known = self.0.get(digest).is_some_and(|until| *until > now);
+        if is_known || self.0.len() >= SEEN_MAX {
+            return false;
+        }
+        self.0.insert(digest.to_owned(), now + life);
+        true
+    }
+}
+
+/// 32 hexadecimal digits that stand for `bytes`.
+fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let half = digest.as_ref().iter().take(16);
+    half.map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// As people read it: `tag car:42`.
 #[must_use]
 pub fn told(scope: &Scope) -> String {
@@ -218,6 +276,20 @@ mod tests {
         assert_eq!(admitted.admit(rate, 7, at(120)), wait(50));
         assert_eq!(admitted.admit(rate, 6, at(160)), Ok(()));
         assert_eq!(admitted.admit(rate, 11, at(161)), wait(59));
+    }
+
+    #[test]
+    fn a_message_is_new_once_in_its_life_and_never_where_it_cannot_be_told() {
+        let mut seen = Seen::default();
+        let life = Duration::from_secs(60);
+        assert!(seen.add("a", life, at(100)));
+        assert!(!seen.add("a", life, at(159)));
+        assert!(seen.add("a", life, at(160)));
+        for n in 1..SEEN_MAX {
+            assert!(seen.add(&n.to_string(), life, at(170)));
+        }
+        assert!(!seen.add("b", life, at(170)));
+        assert!(seen.add("b", life, at(230)));
     }
 
     #[test]

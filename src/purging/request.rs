@@ -9,7 +9,7 @@ use crate::semantics::authority::normal_authority;
 use crate::semantics::groups;
 use http::Method;
 use serde::de::{Deserialize, Deserializer, Error};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Purges in one request.
 pub const PURGES_MAX: usize = 128;
@@ -59,7 +59,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn new(
+        code: &'static str,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self {
             code,
             detail: detail.into(),
@@ -71,6 +75,8 @@ impl Refusal {
 impl<'de> Deserialize<'de> for Request {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut asked = Map::deserialize(deserializer)?;
+        // How a purge came in that another larder tells of.
+        asked.remove("by");
         let part = |value| serde_json::from_value(value).map_err(D::Error::custom);
         let dry_run = match asked.remove("dry_run") {
             None => false,
@@ -173,6 +179,34 @@ impl Part {
 #[must_use]
 pub fn user_tag(id: &str) -> String {
     format!("user:{id}")
+}
+
+/// A field of a JSON text as text; objects and arrays are no text.
+#[must_use]
+pub fn text_at(json: Option<&Value>, path: &[String]) -> Option<String> {
+    match path.iter().try_fold(json?, |value, name| value.get(name))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// What asks for these purges, as [`Request`] reads it.
+#[must_use]
+pub fn written(purges: &[Purge]) -> Value {
+    let part = |purge: &Purge| {
+        let (soft, value) = (purge.soft, [purge.scope.value()]);
+        match &purge.scope {
+            Scope::Tag(_) => json!({"tags": value, "soft": soft}),
+            Scope::Url(_) => json!({"urls": value, "soft": soft}),
+            Scope::Prefix(_) => json!({"prefixes": value, "soft": soft}),
+            Scope::Glob(_) => json!({"globs": value, "soft": soft}),
+            Scope::Regex(_) => json!({"regexes": value, "soft": soft}),
+            Scope::All => json!({"all": true, "soft": soft}),
+        }
+    };
+    json!({ "purges": purges.iter().map(part).collect::<Vec<_>>() })
 }
 
 /// The URL in the form in which stored responses are known, whatever spelling the purger uses.
@@ -330,6 +364,37 @@ mod tests {
         let soft = true;
         assert_eq!(purges.unwrap(), scopes.map(|scope| Purge { scope, soft }));
         assert!(!asked(json!({"all": true, "soft": false})).unwrap()[0].soft);
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_what_it_was() {
+        let scopes = [
+            Scope::Tag("a".into()),
+            Scope::Url("h/b?c=1".into()),
+            Scope::Prefix("/d".into()),
+            Scope::Glob("/e/*".into()),
+            Scope::Regex("/f".into()),
+            Scope::All,
+        ];
+        let purge = |(n, scope)| Purge {
+            scope,
+            soft: n % 2 == 0,
+        };
+        let purges: Vec<Purge> = scopes.into_iter().enumerate().map(purge).collect();
+        assert_eq!(asked(written(&purges)).unwrap(), purges);
+    }
+
+    #[test]
+    fn a_field_of_a_body_is_found_by_its_path_and_only_text_counts() {
+        let body = json!({"car": {"id": 42, "tags": ["a"]}, "name": "x"});
+        let at = |path: &[&str]| {
+            let path: Vec<_> = path.iter().map(ToString::to_string).collect();
+            text_at(Some(&body), &path)
+        };
+        assert_eq!(at(&["car", "id"]).as_deref(), Some("42"));
+        assert_eq!(at(&["name"]).as_deref(), Some("x"));
+        assert_eq!(at(&["car", "tags"]), None);
+        assert_eq!(at(&["missing"]), None);
     }
 
     #[test]

@@ -196,6 +196,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let outcome = loop {
             match self.parser.read(&mut input) {
                 Ok(None) => break Ok(()),
+                Ok(Some(reply)) if state.heard.is_some() => {
+                    let heard = state.heard.as_ref().map(|heard| heard.try_send(reply));
+                    if heard.is_some_and(|heard| heard.is_err()) {
+                        break Err(Outage::Saturated);
+                    }
+                }
                 // Nobody waits for what the server says by itself.
                 Ok(Some(Reply::Push(_))) => {}
                 Ok(Some(reply)) => {

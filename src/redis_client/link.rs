@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 /// While so many bytes wait behind those that are being written, no further command is taken: a
@@ -141,6 +141,30 @@ impl Link {
             script.write_call(out, keys, args);
         })?;
         Ok(Script::called(pending.await?.reply))
+    }
+
+    /// From now on all that comes is told here and nowhere else: for a connection that subscribes. Where
+    /// so many messages wait that nobody reads, it ends. To be called while nothing is under way.
+    #[must_use]
+    pub fn listen(&self, messages: usize) -> mpsc::Receiver<Reply> {
+        let (heard, hears) = mpsc::channel(messages);
+        self.0.state().heard = Some(heard);
+        hears
+    }
+
+    /// Sends what has no reply of its own, on a connection that listens.
+    pub fn say(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Outage> {
+        let mut state = self.0.state();
+        if let Some(outage) = state.ended {
+            return Err(outage);
+        }
+        write(&mut state.out);
+        let driver = state.driver.take();
+        drop(state);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Ok(())
     }
 
     /// Commands that wait now.
@@ -266,6 +290,8 @@ pub(super) struct State {
     pub driver: Option<Waker>,
     /// Why the connection takes no more commands.
     pub ended: Option<Outage>,
+    /// Who is told all that comes, where nobody waits for a reply: see [`Link::listen`].
+    pub heard: Option<mpsc::Sender<Reply>>,
 }
 
 /// What is seen of a connection from outside. Written under the lock, read without it.
@@ -326,6 +352,7 @@ impl Wire {
                 return;
             }
             state.ended = Some(outage);
+            state.heard = None;
             state.waiters.end(outage, &mut wake);
             wake.extend(state.driver.take());
             self.pulse.dead.store(true, Relaxed);

@@ -23,6 +23,7 @@ mod redirect;
 mod resp;
 mod routed;
 mod script;
+mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vitals;
@@ -34,6 +35,7 @@ pub use cause::Refused;
 pub use node::Node;
 pub use patience::as_one;
 pub use script::Script;
+pub use subscription::Subscription;
 
 use crate::config::RedisUrl;
 use crate::config::redis_url::{Address, Topology};

@@ -52,8 +52,7 @@ pub fn named(answer: &HeaderMap) -> Vec<String> {
 
 /// Removes these fields: what an answer is tagged with is no client's business.
 pub fn remove(answer: &mut HeaderMap) {
-    // Most answers have none of them: to see that costs less than to look each of them up.
-    if answer.keys().any(|name| FIELDS.contains(name)) {
+    if is_tagged(answer) {
         for field in &FIELDS {
             answer.remove(field);
         }
@@ -62,9 +61,17 @@ pub fn remove(answer: &mut HeaderMap) {
 
 /// Both: the tags, and nothing left of the fields.
 pub fn take(answer: &mut HeaderMap) -> Vec<String> {
+    if !is_tagged(answer) {
+        return Vec::new();
+    }
     let tags = named(answer);
     remove(answer);
     tags
+}
+
+/// Most answers have none of these fields: to see that costs less than to look each of them up.
+fn is_tagged(answer: &HeaderMap) -> bool {
+    answer.keys().any(|name| FIELDS.contains(name))
 }
 
 #[cfg(test)]

@@ -184,6 +184,8 @@ pub struct Gauges {
     pub cache_unreadable: Vec<(&'static str, u64)>,
     /// Responses that were asked for and found to be purged, by tier.
     pub purged_objects: Vec<(&'static str, u64)>,
+    /// Entries of `purge.stream` that are not carried out yet.
+    pub purge_stream_lag: Option<u64>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Purges that the other sidecars have not been told of yet.
@@ -196,6 +198,8 @@ pub struct Gauges {
     pub redis: Option<RedisGauges>,
     /// Whether the app answered when last asked.
     pub upstream_up: Option<bool>,
+    /// The bound on requests that the app has at a time, and how many it has.
+    pub upstream_load: Option<(u32, u32)>,
     /// Whether caching is switched off.
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
@@ -533,6 +537,7 @@ impl Metrics {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
                 ("larder_purge_requests_total", &worker.purge_requests),
+                ("larder_purge_notices_total", &worker.purge_notices),
                 ("larder_limit_decisions_total", &worker.limits),
                 (
                     "larder_redis_breaker_transitions_total",
@@ -720,6 +725,11 @@ impl Recorder {
         self.0.purge_visible.add(bucket(nanos), nanos);
     }
 
+    /// Others were to be told of a purge: `sent`, `failed` (to be tried again) or `dropped`.
+    pub fn purge_told(&self, outcome: &'static str) {
+        count(&self.0.purge_notices, outcome, "");
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -759,6 +769,7 @@ struct Worker {
     purges: Named<AtomicU64>,
     purge_requests: Named<AtomicU64>,
     purge_visible: Histogram,
+    purge_notices: Named<AtomicU64>,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
@@ -780,6 +791,7 @@ impl Worker {
             purges: Slots::new((OTHER.into(), OTHER.into())),
             purge_requests: Slots::new((OTHER.into(), OTHER.into())),
             purge_visible: Histogram::default(),
+            purge_notices: Slots::new((OTHER.into(), "".into())),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
@@ -1014,11 +1026,20 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
         ("larder_memory_bytes", gauges.memory_bytes),
         ("larder_memory_limit_bytes", gauges.memory_limit_bytes),
         ("larder_memory_objects", gauges.memory_objects),
+        ("larder_purge_stream_lag", gauges.purge_stream_lag),
         (
             "larder_limit_local_fallback",
             gauges.limit_local_fallback.map(u64::from),
         ),
         ("larder_upstream_up", gauges.upstream_up.map(u64::from)),
+        (
+            "larder_upstream_in_flight",
+            gauges.upstream_load.map(|(_, now)| now.into()),
+        ),
+        (
+            "larder_upstream_in_flight_max",
+            gauges.upstream_load.map(|(most, _)| most.into()),
+        ),
         ("larder_bypass", gauges.bypass.map(u64::from)),
         ("larder_draining", gauges.draining.map(u64::from)),
     ] {
@@ -1255,6 +1276,7 @@ mod tests {
                 memory_evictions: vec![("size", 4)],
                 cache_unreadable: vec![("checksum", 5)],
                 purged_objects: vec![("redis", 6)],
+                purge_stream_lag: Some(8),
                 purge_log_followed: None,
                 purges_queued: None,
                 cut_off_since: None,
@@ -1277,6 +1299,7 @@ mod tests {
                     server: Some(("Redis", "7.4.1".to_owned())),
                 }),
                 upstream_up: Some(true),
+                upstream_load: Some((256, 3)),
                 bypass: Some(false),
                 draining: Some(false),
                 audits: vec![AuditGauges {
@@ -1320,6 +1343,7 @@ mod tests {
         recorder.purge("tag", true);
         recorder.purge_asked("api", "logged");
         recorder.purge_visible(Duration::from_millis(3));
+        recorder.purge_told("sent");
         recorder.client_error("head-too-large");
         recorder.lease("led");
         recorder.warmed("stored");
@@ -1360,6 +1384,8 @@ mod tests {
                 1.0,
             ),
             ("larder_cache_purged_objects_total{tier=\"redis\"}", 6.0),
+            ("larder_purge_notices_total{outcome=\"sent\"}", 1.0),
+            ("larder_purge_stream_lag", 8.0),
             (
                 "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
                 1.0,

@@ -10,15 +10,18 @@ use http::{Method, Request, Response, StatusCode, header};
 use larder::cache::codec::{self, Frame};
 use larder::cache::seal::Seal;
 use larder::cache::{Entry, Label};
+use larder::config::settings::{Webhook, WebhookTable};
 use larder::config::{self, Environment, Format, Source};
 use larder::identity::{Identity, IdentitySettings, JwtSource};
+use larder::purging::webhook::{self, Claim, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use larder::route::{
     Asked, KeyRule, Pattern, Placeholder, Plan, Routes, Rule, Target as Path, Template,
 };
-use larder::secret::{self, Secret};
+use larder::secret::{self, Secret, SigningKey};
 use larder::semantics::directives::{DELTA_SECONDS_MAX, Delta, Directives, RequestDirectives};
 use larder::semantics::range::{Part, Ranges, content_range, multipart, ranges, slice};
 use larder::semantics::reuse::ClientRefresh;
+use larder::semantics::tags as response_tags;
 use larder::semantics::validation::{
     HeadVerdict, confirms, freshen, judge_head, make_conditional, merge,
 };
@@ -56,6 +59,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vary", run: vary_matching, inputs: 4000, seeds: &[b"\x00gzip, br;q=0.5\ngzip;q=1.0,br;q=0.2", b"\x01en-GB, de;q=0\nx-gzip", b"\x02a=1; b=2\na=1, b=2", b"\x03a, b\na,b", b"\x04a\nb", b"\x02a=1\nb=2\n\na=1, b=2", b"\x04a\nb\n\na, b", b"\x01x-gzip\ngzip",  b"\x03\"a, b\",c\n\"a,b\" , c"] },
     Target { name: "vary_names", run: vary_names, inputs: 2000, seeds: &[b"Accept, accept-encoding\nFoo,,bar", b"*", b"a,b,c,d,e,f,g,h,i", b"a b"] },
     Target { name: "groups", run: cache_groups, inputs: 2000, seeds: &[b"\"a\", \"b\";x", b"\"a\"\n\"a\"", b"a, \"b\"", b"(\"a\")"] },
+    Target { name: "purge", run: purge, inputs: 2000, seeds: &[b"msg_1\n1700000000\nv1,AAAA v1a,b\n{\"tags\":[\"car:1\"],\"urls\":[\"https://a/b?c#d\"],\"globs\":[\"/a/*/**\"],\"regexes\":[\"/a\"]}", b"a\n-1\nv1\n{\"type\":\"UPDATE\",\"table\":\"cars\",\"record\":{\"id\":1},\"old_record\":null}", b"\n\n\n{\"purges\":[{\"all\":true,\"soft\":false},{\"groups\":[\"g\"],\"origin\":\"http://a:80\"}]}", b"x y\n99999999999999999999\n\n{\"users\":[\"\"],\"prefixes\":[\"/a\"],\"dry_run\":1}"] },
+    Target { name: "tags", run: tags, inputs: 2000, seeds: &[b"\x00a b,c", b"\x01a b,c", b"\x02 a, b ,,", b"\x03\xff,a"] },
     Target { name: "location", run: location, inputs: 2000, seeds: &[b"/a/b?c\n../d", b"/a\nhttp://host:80/x/../y?z#f", b"/\n//HOST./%2e", b"/a\n?q", b"/a\nHTTPS://host:443"] },
     Target { name: "authority", run: authority, inputs: 3000, seeds: &[b"Host.Example.:80", b"[::1]:443", b"a:00080", b"*.shop.example", b"host..", b"user@host"] },
     Target { name: "path", run: path, inputs: 3000, seeds: &[b"/a/b.css", b"/a/%2e%2e/b//c;d", b"/%E2%98%83/\\x", b"/%%341/..", b"/a%2Fb%25%zz"] },
@@ -747,6 +752,60 @@ fn cache_groups(bytes: &[u8]) {
 }
 
 // Targets and names -----------------------------------------------------------------------------
+
+/// A message to the webhook: what it says of itself in three lines, then its content.
+fn purge(data: &[u8]) {
+    let mut parts = data.splitn(4, |byte| *byte == b'\n');
+    let mut fields = HeaderMap::new();
+    for name in [WEBHOOK_ID, WEBHOOK_TIMESTAMP, WEBHOOK_SIGNATURE] {
+        if let Ok(value) = HeaderValue::from_bytes(parts.next().unwrap_or_default()) {
+            fields.insert(name, value);
+        }
+    }
+    let content = parts.next().unwrap_or_default();
+    let webhook = Webhook {
+        path: "/".into(),
+        keys: vec![SigningKey::parse("nobody-here-can-sign-by-it").unwrap()],
+        window: Duration::from_secs(300),
+        tables: vec![WebhookTable {
+            table: "cars".into(),
+            tags: vec![Template::parse("car:{request.id}").unwrap()],
+        }],
+    };
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    if let Ok(claim) = Claim::of(&fields, webhook.window, now) {
+        assert!((1..=128).contains(&claim.id.len()));
+        assert!(!claim.is_signed(&webhook, content));
+    }
+    let routes = Routes::new(Vec::new(), rule("/*", Vec::new()));
+    if let Ok(Some(asked)) = webhook::read(&webhook, content)
+        && let Ok(purges) = asked.purges(&routes)
+    {
+        assert!((1..=128).contains(&purges.len()));
+        for purge in purges {
+            // What is taken is what is meant, never everything in place of it.
+            assert_eq!(purge.scope.check(), Ok(()));
+        }
+    }
+}
+
+fn tags(data: &[u8]) {
+    let Some((field, value)) = data.split_first() else {
+        return;
+    };
+    let fields = ["surrogate-key", "xkey", "cache-tag", "edge-cache-tag"];
+    let name = HeaderName::from_static(fields[usize::from(*field) % 4]);
+    let Ok(value) = HeaderValue::from_bytes(value) else {
+        return;
+    };
+    let mut answer = HeaderMap::from_iter([(name, value)]);
+    let tags = response_tags::take(&mut answer);
+    assert!(tags.len() <= 128 && answer.is_empty());
+    for (at, tag) in tags.iter().enumerate() {
+        assert!((1..=256).contains(&tag.len()) && !tags[..at].contains(tag));
+        assert_eq!(tag.trim_matches([' ', '\t']), tag);
+    }
+}
 
 /// First line: the target of an unsafe request. The next: Location; the last: Content-Location.
 fn location(bytes: &[u8]) {

@@ -54,6 +54,14 @@ impl Crowd {
     }
 }
 
+/// How many requests the app may have now.
+async fn bound(larder: &Larder) -> usize {
+    let metrics = larder.metrics().await;
+    let name = "larder_upstream_in_flight_max ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().parse().unwrap()
+}
+
 async fn slow_app() -> App {
     App::says(|seen| Answer::ok(seen.target.clone()).after(Duration::from_millis(20))).await
 }
@@ -94,4 +102,41 @@ async fn a_restart_of_everything_under_traffic_keeps_the_app_below_its_bound() {
     assert!(crowd.end().await >= PAGES);
     let most = app.most_at_once();
     assert!((8..=12).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn a_redis_that_came_back_empty_lets_the_app_begin_slowly() {
+    let app = slow_app().await;
+    let redis = RedisServer::start().await;
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&format!(
+            "upstream: {{ url: \"{}\", max_in_flight: 150 }}",
+            app.url()
+        ))
+        .yaml("routes: [{ path: /p/*, ttl: 1h }]")
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let crowd = Crowd::at(&larder, 100);
+    eventually("the cache is warm", async || {
+        (app.total() >= PAGES as u64).then_some(())
+    })
+    .await;
+    crowd.end().await;
+    let asked = app.total();
+    app.most_at_once();
+    assert_eq!(bound(&larder).await, 150);
+    redis.cli(&["FLUSHALL"]).await;
+    larder.says("has lost our place").await;
+    // Nobody has asked since, so that it is where it starts from.
+    assert_eq!(bound(&larder).await, 32);
+    let crowd = Crowd::at(&larder, 100);
+    eventually("the bound is what it was", async || {
+        (bound(&larder).await == 150).then_some(())
+    })
+    .await;
+    assert!(app.total() >= asked + 118, "one more for each good answer");
+    assert!(app.most_at_once() <= 150);
+    crowd.end().await;
 }

@@ -454,7 +454,7 @@ fn rights(of: &'static str, settings: &Settings, facts: &RedisFacts) -> Option<F
     ]
     .iter()
     .any(|near| facts.address.starts_with(near));
-    let narrow = redis_client::acl(&settings.cache.namespace);
+    let narrow = redis_client::acl(&settings.cache.namespace, &settings.purging);
     let mend =
         format!("{narrow}   (larder export acl), then redis://larder:PASSWORD@… in redis.url");
     // `-@dangerous` and the like after it take away too little to be looked at.

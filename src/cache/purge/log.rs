@@ -16,6 +16,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Entries of the stream, about; older ones are trimmed.
@@ -67,6 +68,8 @@ pub struct PurgeLog {
     replicas: AtomicU32,
     /// Purges appended here so far.
     appended: AtomicU64,
+    /// The log had lost our place.
+    lost: Notify,
 }
 
 /// By which way something is appended.
@@ -95,7 +98,35 @@ impl PurgeLog {
             trust: AtomicU64::new(FOREVER),
             replicas: AtomicU32::new(1),
             appended: AtomicU64::new(0),
+            lost: Notify::new(),
         }
+    }
+
+    /// Waits until the log has lost our place, so that nothing stored before counts.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// The last place of the log as Redis has it, whatever has been replayed of it here.
+    pub async fn end(&self, redis: &Redis) -> Result<LogId, Outage> {
+        let mut last = redis::cmd("XREVRANGE");
+        last.arg(&self.stream).arg("+").arg("-").arg("COUNT").arg(1);
+        let answer = redis.query("purge", &last).await?;
+        let Value::Array(entries) = answer else {
+            return Err(Outage::Protocol);
+        };
+        match entries.first() {
+            Some(Value::Array(entry)) => {
+                entry.first().and_then(wire::log_id).ok_or(Outage::Protocol)
+            }
+            _ => Ok((0, 0)),
+        }
+    }
+
+    /// See [`Table::logged`].
+    #[must_use]
+    pub fn logged(&self, purge: &Purge) -> LogId {
+        self.read().logged(purge)
     }
 
     /// See [`Table::position`](super::Table::position).
@@ -394,6 +425,7 @@ impl PurgeLog {
         let look = wire::look(&answer).ok_or(Outage::Protocol)?;
         if self.change(|ledger| ledger.looked(&look, self.now())) {
             tracing::warn!("the purge log has lost our place: everything stored before is stale");
+            self.lost.notify_one();
         }
         Ok(())
     }

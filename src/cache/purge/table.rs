@@ -118,6 +118,30 @@ impl Table {
         }
     }
 
+    /// The place in the log of the latest purge that does at least what this one would; the beginning where
+    /// there is none.
+    #[must_use]
+    pub fn logged(&self, purge: &Purge) -> LogId {
+        let named = match &purge.scope {
+            Scope::Tag(tag) => self.tags.get(tag.as_str()),
+            Scope::Url(url) => self.urls.get(url.as_str()),
+            Scope::Prefix(prefix) => self.prefixes.get(prefix.as_str()),
+            Scope::Glob(_) | Scope::Regex(_) => {
+                let ban = self.bans.iter().find(|ban| ban.scope == purge.scope);
+                ban.map(|ban| &ban.marks)
+            }
+            Scope::All => None,
+        };
+        let of = |marks: &Marks| match purge.soft {
+            true => marks.soft.log.max(marks.hard.log),
+            false => marks.hard.log,
+        };
+        named
+            .map_or((0, 0), of)
+            .max(of(&self.all))
+            .max(self.floor.log)
+    }
+
     /// Applies a purge: with its place in the log, or without while it is only known here. Returns
     /// its local number.
     pub fn apply(&mut self, purge: &Purge, log: Option<LogId>) -> u64 {

@@ -74,6 +74,9 @@ table! {
         "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
     Histogram "larder_purge_visible_seconds" []
         "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
+    Counter "larder_purge_notices_total" ["outcome"]
+        "Messages to purge.notify: sent, failed (to be tried again), dropped.";
+    Gauge "larder_purge_stream_lag" [] "Entries of purge.stream that nobody of its group has carried out yet.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
@@ -124,6 +127,8 @@ table! {
     Gauge "larder_redis_clients_max" [] "Most clients that it takes.";
     Counter "larder_redis_slowlog_total" [] "Commands that took Redis long, since this process began (SLOWLOG, where it may be read).";
     Gauge "larder_upstream_up" [] "1 while the app answers.";
+    Gauge "larder_upstream_in_flight" [] "Requests that the app has now.";
+    Gauge "larder_upstream_in_flight_max" [] "Requests that it may have now; lower for a while when the cache has suddenly nothing.";
     Gauge "larder_config_last_reload_successful" [] "0 when the last configuration was refused and the one before is in force.";
     Gauge "larder_config_last_reload_timestamp_seconds" [] "When the configuration in force was taken up.";
     Counter "larder_config_reloads_total" ["outcome"] "Configurations taken up or refused, the first included.";

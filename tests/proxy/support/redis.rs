@@ -26,6 +26,8 @@ pub struct RedisServer {
     child: Option<Child>,
     options: Vec<String>,
     namespace: String,
+    /// Further lines of the configuration that its user is printed for.
+    yaml: String,
     stopped: AtomicBool,
     harness: Harness,
 }
@@ -49,6 +51,19 @@ impl RedisServer {
         server
     }
 
+    /// The same for a larder with these lines in its configuration, on which its user depends.
+    pub async fn for_yaml(yaml: &str) -> Self {
+        let mut server = Self::absent();
+        server.yaml = yaml.into();
+        server.up().await;
+        server
+    }
+
+    /// A key that is the scenario's own.
+    pub fn owns(&self, key: &str) {
+        self.harness.says(&["--owns", key]);
+    }
+
     /// A server that is not running yet.
     pub fn absent() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -58,6 +73,7 @@ impl RedisServer {
             child: None,
             options: Vec::new(),
             namespace: "larder".into(),
+            yaml: String::new(),
             stopped: AtomicBool::new(false),
             harness: Harness::default(),
         }
@@ -123,7 +139,7 @@ impl RedisServer {
         if !self.options.iter().any(own) {
             users.extend(["--user", "default", "off"].map(str::to_owned));
             users.push("--user".into());
-            users.extend(larder_user(&self.namespace));
+            users.extend(larder_user(&self.namespace, &self.yaml));
         }
         users
     }
@@ -294,13 +310,14 @@ impl Drop for RedisServer {
 const PASSWORD: &str = "pw";
 
 /// What `larder export acl` prints for this namespace, from the name on. Asked for once.
-fn larder_user(namespace: &str) -> Vec<String> {
+fn larder_user(namespace: &str, yaml: &str) -> Vec<String> {
     static PRINTED: OnceLock<Mutex<HashMap<String, Vec<String>>>> = OnceLock::new();
     let mut printed = PRINTED.get_or_init(Mutex::default).lock().unwrap();
     let print = || {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("proxy.yaml");
-        let yaml = format!("upstream: http://localhost:1\ncache: {{ namespace: {namespace} }}\n");
+        let yaml =
+            format!("upstream: http://localhost:1\ncache: {{ namespace: {namespace} }}\n{yaml}\n");
         std::fs::write(&config, yaml).unwrap();
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
             .args(["export", "acl", "-c"])
@@ -317,7 +334,7 @@ fn larder_user(namespace: &str) -> Vec<String> {
             .collect()
     };
     printed
-        .entry(namespace.to_owned())
+        .entry(format!("{namespace} {yaml}"))
         .or_insert_with(print)
         .clone()
 }
