@@ -711,12 +711,8 @@ fn proxy(config: &str, body_bytes: usize) -> Proxy {
     cache.store(&key, entry, now);
     let handles = settings.routes.all().iter();
     let handles = handles.map(|rule| metrics.route(&rule.name, &rule.name));
-    let snapshot = Snapshot {
-        handles: handles.collect(),
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::clone(&settings),
-        watched: larder::proxy::Watched::default(),
-    };
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::clone(&settings), identity, handles.collect(), None);
     let local = Arc::new(LocalLimits::new());
     local.set_replicas(NonZeroU32::MIN);
     Proxy::new(Rooms {

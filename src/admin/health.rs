@@ -24,7 +24,7 @@ pub(super) struct Check {
 }
 
 /// Redis is not among them: without it larder does its work, only slower.
-pub(super) fn checks(state: &AdminState) -> [Check; 5] {
+pub(super) fn checks(state: &AdminState) -> [Check; 6] {
     let condition = &state.condition;
     let check = |name, ok, yes, no| Check {
         name,
@@ -74,6 +74,12 @@ pub(super) fn checks(state: &AdminState) -> [Check; 5] {
             !condition.draining.load(Relaxed),
             "no",
             "about to stop",
+        ),
+        check(
+            "warm",
+            condition.warmed.load(Relaxed),
+            "nothing to wait for",
+            "the pages to be warmed first are not yet",
         ),
     ]
 }

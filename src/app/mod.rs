@@ -23,7 +23,9 @@ use crate::config::{RunOptions, Settings, settings, watch};
 use crate::evidence::{Ledger, Verdict};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
-use crate::proxy::Shared;
+use crate::proxy::warm::{Lists, Popular, Warmer};
+use crate::proxy::{Proxy, Rooms, Shared};
+use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::AuditGauges;
@@ -161,7 +163,7 @@ impl House {
         let otlp = Otlp::start(&env, &metrics, &clock, &tokio::runtime::Handle::current());
         log.summarize(&metrics);
         let cache = &settings.cache;
-        let snapshot = reload::snapshot(settings.clone(), identity, &metrics);
+        let snapshot = reload::snapshot(settings.clone(), identity, &metrics, None);
         let shared = Arc::new(Shared {
             log: log.access(settings.log.slow),
             traces: otlp.traces(),
@@ -171,6 +173,8 @@ impl House {
         store.seal_with(cache.compress, &cache.encrypt);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
+        let waits = settings.warm.iter().any(|list| list.wait_ready);
+        condition.warmed.store(!waits, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
                 cache: store,
@@ -226,7 +230,9 @@ impl House {
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.follow_purges(&redis).await });
+            tokio::spawn(async move {
+                tokio::join!(cache.follow_purges(&redis), cache.follow_wakes(&redis))
+            });
         }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();
@@ -239,7 +245,9 @@ impl House {
         let limiter = kit.background_limiter(redis.clone());
         let (teller, clock) = (limiter.clone(), kit.shared.clock.clone());
         tokio::spawn(async move { teller.keep_telling(&clock).await });
+        let warmer = self.start_warming(redis.clone(), &cache, &limiter);
         let state = AdminState {
+            warmer,
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
             limiter: limiter.clone(),
@@ -254,6 +262,34 @@ impl House {
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
         (cache, limiter)
+    }
+
+    /// Starts what warms: with ways to app and Redis that no request uses.
+    fn start_warming(&self, redis: Option<Redis>, cache: &Cache, limiter: &Limiter) -> Warmer {
+        let kit = &self.kit;
+        let namespace = kit.settings.cache.namespace.clone();
+        let proxy = Proxy::new(Rooms {
+            shared: kit.shared.clone(),
+            cache: cache.clone(),
+            limiter: limiter.clone(),
+            upstream: kit.upstream.for_worker(),
+            recorder: kit.metrics.recorder(kit.settings.workers.get()),
+        });
+        let popular = Popular::new(redis.clone(), cache.clone(), &namespace);
+        let warmer = Warmer::new(proxy, popular);
+        let (running, adding) = (warmer.clone(), warmer.clone());
+        tokio::spawn(async move { running.run().await });
+        let shared = kit.shared.clone();
+        tokio::spawn(async move { adding.popular().keep_adding(&shared).await });
+        let lists = Lists {
+            warmer: warmer.clone(),
+            redis,
+            namespace,
+            ready: self.condition.warmed.clone(),
+        };
+        let mut stop = kit.stop.clone();
+        tokio::spawn(async move { lists.keep(stop.called()).await });
+        warmer
     }
 
     /// Shows the table of metrics what lives in other rooms.
@@ -281,6 +317,7 @@ impl House {
                     .collect(),
                 None => Vec::new(),
             };
+            gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));

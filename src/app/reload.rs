@@ -3,7 +3,7 @@
 use super::House;
 use crate::config::{Format, Report, RunOptions, Settings, Severity};
 use crate::identity::Identity;
-use crate::proxy::{Snapshot, Watched};
+use crate::proxy::Snapshot;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -61,18 +61,14 @@ pub(super) fn snapshot(
     settings: Arc<Settings>,
     identity: Arc<Identity>,
     metrics: &Metrics,
+    before: Option<&Snapshot>,
 ) -> Snapshot {
     let handle = |rule: &crate::route::Rule| {
         let path = rule.paths.first().map_or("", |path| path.as_str());
         metrics.route(&rule.name, path)
     };
     let handles = settings.routes.all().iter().map(handle).collect();
-    Snapshot {
-        watched: Watched::of(&settings),
-        settings,
-        identity,
-        handles,
-    }
+    Snapshot::new(settings, identity, handles, before)
 }
 
 fn take_up(house: &House, settings: Settings) {
@@ -109,9 +105,14 @@ fn take_up(house: &House, settings: Settings) {
     kit.cache.seal_with(cache.compress, &cache.encrypt);
     reload_certificate(house, &settings);
     house.log.set_level(settings.log.level);
-    kit.shared
-        .snapshot
-        .store(Arc::new(snapshot(settings.clone(), identity, &kit.metrics)));
+    let in_force = &kit.shared.snapshot;
+    let next = snapshot(
+        settings.clone(),
+        identity,
+        &kit.metrics,
+        Some(&in_force.load()),
+    );
+    in_force.store(Arc::new(next));
     house.settings.store(settings.clone());
     tracing::info!(
         before = before.hash,

@@ -3,7 +3,9 @@
 //! Nothing stops at the first problem; a value that was refused is replaced by its default, so that
 //! the rest can be looked at, and the whole is refused in the end.
 
+mod purging;
 mod scrutiny;
+mod warm;
 
 use super::env::Environment;
 use super::pem;
@@ -16,8 +18,8 @@ use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
     BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
-    MaybeRedis, Mode, OneOrMany, PerWho, PoolProfile, ReadFromWord, Refresh, Shape, Short, Span,
-    TagTemplate, Text, Whole,
+    MaybeRedis, Mode, OneOrMany, PerWho, Percent, PoolProfile, ReadFromWord, Refresh, Shape, Short,
+    Span, TagTemplate, Text, Whole,
 };
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
@@ -56,6 +58,8 @@ const PEM_FILE_BYTES_MAX: u64 = 1 << 20;
 const TOKEN_BYTES_MIN: usize = 32;
 /// Pairs of routes looked at for shadowing; the check stops there, so that huge files load in time.
 const SHADOW_CHECKS_MAX: usize = 1_000_000;
+/// How long a request waits for another's fetch of the same, where nothing is said.
+const COLLAPSE_WAIT: Duration = Duration::from_secs(10);
 /// Workers at most.
 const WORKERS_MAX: u32 = 1_024;
 /// Connections to Redis at most.
@@ -108,12 +112,14 @@ pub(super) fn compile(
         identity,
         limits,
         routes,
+        warm: compiler.warm(raw),
         headers: compiler.headers(raw.headers.get()),
         errors: match raw.errors.get().and_then(|errors| errors.body.get()) {
             Some(Shape::Exodrive) => ErrorShape::Exodrive,
             _ => ErrorShape::Problem,
         },
         admin: compiler.admin(raw.admin.get()),
+        purging: compiler.purging(raw),
         log: log(raw.log.get()),
         shutdown: shutdown(raw.shutdown.get()),
         files: Vec::new(),
@@ -121,6 +127,7 @@ pub(super) fn compile(
         places: super::Places::default(),
     };
     compiler.ports(&settings);
+    compiler.purge_method(&settings);
     settings.files = compiler.files;
     settings.hash = hash(&settings);
     settings
@@ -1110,6 +1117,7 @@ impl Compiler<'_> {
             stale_if_error: span(&defaults.stale_if_error).unwrap_or_default(),
             ..Policy::default()
         };
+        let collapse_wait = span(&defaults.collapse_wait).unwrap_or(COLLAPSE_WAIT);
         let mut names: HashMap<Arc<str>, usize> = HashMap::new();
         let mut rules = Vec::new();
         let mut presets = Vec::new();
@@ -1126,6 +1134,10 @@ impl Compiler<'_> {
         let theirs = (after..).zip(theirs.flat_map(List::iter));
         for (index, route) in own.chain(theirs) {
             let mut rule = self.rule(index, route, &base, &ignore_query, limits);
+            rule.collapse_wait = span(&route.collapse_wait).unwrap_or(collapse_wait);
+            if route.early_refresh.is_absent() && rule.policy.is_some() {
+                rule.early_refresh = share(&defaults.early_refresh);
+            }
             for addition in &additions {
                 addition.extend(&mut rule, Some(route));
             }
@@ -1157,22 +1169,15 @@ impl Compiler<'_> {
         }
         self.shadowed(&rules, after);
         let mut fallback = Rule {
-            id: 0,
             name: "no-route".into(),
-            paths: Vec::new(),
-            methods: Vec::new(),
             policy: Some(base),
             key: KeyRule {
                 ignore_query,
                 ..KeyRule::default()
             },
-            bypass: Bypass::default(),
-            tags: Vec::new(),
-            purge: Vec::new(),
-            limits: Vec::new(),
-            refresh_ahead: None,
-            slide_up_to: None,
-            scrutiny: Scrutiny::default(),
+            early_refresh: share(&defaults.early_refresh),
+            collapse_wait,
+            ..Rule::default()
         };
         for addition in &additions {
             addition.extend(&mut fallback, None);
@@ -1218,6 +1223,7 @@ impl Compiler<'_> {
             ("tags", !route.tags.is_absent()),
             ("slide_up_to", !route.slide_up_to.is_absent()),
             ("refresh_ahead", !route.refresh_ahead.is_absent()),
+            ("early_refresh", !route.early_refresh.is_absent()),
         ] {
             if given && !stored {
                 self.tell(
@@ -1264,11 +1270,7 @@ impl Compiler<'_> {
             }
             _ => {}
         }
-        let refresh_ahead = route
-            .refresh_ahead
-            .get()
-            .map(|percent| percent.0 as f32)
-            .filter(|share| *share > 0.0);
+        let refresh_ahead = share(&route.refresh_ahead);
         if refresh_ahead.is_some_and(|share| share >= 1.0) {
             self.tell(
                 Code::E117,
@@ -1277,6 +1279,11 @@ impl Compiler<'_> {
                 "write 20%",
             );
         }
+        let max_in_flight = (!route.max_in_flight.is_absent()).then(|| {
+            let at = at("max_in_flight");
+            self.within(&route.max_in_flight, &at, 1, 1, 65_536)
+        });
+        let max_in_flight = max_in_flight.and_then(NonZeroU32::new);
         let methods = match route.methods.get() {
             Some(list) => list.iter().map(|method| method.0.clone()).collect(),
             None if !route.ttl.is_absent() => vec![Method::GET, Method::HEAD],
@@ -1386,8 +1393,11 @@ impl Compiler<'_> {
             purge,
             limits: own_limits,
             refresh_ahead,
+            early_refresh: share(&route.early_refresh),
             slide_up_to,
             scrutiny,
+            max_in_flight,
+            collapse_wait: COLLAPSE_WAIT,
         }
     }
 
@@ -1716,6 +1726,12 @@ fn shutdown(raw: Option<&raw::Shutdown>) -> Shutdown {
         delay: span(&raw.delay).unwrap_or_default(),
         grace: span(&raw.grace).unwrap_or(Duration::from_secs(25)),
     }
+}
+
+/// A share; none at 0%.
+fn share(given: &Given<Percent>) -> Option<f32> {
+    let share = given.get().map(|percent| percent.0 as f32);
+    share.filter(|share| *share > 0.0)
 }
 
 fn span(given: &Given<Span>) -> Option<Duration> {

@@ -21,14 +21,13 @@ pub(super) const UNSET_IS_EMPTY: &str = "unset is empty";
 
 /// Keys of the design that do not work yet, by the raw type they will belong to.
 const NOT_YET: &[(&str, &[&str])] = &[
-    ("Raw", &["warm", "tests"]),
+    ("Raw", &["tests"]),
     ("Listen", &["proxy_protocol"]),
     ("Limits", &["count"]),
     ("Limit", &["burst", "status", "count", "algorithm"]),
     ("Tier", &["burst", "status", "count", "algorithm"]),
     ("Redis", &["cluster", "sentinel"]),
     ("Route", &["host", "query", "headers", "status", "warm"]),
-    ("Admin", &["purge_method"]),
 ];
 
 /// What people are used to from elsewhere, beside our word; too far apart for a spelling mistake.

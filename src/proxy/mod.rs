@@ -2,15 +2,18 @@
 //!
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
+mod ahead;
 mod audit;
 mod body;
 mod coalesce;
 mod content;
 pub mod explain;
 mod fetch;
+mod fleet;
 mod forward;
 mod post;
 mod purge;
+mod purge_request;
 mod ready;
 mod reply;
 mod respond;
@@ -21,9 +24,11 @@ mod sight;
 mod tap;
 mod tunnel;
 mod visit;
+pub mod warm;
 mod wire;
 
 pub use crate::upstream::{Interim, Interims};
+pub use ahead::Ahead;
 pub use audit::{LEAK, Turned, UnderWay, Watched};
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
@@ -38,21 +43,24 @@ pub use wire::Framing;
 use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::MaxInFlight;
 use crate::evidence::Evidence;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::purging::Purging;
 use crate::redis_client;
-use crate::route::{Asked, Content, Match, Per, Plan, Target};
+use crate::route::{Asked, Content, Match, Per, Plan, RouteId, Rule, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
+use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
-use crate::telemetry::hot::{Hot, What};
+use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
-use crate::telemetry::{AccessLog, Recorder, RouteHandle, Span, Traces};
+use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
-    RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
+    Gate, RequestBody, RequestFields, RequestHead, ResponseBody, Upstream, UpstreamError,
 };
 use arc_swap::ArcSwap;
 use content::Reading;
@@ -78,6 +86,37 @@ pub struct Snapshot {
     pub handles: Vec<RouteHandle>,
     /// The routes that are audited, and which of them are shut for what was found.
     pub watched: Watched,
+    /// The bounds that routes have of their own, by route id.
+    gates: Vec<Option<Gate>>,
+}
+
+impl Snapshot {
+    /// What is made of `settings` once. A route that keeps its name and its bound keeps its turns, too,
+    /// from the snapshot `before`.
+    #[must_use]
+    pub fn new(
+        settings: Arc<Settings>,
+        identity: Arc<Identity>,
+        handles: Vec<RouteHandle>,
+        before: Option<&Self>,
+    ) -> Self {
+        let gate = |rule: &Rule| {
+            let bound = rule.max_in_flight?;
+            let kept = before.and_then(|before| {
+                let mut rules = before.settings.routes.all().iter();
+                let same = |old: &&Rule| old.name == rule.name && old.max_in_flight == Some(bound);
+                before.gates[rules.find(same)?.id].clone()
+            });
+            Some(kept.unwrap_or_else(|| Gate::new(MaxInFlight::Fixed(bound))))
+        };
+        Self {
+            watched: Watched::of(&settings, before.map(|before| &before.watched)),
+            gates: settings.routes.all().iter().map(gate).collect(),
+            settings,
+            identity,
+            handles,
+        }
+    }
 }
 
 /// What all workers share.
@@ -91,18 +130,26 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Where purges come in.
+    pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
     /// What traffic has shown.
     pub evidence: Evidence,
     /// Audits under way.
     pub audits: UnderWay,
+    /// Keys that many wait for at once.
+    pub stampedes: Stampedes,
+    /// What is renewed while it is still fresh.
+    pub ahead: Ahead,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
     pub log: AccessLog,
     /// Where spans go.
     pub traces: Traces,
+    /// How the app does.
+    pub pulse: Pulse,
 }
 
 impl Shared {
@@ -114,12 +161,16 @@ impl Shared {
             coalescer: Arc::default(),
             searches: Searches::default(),
             tunnels: Tunnels::default(),
+            purging: Purging::default(),
             hot: Hot::default(),
             evidence: Evidence::default(),
             audits: UnderWay::default(),
+            stampedes: Stampedes::default(),
+            ahead: Ahead::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
+            pulse: Pulse::default(),
         }
     }
 }
@@ -276,6 +327,9 @@ impl Proxy {
         if hosts.any() && !hosts.serve(&ask.visit.authority()) {
             return Err(Problem::Misdirected);
         }
+        if ask.asks_to_purge() {
+            return Box::pin(self.purge_asked(ask, limits)).await;
+        }
         self.admit(ask, limits).await?;
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
             return Ok(Reply::own(respond::options()));
@@ -357,8 +411,7 @@ impl Proxy {
         drop(span);
         if reuse != Reuse::Fresh {
             // A fresh hit is counted where it is renewed.
-            let url = || format!("{}{}", visit.authority(), ask.found.rule.url(ask.target)).into();
-            self.count(ask, &key, url);
+            self.count(ask, &key, || ask.url().into());
         }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
@@ -386,7 +439,7 @@ impl Proxy {
             }
             Reuse::StaleWhileRevalidate(reason) => {
                 self.audit(ask, &key, &entry);
-                self.refresh(ask, key, &entry);
+                self.refresh(ask, key, &entry, None);
                 Ok(stored(Outcome::Stale, reason))
             }
             Reuse::Stale(reason) => Ok(stored(Outcome::Stale, reason)),
@@ -415,16 +468,11 @@ impl Proxy {
 
     /// What a hit does behind: lengthens a sliding lifetime, or refreshes what is about to expire.
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
-        let rule = ask.found.rule;
         let now = ask.visit.now;
         self.count(ask, &key, || entry.url().into());
         self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
-        if let Some(share) = rule.refresh_ahead
-            && lifetime.age(now) >= lifetime.fresh.mul_f32(1.0 - share)
-        {
-            self.refresh(ask, key, entry);
-        }
+        self.renew_ahead(ask, key, entry, &lifetime);
         if let Some(slid) = ask.slid(entry, &lifetime) {
             let slid = Arc::new(entry.lasting(&slid));
             self.0.cache.renew(&key, entry, slid, now);
@@ -433,13 +481,8 @@ impl Proxy {
 
     /// Counts a use of `key`, which stands for `url`.
     fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
-        let rule = ask.found.rule;
         let hot = &self.0.shared.hot;
-        hot.used(key, ask.visit.now, || What {
-            url: url(),
-            route: rule.name.clone(),
-            is_personal: !rule.key.per.is_empty(),
-        });
+        hot.used(key, ask.visit.now, || ask.what(url()));
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that
@@ -456,7 +499,8 @@ impl Proxy {
         if reason == Reason::Shadow {
             return Box::pin(self.shadow(ask, body)).await;
         }
-        let response = self.ask_app(ask, body).await?;
+        let mut response = self.ask_app(ask, body).await?;
+        let tags = tags::take(response.headers_mut());
         let tap = self.sight(ask, &response);
         if !changes {
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
@@ -464,10 +508,10 @@ impl Proxy {
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
-            return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
+            return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
         let mut reply = Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap);
-        Box::pin(self.purge_after(ask, wanted, &mut reply)).await;
+        Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }
 
@@ -479,10 +523,11 @@ impl Proxy {
         reason: Reason,
     ) -> Result<Reply, Problem> {
         let requested = self.0.shared.clock.now();
-        let response = match self.ask_app(ask, RequestBody::empty()).await {
+        let mut response = match self.ask_app(ask, RequestBody::empty()).await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
+        tags::remove(response.headers_mut());
         if let Some((_, entry)) = &stale
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)
@@ -517,7 +562,8 @@ impl Proxy {
         };
         let asked = {
             let _span = ask.span.child("fetch");
-            self.timed(ask.handle(), &head, RequestBody::empty()).await
+            let route = (&*ask.visit.snapshot, ask.found.rule.id);
+            self.timed(route, &head, RequestBody::empty()).await
         };
         let mut response = asked.map_err(Problem::App)?;
         let agreed = tunnel::agreed(&ask.visit.headers, &response).map_err(Problem::App)?;
@@ -543,29 +589,59 @@ impl Proxy {
         };
         let target = forward::target(&ask.visit.uri, None);
         let head = ask.head(&fields, &target);
-        let asked = self.timed(ask.handle(), &head, body);
+        let route = (&*ask.visit.snapshot, ask.found.rule.id);
+        let asked = self.timed(route, &head, body);
         asked.await.map_err(Problem::App)
     }
 
+    /// Asks the app for what falls under this route of the snapshot.
     async fn timed<F: RequestFields>(
         &self,
-        route: &RouteHandle,
+        (snapshot, route): (&Snapshot, RouteId),
         head: &RequestHead<'_, F>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         use crate::telemetry::metrics::UpstreamResult;
         let began = Instant::now();
-        let outcome = self.0.upstream.send(head, body).await;
+        let gate = snapshot.gates[route].as_ref();
+        let outcome = self.0.upstream.send(head, body, gate).await;
         let result = match &outcome {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(error) => UpstreamResult::Error(error.word()),
         };
-        self.0.recorder.upstream(route, result, began.elapsed());
+        let handle = &snapshot.handles[route];
+        let took = began.elapsed();
+        let failed = match &outcome {
+            Ok(response) => is_failure(response.status()),
+            Err(error) => error.is_app_failure(),
+        };
+        self.0.shared.pulse.answered(handle, took, failed);
+        self.0.recorder.upstream(handle, result, took);
         outcome
     }
 }
 
 impl<'a> Ask<'a> {
+    /// The URL that the answer is known by: `host/path?query`.
+    fn url(&self) -> String {
+        format!(
+            "{}{}",
+            self.visit.authority(),
+            self.found.rule.url(self.target)
+        )
+    }
+
+    /// What its key stands for.
+    fn what(&self, url: Box<str>) -> What {
+        let rule = self.found.rule;
+        What {
+            url,
+            tls: self.scheme() == "https",
+            route: rule.name.clone(),
+            is_personal: !rule.key.per.is_empty(),
+        }
+    }
+
     fn handle(&self) -> &'a RouteHandle {
         &self.visit.snapshot.handles[self.found.rule.id]
     }

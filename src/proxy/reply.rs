@@ -233,6 +233,23 @@ impl Reply {
         self
     }
 
+    /// For who wants it stored and nothing else: that it is, or will be once its content has come, or why
+    /// not; and the content, where that is still to come.
+    pub fn brought(self) -> (Result<(), Reason>, Option<Body>) {
+        let told = &self.told;
+        // Another sidecar may have fetched it.
+        let is_held = told.stored || matches!(self.answer, Answer::Stored(..));
+        let stored = match told.outcome {
+            Outcome::Hit | Outcome::Revalidated => Ok(()),
+            Outcome::Miss if is_held => Ok(()),
+            _ => Err(told.reason),
+        };
+        match self.answer {
+            Answer::Made(response) => (stored, Some(response.into_body())),
+            Answer::Stored(..) => (stored, None),
+        }
+    }
+
     /// The connection is handed over.
     pub fn switching(response: Response<ResponseBody>) -> Self {
         let (head, _) = response.into_parts();

@@ -57,8 +57,8 @@ impl Resume {
             interim: None,
             upgrade: false,
         };
-        let handle = &self.snapshot.handles[self.rule];
-        let asked = self.proxy.timed(handle, &head, RequestBody::empty());
+        let route = (&*self.snapshot, self.rule);
+        let asked = self.proxy.timed(route, &head, RequestBody::empty());
         let response = asked.await.ok()?;
         let is_it = response.status() == StatusCode::PARTIAL_CONTENT
             && validation::is_part_of(&self.stored, response.headers(), &part);

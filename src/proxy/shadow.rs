@@ -10,6 +10,7 @@ use crate::cache::{Entry, Label, Lookup, Position};
 use crate::evidence::{Print, Verdict};
 use crate::route::{Content, RouteId};
 use crate::semantics::reuse::ClientRefresh;
+use crate::semantics::tags;
 use crate::semantics::validation::is_conditional;
 use crate::semantics::{self, Exchange, Key, KeyBuilder, Reuse, Stored, Timestamp};
 use crate::upstream::{RequestBody, ResponseBody};
@@ -51,8 +52,12 @@ impl Proxy {
     /// Asks the app, and notes beside what the store would have done.
     pub(super) async fn shadow(&self, ask: &Ask<'_>, body: RequestBody) -> Result<Reply, Problem> {
         let shadow = self.begin_shadow(ask);
-        let response = self.ask_app(ask, body).await?;
-        let tap = shadow.map(|shadow| shadow.tap(&response));
+        let mut response = self.ask_app(ask, body).await?;
+        let tags = tags::take(response.headers_mut());
+        let tap = shadow.map(|mut shadow| {
+            shadow.tags.are_named(tags);
+            shadow.tap(&response)
+        });
         let reply = Reply::app(ask, response, Outcome::Bypass, Reason::Shadow);
         Ok(reply.tapped(tap))
     }

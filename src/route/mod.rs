@@ -19,6 +19,7 @@ use crate::semantics::fields::cookies;
 use crate::semantics::{Key, KeyBuilder, Policy};
 use http::{HeaderMap, HeaderName, Method};
 use index::Index;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use std::time::Duration;
 pub type RouteId = usize;
 
 /// One route of the configuration, compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Rule {
     /// Position in [`Routes`].
     pub id: RouteId,
@@ -51,10 +52,18 @@ pub struct Rule {
     /// Whether the tiers apply to requests of this path (`limits.paths`) is the limiter's business.
     /// A hit in the last share of its lifetime refreshes the entry behind; `None` = never.
     pub refresh_ahead: Option<f32>,
+    /// A hit refreshes behind with a chance that rises towards the end of the lifetime, the sooner the
+    /// longer the app took, multiplied by this; `None` = never. XFetch's β (Vattani et al., VLDB 2015).
+    pub early_refresh: Option<f32>,
     /// Hits renew the lifetime, up to this age.
     pub slide_up_to: Option<Duration>,
     /// What of it is put to the test.
     pub scrutiny: Scrutiny,
+    /// Requests of this route that the app may have at a time; `None` = as many as it may have at all.
+    pub max_in_flight: Option<NonZeroU32>,
+    /// How long a request waits for another's fetch of the same, here or in another sidecar, before it asks
+    /// the app itself.
+    pub collapse_wait: Duration,
 }
 
 impl Rule {
@@ -89,6 +98,9 @@ impl Rule {
             purge: _,
             limits: _,
             refresh_ahead: _,
+            early_refresh: _,
+            max_in_flight: _,
+            collapse_wait: _,
             slide_up_to,
             scrutiny: _,
         } = self;
@@ -227,22 +239,13 @@ mod tests {
 
     fn rule(name: &str, methods: &[Method], paths: &[&str]) -> Rule {
         Rule {
-            id: 0,
             name: name.into(),
             paths: paths
                 .iter()
                 .map(|path| Pattern::parse(path).unwrap())
                 .collect(),
             methods: methods.to_vec(),
-            policy: None,
-            key: KeyRule::default(),
-            bypass: Bypass::default(),
-            tags: Vec::new(),
-            purge: Vec::new(),
-            limits: Vec::new(),
-            refresh_ahead: None,
-            slide_up_to: None,
-            scrutiny: Scrutiny::default(),
+            ..Rule::default()
         }
     }
 

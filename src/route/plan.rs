@@ -478,19 +478,11 @@ mod tests {
 
     fn rule(key: KeyRule) -> Rule {
         Rule {
-            id: 0,
             name: "test".into(),
             paths: vec![Pattern::parse("/*").unwrap()],
-            methods: Vec::new(),
             policy: Some(Policy::default()),
             key,
-            bypass: Bypass::default(),
-            tags: Vec::new(),
-            purge: Vec::new(),
-            limits: Vec::new(),
-            refresh_ahead: None,
-            slide_up_to: None,
-            scrutiny: crate::route::Scrutiny::default(),
+            ..Rule::default()
         }
     }
 

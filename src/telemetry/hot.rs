@@ -1,4 +1,4 @@
-//! Which keys are asked for most (`GET /v1/hot`), as far as this process sees it.
+//! Which keys are asked for most, and which by many at once (`GET /v1/hot`), as far as this process sees it.
 //!
 //! A table of fixed size that forgets: what is counted loses half of its weight every half minute, and
 //! who is new takes the place of who was asked for least (Space-Saving, Metwally et al. 2005, in sets
@@ -6,6 +6,7 @@
 //! requests is counted, each for all of them. It never holds who asked.
 
 use crate::semantics::{Key, Timestamp};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,6 +51,8 @@ struct Place {
 pub struct What {
     /// `host/path?query`
     pub url: Box<str>,
+    /// Whether clients ask for it by `https`.
+    pub tls: bool,
     /// Its route.
     pub route: Arc<str>,
     /// It is one client's or one user's own.
@@ -175,6 +178,80 @@ impl Hot {
     }
 }
 
+/// So many requests that wait for one fetch are a stampede.
+pub const STAMPEDE: usize = 20;
+/// How long a stampede is told of.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Stampedes told of at a time, the last ones.
+const STAMPEDES_MAX: usize = 100;
+
+/// Keys that many have waited for at the same time, in the last minute. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct Stampedes(Mutex<VecDeque<Stampede>>);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stampede {
+    /// What they waited for.
+    pub key: Key,
+    /// What that stands for.
+    pub what: What,
+    /// The most that waited at the same time, in powers of two from [`STAMPEDE`] on.
+    pub waiting: usize,
+    /// When that was.
+    pub at: Timestamp,
+}
+
+impl Stampedes {
+    /// One more waits for `key`, the `waiting`th. Returns whether that makes it a stampede.
+    pub fn joined(
+        &self,
+        key: &Key,
+        waiting: usize,
+        now: Timestamp,
+        what: impl FnOnce() -> What,
+    ) -> bool {
+        if waiting < STAMPEDE
+            || !(waiting / STAMPEDE).is_power_of_two()
+            || !waiting.is_multiple_of(STAMPEDE)
+        {
+            return false;
+        }
+        let mut told = self.lock();
+        let known = told.iter().position(|one| one.key == *key);
+        let stampede = match known.and_then(|at| told.remove(at)) {
+            Some(known) => Stampede {
+                waiting: known.waiting.max(waiting),
+                at: now,
+                ..known
+            },
+            None => Stampede {
+                key: *key,
+                what: what(),
+                waiting,
+                at: now,
+            },
+        };
+        if told.len() == STAMPEDES_MAX {
+            told.pop_front();
+        }
+        told.push_back(stampede);
+        waiting == STAMPEDE
+    }
+
+    /// Those of the last minute, the latest first.
+    #[must_use]
+    pub fn lately(&self, now: Timestamp) -> Vec<Stampede> {
+        let mut told = self.lock();
+        told.retain(|one| now.since(one.at) <= TOLD_FOR);
+        told.iter().rev().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Stampede>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Place {
     /// Lets what was counted until now fade.
     fn age(&mut self, second: u64) {
@@ -207,6 +284,7 @@ mod tests {
     fn what(number: u64) -> What {
         What {
             url: format!("shop.test/{number}").into(),
+            tls: false,
             route: "cars".into(),
             is_personal: false,
         }
@@ -281,6 +359,26 @@ mod tests {
         let top = hot.top(1, START + Duration::from_secs(119));
         let expected = 40_000.0 * 60.0;
         assert!((top[0].per_minute / expected - 1.0).abs() < 0.15, "{top:?}");
+    }
+
+    #[test]
+    fn a_stampede_is_told_once_and_grows_and_is_forgotten() {
+        let stampedes = Stampedes::default();
+        let joined =
+            |number, waiting, now| stampedes.joined(&key(number), waiting, now, || what(number));
+        let begun = (1..=100).filter(|waiting| joined(1, *waiting, START));
+        assert_eq!(begun.collect::<Vec<_>>(), [STAMPEDE]);
+        assert_eq!(stampedes.lately(START)[0].waiting, 80);
+        let later = START + Duration::from_secs(30);
+        assert!(joined(2, STAMPEDE, later));
+        assert!(joined(1, STAMPEDE, later), "the next fetch of the same key");
+        let lately = stampedes.lately(later);
+        let told: Vec<_> = lately.iter().map(|one| (one.key, one.waiting)).collect();
+        assert_eq!(told, [(key(1), 80), (key(2), STAMPEDE)]);
+        assert!(stampedes.lately(later + TOLD_FOR * 2).is_empty());
+        let all = (0..1_000).filter(|number| joined(*number, STAMPEDE, later));
+        assert_eq!(all.count(), 1_000);
+        assert_eq!(stampedes.lately(later).len(), STAMPEDES_MAX);
     }
 
     proptest! {

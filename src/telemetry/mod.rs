@@ -7,6 +7,7 @@ pub mod hot;
 pub mod log;
 pub mod metrics;
 pub mod otlp;
+pub mod pulse;
 mod slots;
 pub mod trace;
 
@@ -14,4 +15,5 @@ pub use hot::Hot;
 pub use log::{AccessLog, AccessRecord};
 pub use metrics::{Metrics, Recorder, RouteHandle};
 pub use otlp::Otlp;
+pub use pulse::Pulse;
 pub use trace::{Span, TraceContext, Traces};

@@ -1,9 +1,11 @@
-//! How many requests the app may have at a time (`upstream.max_in_flight`).
+//! How many requests the app may have at a time (`upstream.max_in_flight`), in all or of one route.
 //!
 //! A cold cache in front of a slow app must not drown it: what is over the bound waits, what cannot
 //! wait is refused. The adaptive bound grows by one for each full round of good answers while it is
 //! in use, and shrinks by a tenth when the app times out, refuses or breaks (additive increase,
-//! multiplicative decrease: Chiu and Jain, 1989).
+//! multiplicative decrease: Chiu and Jain, 1989). When the cache has suddenly nothing, the bound starts
+//! low and doubles with each full round of good answers, as TCP does on a fresh path, until it is what
+//! it was.
 
 use super::UpstreamError;
 use crate::config::settings::MaxInFlight;
@@ -15,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const ADAPTIVE_START: u32 = 256;
 const ADAPTIVE_MIN: u32 = 16;
 const ADAPTIVE_MAX: u32 = 4_096;
+/// Where a bound starts from when the cache has suddenly nothing.
+const RAMP_START: u32 = 32;
 /// Requests that may wait for their turn.
 const WAITING_MAX: usize = 10_000;
 
@@ -28,6 +32,8 @@ struct Inner {
     adaptive: bool,
     limit: AtomicU32,
     good: AtomicU32,
+    /// The bound that is being returned to; 0: none.
+    ramp_to: AtomicU32,
     waiting: AtomicUsize,
 }
 
@@ -51,6 +57,7 @@ impl Gate {
             adaptive,
             limit: AtomicU32::new(limit),
             good: AtomicU32::new(0),
+            ramp_to: AtomicU32::new(0),
             waiting: AtomicUsize::new(0),
         }))
     }
@@ -66,6 +73,32 @@ impl Gate {
     pub fn in_flight(&self) -> u32 {
         self.limit()
             .saturating_sub(u32::try_from(self.0.turns.available_permits()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the app has room for what nobody waits for: less than half of what it may have is with
+    /// it, and nobody waits for a turn.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.waiting.load(Ordering::Relaxed) == 0 && self.in_flight() < self.limit().div_ceil(2)
+    }
+
+    /// Starts low again and doubles with each full round of good answers, up to the bound as it is now:
+    /// the cache has suddenly nothing. What the app has already stays with it.
+    pub fn ramp(&self) {
+        let limit = self.limit();
+        if limit <= RAMP_START {
+            return;
+        }
+        let gone = self.0.turns.forget_permits((limit - RAMP_START) as usize);
+        let gone = u32::try_from(gone).unwrap_or(0);
+        self.0.ramp_to.fetch_max(limit, Ordering::Relaxed);
+        self.0.limit.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    /// Requests that wait for their turn now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
     }
 
     /// Waits for a turn, `patience` at most.
@@ -85,6 +118,19 @@ impl Gate {
         }
     }
 
+    /// One more for a good answer, as long as the bound is not what it was. Returns whether it was not.
+    fn ramp_up(&self) -> bool {
+        let ramp_to = self.0.ramp_to.load(Ordering::Relaxed);
+        if ramp_to == 0 {
+            return false;
+        }
+        if self.0.limit.fetch_add(1, Ordering::Relaxed) + 1 >= ramp_to {
+            self.0.ramp_to.store(0, Ordering::Relaxed);
+        }
+        self.0.turns.add_permits(1);
+        true
+    }
+
     fn grow(&self) {
         let limit = self.limit();
         let used = self.in_flight();
@@ -101,6 +147,8 @@ impl Gate {
     fn shrink(&self, turn: OwnedSemaphorePermit) {
         let limit = self.limit();
         self.0.good.store(0, Ordering::Relaxed);
+        // From here on carefully.
+        self.0.ramp_to.store(0, Ordering::Relaxed);
         if limit <= ADAPTIVE_MIN {
             return;
         }
@@ -117,7 +165,7 @@ impl Gate {
 impl Permit {
     /// The app has answered, or failed.
     pub(super) fn done(self, failure: Option<UpstreamError>) {
-        if !self.gate.0.adaptive {
+        if failure.is_none() && self.gate.ramp_up() || !self.gate.0.adaptive {
             return;
         }
         match failure {
@@ -178,6 +226,56 @@ mod tests {
         }
         assert_eq!(gate.limit(), ADAPTIVE_MIN);
         assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_cold_cache_starts_low_and_doubles_until_the_bound_is_what_it_was() {
+        let fixed = MaxInFlight::Fixed(NonZeroU32::new(100).unwrap());
+        for (bound, whole) in [(fixed, 100), (MaxInFlight::Adaptive, ADAPTIVE_START)] {
+            let gate = Gate::new(bound);
+            gate.ramp();
+            let mut rounds = 0;
+            while gate.limit() < whole {
+                let round: Vec<_> = (0..gate.limit())
+                    .map(|_| gate.0.turns.clone().try_acquire_owned().unwrap())
+                    .collect();
+                assert!(gate.0.turns.clone().try_acquire_owned().is_err());
+                let before = gate.limit();
+                for turn in round {
+                    Permit {
+                        gate: gate.clone(),
+                        turn,
+                    }
+                    .done(None);
+                }
+                assert!(gate.limit() <= (before * 2).min(whole) && gate.limit() > before);
+                rounds += 1;
+            }
+            assert!(rounds <= 4, "{rounds}");
+            for _ in 0..300 {
+                gate.enter(SOON).await.unwrap().done(None);
+            }
+            assert_eq!(
+                gate.limit(),
+                whole,
+                "it is back, and grows by itself no more"
+            );
+            assert_eq!(gate.in_flight(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_app_has_when_the_cache_turns_cold_stays_with_it() {
+        let gate = Gate::new(MaxInFlight::Fixed(NonZeroU32::new(100).unwrap()));
+        let mut busy = Vec::new();
+        for _ in 0..80 {
+            busy.push(gate.enter(SOON).await.unwrap());
+        }
+        gate.ramp();
+        gate.ramp();
+        assert_eq!((gate.limit(), gate.in_flight()), (80, 80));
+        busy.into_iter().for_each(|permit| permit.done(None));
+        assert_eq!((gate.limit(), gate.in_flight()), (100, 0));
     }
 
     #[tokio::test]

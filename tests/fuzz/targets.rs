@@ -963,22 +963,14 @@ fn strict(text: &str) -> Vec<u8> {
 
 fn rule(path: &str, ignore: Vec<String>) -> Rule {
     Rule {
-        id: 0,
         name: "fuzz".into(),
         paths: Pattern::parse(path).into_iter().collect(),
-        methods: Vec::new(),
         policy: Some(Policy::default()),
         key: KeyRule {
             ignore_query: ignore.into(),
             ..KeyRule::default()
         },
-        tags: Vec::new(),
-        purge: Vec::new(),
-        limits: Vec::new(),
-        bypass: larder::route::Bypass::default(),
-        refresh_ahead: None,
-        slide_up_to: None,
-        scrutiny: larder::route::Scrutiny::default(),
+        ..Rule::default()
     }
 }
 

@@ -127,12 +127,8 @@ pub async fn explain(shared: &Shared, live: Live<'_>, question: Question) -> Exp
 /// Explains by the configuration alone, without a running larder: nothing is stored, nothing counted,
 /// and no keys for tokens are fetched.
 pub async fn explain_settings(settings: Settings, question: Question) -> Explanation {
-    let snapshot = Snapshot {
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::new(settings),
-        handles: Vec::new(),
-        watched: crate::proxy::Watched::default(),
-    };
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::new(settings), identity, Vec::new(), None);
     let shared = Shared::new(snapshot, Clock::system());
     answer(&shared, None, question).await
 }

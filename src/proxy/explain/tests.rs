@@ -15,12 +15,8 @@ fn shared(yaml: &str) -> Shared {
         text: format!("upstream: http://localhost:1\n{yaml}"),
     };
     let (settings, _) = crate::config::load(source, &Environment::ignored()).unwrap();
-    let snapshot = Snapshot {
-        identity: Arc::new(Identity::new(settings.identity.clone())),
-        settings: Arc::new(settings),
-        handles: Vec::new(),
-        watched: crate::proxy::Watched::default(),
-    };
+    let identity = Arc::new(Identity::new(settings.identity.clone()));
+    let snapshot = Snapshot::new(Arc::new(settings), identity, Vec::new(), None);
     Shared::new(snapshot, Clock::manual(Timestamp::from_millis(1_000_000)))
 }
 

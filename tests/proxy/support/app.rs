@@ -213,6 +213,8 @@ pub struct App {
 struct Shared {
     says: Mutex<Says>,
     seen: Mutex<(VecDeque<Seen>, u64)>,
+    /// Requests that are being answered, and the most that ever were at the same time.
+    at_once: Mutex<(usize, usize)>,
     connections: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -226,6 +228,7 @@ impl App {
             shared: Arc::new(Shared {
                 says: Mutex::new(Arc::new(says)),
                 seen: Mutex::default(),
+                at_once: Mutex::default(),
                 connections: Mutex::default(),
             }),
             serving: Mutex::new(None),
@@ -269,6 +272,14 @@ impl App {
     /// All requests that came, the health check's aside.
     pub fn total(&self) -> u64 {
         self.shared.seen.lock().unwrap().1
+    }
+
+    /// The most requests that it has had at the same time since it was last asked.
+    pub fn most_at_once(&self) -> usize {
+        let mut at_once = self.shared.at_once.lock().unwrap();
+        let most = at_once.1;
+        at_once.1 = at_once.0;
+        most
     }
 
     pub fn seen(&self, path: &str) -> Vec<Seen> {
@@ -340,11 +351,30 @@ async fn bind_again(address: SocketAddr) -> TcpListener {
     .await
 }
 
+/// A request that is being answered.
+struct Busy(Arc<Shared>);
+
+impl Busy {
+    fn with(shared: &Arc<Shared>) -> Self {
+        let mut at_once = shared.at_once.lock().unwrap();
+        at_once.0 += 1;
+        at_once.1 = at_once.1.max(at_once.0);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.at_once.lock().unwrap().0 -= 1;
+    }
+}
+
 async fn converse(socket: TcpStream, shared: Arc<Shared>) {
     let _ = socket.set_nodelay(true);
     let mut socket = BufReader::new(socket);
     while let Some(seen) = read_request(&mut socket).await {
         let health = seen.path() == "/api/health";
+        let _busy = (!health).then(|| Busy::with(&shared));
         let answer = if health {
             Answer::ok("well")
         } else {

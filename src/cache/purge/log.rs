@@ -1,33 +1,25 @@
-//! The purge log: what was purged, in which order (one Redis Stream per namespace).
-//!
-//! [`Table`] is pure: purges go in, verdicts on entries come out. [`PurgeLog`] shares one table among
-//! all workers, appends their purges to the stream and replays what others appended. A log that is
-//! missing, was trimmed past our place or went backwards means that everything older is stale, never
-//! that nothing was purged.
+//! One process's share in the purge log: its table, what it has still to append, what it replays.
 
-use super::seal::{self, Seal};
-use crate::redis_client::{Outage, PrivateLine, Redis, Script};
-use crate::semantics::search::path_tag;
+use super::table::Table;
+use super::wire::{Fields, beat_script, log_id, look_script, read, stream_entries, written};
+use super::{LogId, Position, Purge, PurgeOutcome, Scope, Since, Subject, Verdict};
+use crate::cache::seal::Seal;
+use crate::redis_client::{Outage, PrivateLine, Redis};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use redis::Value;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Purges remembered here; the oldest beyond that become "everything older is stale".
-pub const PURGES_MAX: usize = 100_000;
 /// Purges kept for a Redis that is away; more become one purge of everything.
 pub const OUTBOX_MAX: usize = 10_000;
 /// Entries of the stream, about; older ones are trimmed.
 pub const STREAM_MAX: usize = 100_000;
 /// Life of the stream's key, renewed as long as anybody follows it. Longer than any entry's.
 pub const STREAM_TTL: Duration = Duration::from_secs(31 * 24 * 3_600);
-/// Longest purge scope in bytes; a longer one purges everything.
-pub const SCOPE_BYTES_MAX: usize = 8 * 1_024;
 /// How long one read of the stream waits for news.
 const BLOCK: Duration = Duration::from_millis(500);
 /// Deadline of a read beyond [`BLOCK`], and of everything else on the follower's line.
@@ -52,352 +44,6 @@ const RECENT: Duration = Duration::from_secs(600);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A sidecar not seen for so long is gone.
 const SEEN_WITHIN: Duration = Duration::from_secs(16);
-
-/// A place in the purge log. An entry is valid only if no later purge matches it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// The last entry of the Redis Stream that had been replayed here (milliseconds, sequence).
-    pub log: (u64, u64),
-    /// Purges applied in this process so far.
-    pub local: u64,
-}
-
-/// One purge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Purge {
-    /// What it hits.
-    pub scope: Scope,
-    /// Stale and refreshed behind (soft), or gone (hard).
-    pub soft: bool,
-}
-
-impl Purge {
-    /// The purge that goes with one of a URL: of what is stored for more queries than one, whichever
-    /// URL of its path it was fetched by. `None` for purges of anything else.
-    #[must_use]
-    pub fn of_path(&self) -> Option<Self> {
-        let Scope::Url(url) = &self.scope else {
-            return None;
-        };
-        let (authority, rest) = url.split_at(url.find('/')?);
-        let path = rest.split('?').next().unwrap_or_default();
-        Some(Self {
-            scope: Scope::Tag(path_tag(authority, path)),
-            soft: self.soft,
-        })
-    }
-}
-
-/// What a purge hits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Everything with this tag.
-    Tag(String),
-    /// One URL (`host/path?query`, or `/path?query` on every host) with all its variants.
-    Url(String),
-    /// Everything whose path begins so.
-    Prefix(String),
-    /// Everything.
-    All,
-}
-
-/// How a purge went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PurgeOutcome {
-    /// In the log: every sidecar that sees Redis obeys it.
-    Logged,
-    /// Done here; kept for the others until Redis is back.
-    Queued,
-    /// There is no Redis: done here, and here is everywhere.
-    Local,
-}
-
-impl Scope {
-    /// The word for metrics.
-    #[must_use]
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Tag(_) => "tag",
-            Self::Url(_) => "url",
-            Self::Prefix(_) => "prefix",
-            Self::All => "all",
-        }
-    }
-
-    fn value(&self) -> &str {
-        match self {
-            Self::Tag(value) | Self::Url(value) | Self::Prefix(value) => value,
-            Self::All => "",
-        }
-    }
-}
-
-/// A place in the stream: milliseconds and sequence.
-pub type LogId = (u64, u64);
-
-/// What the purges say about an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// Not purged since.
-    Valid,
-    /// Stale, and may be served while it is refreshed.
-    Soft,
-    /// Gone.
-    Hard,
-}
-
-/// From where an entry's age in purges is counted.
-#[derive(Clone, Copy, Debug)]
-pub enum Since {
-    /// It was made or checked in this process when so many purges had been applied.
-    Local(u64),
-    /// It comes from Redis and carries this place in the log.
-    Log(LogId),
-}
-
-/// What an entry is purged by.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a, T> {
-    /// Its tags: anything that gives them one by one.
-    pub tags: T,
-    /// `host/path?query`
-    pub url: &'a str,
-}
-
-/// The latest purge of one scope and strength.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    local: u64,
-    log: LogId,
-    /// The local number of a purge that the log does not have yet; 0 if none. Until it has it, no
-    /// entry from Redis can prove to be newer.
-    pending: u64,
-}
-
-impl Mark {
-    fn hits(&self, since: Since) -> bool {
-        match since {
-            Since::Local(local) => self.local > local,
-            Since::Log(log) => self.pending != 0 || self.log > log,
-        }
-    }
-
-    fn raise(&mut self, local: u64, log: Option<LogId>) {
-        self.local = self.local.max(local);
-        match log {
-            Some(log) => self.log = self.log.max(log),
-            None => self.pending = local,
-        }
-    }
-
-    fn confirm(&mut self, local: u64, log: LogId) {
-        self.log = self.log.max(log);
-        if self.pending == local {
-            self.pending = 0;
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.local = self.local.max(other.local);
-        self.log = self.log.max(other.log);
-        self.pending = self.pending.max(other.pending);
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Marks {
-    soft: Mark,
-    hard: Mark,
-}
-
-impl Marks {
-    fn verdict(&self, since: Since) -> Verdict {
-        if self.hard.hits(since) {
-            Verdict::Hard
-        } else if self.soft.hits(since) {
-            Verdict::Soft
-        } else {
-            Verdict::Valid
-        }
-    }
-
-    fn of(&mut self, soft: bool) -> &mut Mark {
-        if soft { &mut self.soft } else { &mut self.hard }
-    }
-}
-
-/// What has been purged, as far as this process knows: pure, bounded, and as quick with a hundred
-/// thousand purges as with one.
-#[derive(Debug, Default)]
-pub struct Table {
-    tags: HashMap<Box<str>, Marks>,
-    urls: HashMap<Box<str>, Marks>,
-    prefixes: HashMap<Box<str>, Marks>,
-    /// Lengths of the prefixes and how many have each.
-    prefix_lengths: BTreeMap<usize, usize>,
-    all: Marks,
-    /// Everything older than this is stale: what was forgotten, and what a lost log may have held.
-    floor: Mark,
-    order: VecDeque<(u64, Scope)>,
-    local: u64,
-    log: LogId,
-}
-
-impl Table {
-    /// The place up to which purges are known here.
-    #[must_use]
-    pub const fn position(&self) -> Position {
-        Position {
-            log: self.log,
-            local: self.local,
-        }
-    }
-
-    /// Applies a purge: with its place in the log, or without while it is only known here. Returns
-    /// its local number.
-    pub fn apply(&mut self, purge: &Purge, log: Option<LogId>) -> u64 {
-        self.local += 1;
-        let local = self.local;
-        self.log = self.log.max(log.unwrap_or_default());
-        self.marks(&purge.scope).of(purge.soft).raise(local, log);
-        if purge.scope != Scope::All {
-            self.order.push_back((local, purge.scope.clone()));
-        }
-        while self.order.len() > PURGES_MAX {
-            self.forget_oldest();
-        }
-        local
-    }
-
-    /// The purge with this local number now has a place in the log.
-    pub fn confirm(&mut self, purge: &Purge, local: u64, log: LogId) {
-        if purge.scope == Scope::All && !purge.soft {
-            self.settle_before(local);
-        }
-        if self.floor.pending == local {
-            self.floor.confirm(local, log);
-        }
-        if let Some(marks) = self.known(&purge.scope) {
-            marks.of(purge.soft).confirm(local, log);
-        }
-    }
-
-    /// A purge of everything is in the log: what was purged before it, and is waiting for a place
-    /// of its own still, needs none any more.
-    fn settle_before(&mut self, local: u64) {
-        let named = [&mut self.tags, &mut self.urls, &mut self.prefixes];
-        let named = named.into_iter().flat_map(HashMap::values_mut);
-        let marks = named.flat_map(|marks| [&mut marks.soft, &mut marks.hard]);
-        for mark in marks.chain([&mut self.all.soft, &mut self.floor]) {
-            if mark.pending < local {
-                mark.pending = 0;
-            }
-        }
-    }
-
-    /// The log has been replayed up to here.
-    pub fn replayed(&mut self, log: LogId) {
-        self.log = self.log.max(log);
-    }
-
-    /// Every entry from Redis older than `log` is stale; with `memory`, so is everything held here.
-    pub fn raise_floor(&mut self, log: LogId, memory: bool) {
-        self.floor.log = self.floor.log.max(log);
-        if memory {
-            self.local += 1;
-            self.floor.local = self.local;
-        }
-    }
-
-    /// Whether an entry has been purged since.
-    #[must_use]
-    pub fn verdict<'a>(
-        &self,
-        subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
-        since: Since,
-    ) -> Verdict {
-        if self.floor.hits(since) {
-            return Verdict::Hard;
-        }
-        let path_at = subject.url.find('/').unwrap_or(subject.url.len());
-        let path = &subject.url[path_at..];
-        let named = |marks: &HashMap<Box<str>, Marks>, name: &str| {
-            marks
-                .get(name)
-                .map_or(Verdict::Valid, |marks| marks.verdict(since))
-        };
-        let mut verdict = self.all.verdict(since);
-        if !self.tags.is_empty() {
-            for tag in subject.tags {
-                verdict = verdict.max(named(&self.tags, tag));
-            }
-        }
-        if !self.urls.is_empty() {
-            verdict = verdict.max(named(&self.urls, subject.url));
-            verdict = verdict.max(named(&self.urls, path));
-        }
-        for length in self.prefix_lengths.keys() {
-            for whole in [subject.url, path] {
-                if let Some(prefix) = whole.get(..*length) {
-                    verdict = verdict.max(named(&self.prefixes, prefix));
-                }
-            }
-        }
-        verdict
-    }
-
-    fn marks(&mut self, scope: &Scope) -> &mut Marks {
-        match scope {
-            Scope::Tag(tag) => self.tags.entry(tag.as_str().into()).or_default(),
-            Scope::Url(url) => self.urls.entry(url.as_str().into()).or_default(),
-            Scope::Prefix(prefix) => {
-                if !self.prefixes.contains_key(prefix.as_str()) {
-                    *self.prefix_lengths.entry(prefix.len()).or_default() += 1;
-                }
-                self.prefixes.entry(prefix.as_str().into()).or_default()
-            }
-            Scope::All => &mut self.all,
-        }
-    }
-
-    fn known(&mut self, scope: &Scope) -> Option<&mut Marks> {
-        match scope {
-            Scope::Tag(tag) => self.tags.get_mut(tag.as_str()),
-            Scope::Url(url) => self.urls.get_mut(url.as_str()),
-            Scope::Prefix(prefix) => self.prefixes.get_mut(prefix.as_str()),
-            Scope::All => Some(&mut self.all),
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some((local, scope)) = self.order.pop_front() else {
-            return;
-        };
-        let Some(marks) = self.known(&scope).copied() else {
-            return;
-        };
-        if marks.soft.local.max(marks.hard.local) > local {
-            return; // Purged again since; that one is further back in the order.
-        }
-        self.floor.merge(&marks.soft);
-        self.floor.merge(&marks.hard);
-        match &scope {
-            Scope::Tag(tag) => drop(self.tags.remove(tag.as_str())),
-            Scope::Url(url) => drop(self.urls.remove(url.as_str())),
-            Scope::Prefix(prefix) => {
-                self.prefixes.remove(prefix.as_str());
-                if let Some(count) = self.prefix_lengths.get_mut(&prefix.len()) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.prefix_lengths.remove(&prefix.len());
-                    }
-                }
-            }
-            Scope::All => {}
-        }
-    }
-}
-
 /// A purge of this process that has not come back through the log yet.
 #[derive(Clone, Debug)]
 struct Pending {
@@ -575,7 +221,7 @@ impl PurgeLog {
             .iter()
             .map(|purge| {
                 let mut purge = purge.clone();
-                if purge.scope.value().len() > SCOPE_BYTES_MAX {
+                if purge.scope.check().is_err() {
                     purge.scope = Scope::All;
                 }
                 Pending {
@@ -585,7 +231,7 @@ impl PurgeLog {
                 }
             })
             .collect();
-        self.local.store(table.local, Ordering::Release);
+        self.local.store(table.position().local, Ordering::Release);
         pending
     }
 
@@ -745,7 +391,7 @@ impl PurgeLog {
             tracing::warn!("the purge log has lost our place: everything stored before is stale");
             let mut table = self.write();
             table.raise_floor(first, true);
-            self.local.store(table.local, Ordering::Release);
+            self.local.store(table.position().local, Ordering::Release);
             drop(table);
             self.say_again();
         } else if known.is_empty() {
@@ -775,10 +421,10 @@ impl PurgeLog {
         if text(b"k") == Some("genesis") {
             let mut table = self.write();
             // Where the loss was seen before, what came into memory since is no older than this log.
-            let is_news = table.floor.log < id;
+            let is_news = table.floor() < id;
             table.raise_floor(id, history && is_news);
             table.replayed(id);
-            self.local.store(table.local, Ordering::Release);
+            self.local.store(table.position().local, Ordering::Release);
             return;
         }
         let scope = read(fields, &self.seal.load());
@@ -799,7 +445,7 @@ impl PurgeLog {
             }
             None => {
                 table.apply(&purge, Some(id));
-                self.local.store(table.local, Ordering::Release);
+                self.local.store(table.position().local, Ordering::Release);
             }
         }
         drop(table);
@@ -851,145 +497,6 @@ impl PurgeLog {
     }
 }
 
-/// The field of the log that holds what is purged, and how it is written there.
-fn written(scope: &Scope, seal: &Seal) -> (&'static str, Vec<u8>) {
-    let value = scope.value().as_bytes();
-    if !seal.encrypts() {
-        return ("v", value.to_vec());
-    }
-    let mut sealed = Vec::new();
-    seal.close(&mut sealed, &[value], false, &bound_to(scope.word()));
-    ("x", sealed)
-}
-
-/// What an entry of the log purges. One of a newer version, of a stranger, or encrypted with a key that
-/// is not here may have meant anything, and purges everything.
-fn read(fields: &Fields, seal: &Seal) -> Scope {
-    let field = |name: &[u8]| fields.get(name);
-    let kind = field(b"k").and_then(|kind| std::str::from_utf8(kind).ok());
-    let kind = kind.unwrap_or_default();
-    let value = match field(b"x") {
-        Some(sealed) => {
-            let sealed = Bytes::copy_from_slice(sealed);
-            let value = seal.open(sealed, seal::ENCRYPTED, &bound_to(kind));
-            value.map(Into::into).ok()
-        }
-        None => field(b"v").cloned(),
-    };
-    match (kind, value.and_then(|value| String::from_utf8(value).ok())) {
-        ("tag", Some(tag)) => Scope::Tag(tag),
-        ("url", Some(url)) => Scope::Url(url),
-        ("prefix", Some(prefix)) => Scope::Prefix(prefix),
-        _ => Scope::All,
-    }
-}
-
-fn bound_to(kind: &str) -> Vec<u8> {
-    [b"larder purge ", kind.as_bytes()].concat()
-}
-
-/// KEYS: the stream. ARGV: our last id or nothing, the key's life in milliseconds.
-/// Answers whether our place is lost (1) and the first id there is.
-fn look_script() -> &'static Script {
-    static SCRIPT: OnceLock<Script> = OnceLock::new();
-    SCRIPT.get_or_init(|| {
-        Script::new(
-            r"
-            local stream, known, lost = KEYS[1], ARGV[1], 0
-            local function parts(id)
-                local millis, sequence = string.match(id, '^(%d+)-(%d+)$')
-                return tonumber(millis), tonumber(sequence)
-            end
-            local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
-            local begin = #last == 0
-            if known ~= '' and #redis.call('XRANGE', stream, known, known) == 0 then
-                lost = 1
-                if not begin then
-                    local there, thereSequence = parts(last[1][1])
-                    local here, hereSequence = parts(known)
-                    begin = there < here or (there == here and thereSequence < hereSequence)
-                end
-            end
-            if begin then
-                local id = '*'
-                if known ~= '' then
-                    -- Beyond our place even where this server's clock is behind.
-                    local time = redis.call('TIME')
-                    local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-                    id = string.format('%.0f-0', math.max(now, (parts(known)) + 1))
-                end
-                local added = redis.pcall('XADD', stream, id, 'k', 'genesis')
-                if type(added) == 'table' and added.err then
-                    redis.call('XADD', stream, '*', 'k', 'genesis')
-                end
-            end
-            redis.call('PEXPIRE', stream, ARGV[2])
-            return {lost, redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]}
-            ",
-        )
-    })
-}
-
-/// KEYS: the set of sidecars. ARGV: who we are, how long a sidecar counts as seen in milliseconds.
-fn beat_script() -> &'static Script {
-    static SCRIPT: OnceLock<Script> = OnceLock::new();
-    SCRIPT.get_or_init(|| {
-        Script::new(
-            r"
-            local time = redis.call('TIME')
-            local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-            redis.call('ZADD', KEYS[1], now, ARGV[1])
-            redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now - ARGV[2]))
-            redis.call('PEXPIRE', KEYS[1], ARGV[2])
-            return redis.call('ZCARD', KEYS[1])
-            ",
-        )
-    })
-}
-
-/// Fields of one entry of the stream.
-type Fields = HashMap<Vec<u8>, Vec<u8>>;
-
-fn log_id(value: &Value) -> Option<LogId> {
-    let text = match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-        Value::SimpleString(text) => text,
-        _ => return None,
-    };
-    let (millis, sequence) = text.split_once('-')?;
-    Some((millis.parse().ok()?, sequence.parse().ok()?))
-}
-
-/// What XREAD answered for its one stream; what cannot be read is left out but for its place, so
-/// that it counts as a purge of everything.
-fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
-    let array = |value: Value| match value {
-        Value::Array(values) => values,
-        _ => Vec::new(),
-    };
-    let bytes = |value: Value| match value {
-        Value::BulkString(bytes) => bytes,
-        Value::SimpleString(text) => text.into_bytes(),
-        _ => Vec::new(),
-    };
-    let stream = array(answer).into_iter().next().map(array);
-    let entries = stream.and_then(|mut stream| stream.pop()).map(array);
-    entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|entry| {
-            let mut parts = array(entry).into_iter();
-            let id = log_id(&parts.next()?)?;
-            let mut fields = HashMap::new();
-            let mut flat = parts.next().map(array).unwrap_or_default().into_iter();
-            while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-                fields.insert(bytes(name), bytes(value));
-            }
-            Some((id, fields))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1000,15 +507,6 @@ mod tests {
             scope: Scope::Tag(name.to_owned()),
             soft,
         }
-    }
-
-    fn hard(scope: Scope) -> Purge {
-        Purge { scope, soft: false }
-    }
-
-    fn verdict(table: &Table, tags: &[&str], url: &str, since: Since) -> Verdict {
-        let tags = tags.iter().copied();
-        table.verdict(Subject { tags, url }, since)
     }
 
     /// Any answer of a server, purges and what is only like them first of all.
@@ -1093,115 +591,6 @@ mod tests {
         assert_eq!(read(&other_kind, &seal(&[1])), Scope::All);
         // While not every sidecar has a key, those without are understood.
         assert_eq!(read(&fields(&scope, &seal(&[])), &seal(&[1])), scope);
-    }
-
-    #[test]
-    fn a_purge_hits_what_is_older_and_spares_what_is_newer() {
-        let mut table = Table::default();
-        let local = table.apply(&tag("car:42", false), Some((5, 0)));
-        let of = |since| verdict(&table, &["fleet", "car:42"], "h/a", since);
-        assert_eq!(of(Since::Local(local - 1)), Verdict::Hard);
-        assert_eq!(of(Since::Local(local)), Verdict::Valid);
-        assert_eq!(of(Since::Log((4, 9))), Verdict::Hard);
-        assert_eq!(of(Since::Log((5, 0))), Verdict::Valid);
-        assert_eq!(
-            verdict(&table, &["fleet"], "h/a", Since::Local(0)),
-            Verdict::Valid
-        );
-    }
-
-    #[test]
-    fn the_stronger_of_two_purges_counts() {
-        let mut table = Table::default();
-        table.apply(&tag("a", true), Some((1, 0)));
-        assert_eq!(
-            verdict(&table, &["a"], "h/", Since::Local(0)),
-            Verdict::Soft
-        );
-        table.apply(&tag("b", false), Some((2, 0)));
-        assert_eq!(
-            verdict(&table, &["a", "b"], "h/", Since::Local(0)),
-            Verdict::Hard
-        );
-    }
-
-    #[test]
-    fn urls_match_with_and_without_host_and_prefixes_by_their_beginning() {
-        let mut table = Table::default();
-        table.apply(&hard(Scope::Url("h/a?x=1".to_owned())), None);
-        table.apply(&hard(Scope::Url("/b".to_owned())), None);
-        table.apply(&hard(Scope::Prefix("/api/".to_owned())), None);
-        let of = |url: &str| verdict(&table, &[], url, Since::Local(0));
-        assert_eq!(of("h/a?x=1"), Verdict::Hard);
-        assert_eq!(of("i/a?x=1"), Verdict::Valid);
-        assert_eq!(of("h/a"), Verdict::Valid);
-        assert_eq!(of("h/b"), Verdict::Hard);
-        assert_eq!(of("i/b"), Verdict::Hard);
-        assert_eq!(of("h/api/cars"), Verdict::Hard);
-        assert_eq!(of("h/ap"), Verdict::Valid);
-        assert_eq!(of("ü"), Verdict::Valid);
-    }
-
-    #[test]
-    fn until_the_log_has_a_purge_no_entry_from_redis_can_be_newer() {
-        let mut table = Table::default();
-        let purge = tag("a", false);
-        let local = table.apply(&purge, None);
-        let of = |table: &Table, log| verdict(table, &["a"], "h/", Since::Log(log));
-        assert_eq!(of(&table, (99, 0)), Verdict::Hard);
-        // Another sidecar purged the same tag meanwhile: ours is still not in the log.
-        table.apply(&purge, Some((50, 0)));
-        assert_eq!(of(&table, (99, 0)), Verdict::Hard);
-        table.confirm(&purge, local, (60, 0));
-        assert_eq!(of(&table, (99, 0)), Verdict::Valid);
-        assert_eq!(of(&table, (59, 0)), Verdict::Hard);
-        // Nothing else is older for it.
-        let other = verdict(&table, &["b"], "h/", Since::Log((0, 1)));
-        assert_eq!(other, Verdict::Valid);
-    }
-
-    #[test]
-    fn what_is_forgotten_becomes_a_floor() {
-        let mut table = Table::default();
-        for n in 0..=PURGES_MAX as u64 {
-            table.apply(&tag(&format!("t{n}"), false), Some((n + 1, 0)));
-        }
-        assert_eq!(table.tags.len(), PURGES_MAX);
-        // The first purge is forgotten; everything older than it is stale, whatever its tags.
-        assert_eq!(
-            verdict(&table, &[], "h/", Since::Log((0, 5))),
-            Verdict::Hard
-        );
-        assert_eq!(
-            verdict(&table, &[], "h/", Since::Log((1, 0))),
-            Verdict::Valid
-        );
-        assert_eq!(verdict(&table, &[], "h/", Since::Local(0)), Verdict::Hard);
-        assert_eq!(verdict(&table, &[], "h/", Since::Local(1)), Verdict::Valid);
-    }
-
-    #[test]
-    fn the_same_tag_purged_again_and_again_takes_one_place() {
-        let mut table = Table::default();
-        for n in 0..PURGES_MAX as u64 + 10 {
-            table.apply(&tag("a", false), Some((n + 1, 0)));
-        }
-        assert_eq!((table.tags.len(), table.floor.local), (1, 0));
-        assert!(table.order.len() <= PURGES_MAX);
-    }
-
-    #[test]
-    fn a_purge_of_everything_stands_for_those_that_never_got_a_place() {
-        let mut table = Table::default();
-        table.apply(&tag("a", false), None);
-        let everything = hard(Scope::All);
-        let local = table.apply(&everything, None);
-        table.apply(&tag("b", false), None);
-        table.confirm(&everything, local, (60, 0));
-        let of = |tag, log| verdict(&table, &[tag], "h/", Since::Log(log));
-        assert_eq!(of("a", (59, 0)), Verdict::Hard);
-        assert_eq!(of("a", (60, 0)), Verdict::Valid);
-        assert_eq!(of("b", (60, 0)), Verdict::Hard);
     }
 
     #[tokio::test]
