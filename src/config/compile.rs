@@ -1395,9 +1395,9 @@ impl Compiler<'_> {
             refresh_ahead,
             early_refresh: share(&route.early_refresh),
             slide_up_to,
-            scrutiny,
             max_in_flight,
             collapse_wait: COLLAPSE_WAIT,
+            scrutiny,
         }
     }
 

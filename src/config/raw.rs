@@ -548,40 +548,6 @@ impl OneLine for Admin {
     }
 }
 
-/// Hits asked of the app again.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(
-    default,
-    deny_unknown_fields,
-    expecting = "a map with sample and routes"
-)]
-pub(super) struct Audit {
-    /// Share of hits; 1% by default.
-    pub sample: Given<Percent>,
-    /// Names of routes; every one by default.
-    pub routes: Given<List<Name>>,
-    /// Questions that this sidecar puts to the app; 5/s by default.
-    pub rate: Given<Rate>,
-    /// JSON members that differ each time, left out of the comparison: `generatedAt`, `meta.requestId`.
-    pub ignore: Given<List<Text>>,
-    /// Also asks as the client, where a hit's request proves who sends it; true by default.
-    pub leaks: Given<Flag>,
-    /// A route that leaks is shut until it is released; true by default.
-    pub quarantine: Given<Flag>,
-    /// What is found stale by a route's ttl is let go, which flatters the figures; false by default.
-    pub drop_stale: Given<Flag>,
-}
-
-/// Two lifetimes side by side.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a map with ttl and share")]
-pub(super) struct Experiment {
-    /// The lifetime that is tried out.
-    pub ttl: Given<Span>,
-    /// Share of the route's keys that live by it; 20% by default.
-    pub share: Given<Percent>,
-}
-
 /// How purges come in beside the admin port and routes, and whom they are told to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(
@@ -676,6 +642,40 @@ impl OneLine for PurgeNotify {
             secret: Given::Absent,
         }
     }
+}
+
+/// Hits asked of the app again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with sample and routes"
+)]
+pub(super) struct Audit {
+    /// Share of hits; 1% by default.
+    pub sample: Given<Percent>,
+    /// Names of routes; every one by default.
+    pub routes: Given<List<Name>>,
+    /// Questions that this sidecar puts to the app; 5/s by default.
+    pub rate: Given<Rate>,
+    /// JSON members that differ each time, left out of the comparison: `generatedAt`, `meta.requestId`.
+    pub ignore: Given<List<Text>>,
+    /// Also asks as the client, where a hit's request proves who sends it; true by default.
+    pub leaks: Given<Flag>,
+    /// A route that leaks is shut until it is released; true by default.
+    pub quarantine: Given<Flag>,
+    /// What is found stale by a route's ttl is let go, which flatters the figures; false by default.
+    pub drop_stale: Given<Flag>,
+}
+
+/// Two lifetimes side by side.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with ttl and share")]
+pub(super) struct Experiment {
+    /// The lifetime that is tried out.
+    pub ttl: Given<Span>,
+    /// Share of the route's keys that live by it; 20% by default.
+    pub share: Given<Percent>,
 }
 
 /// Alerts.

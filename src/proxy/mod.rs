@@ -134,14 +134,14 @@ pub struct Shared {
     pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
-    /// What traffic has shown.
-    pub evidence: Evidence,
-    /// Audits under way.
-    pub audits: UnderWay,
     /// Keys that many wait for at once.
     pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
+    /// What traffic has shown.
+    pub evidence: Evidence,
+    /// Audits under way.
+    pub audits: UnderWay,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -163,10 +163,10 @@ impl Shared {
             tunnels: Tunnels::default(),
             purging: Purging::default(),
             hot: Hot::default(),
-            evidence: Evidence::default(),
-            audits: UnderWay::default(),
             stampedes: Stampedes::default(),
             ahead: Ahead::default(),
+            evidence: Evidence::default(),
+            audits: UnderWay::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),

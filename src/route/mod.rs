@@ -57,13 +57,13 @@ pub struct Rule {
     pub early_refresh: Option<f32>,
     /// Hits renew the lifetime, up to this age.
     pub slide_up_to: Option<Duration>,
-    /// What of it is put to the test.
-    pub scrutiny: Scrutiny,
     /// Requests of this route that the app may have at a time; `None` = as many as it may have at all.
     pub max_in_flight: Option<NonZeroU32>,
     /// How long a request waits for another's fetch of the same, here or in another sidecar, before it asks
     /// the app itself.
     pub collapse_wait: Duration,
+    /// What of it is put to the test.
+    pub scrutiny: Scrutiny,
 }
 
 impl Rule {
@@ -99,9 +99,9 @@ impl Rule {
             limits: _,
             refresh_ahead: _,
             early_refresh: _,
+            slide_up_to,
             max_in_flight: _,
             collapse_wait: _,
-            slide_up_to,
             scrutiny: _,
         } = self;
         let mut digest = KeyBuilder::new("route");
