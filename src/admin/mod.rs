@@ -209,8 +209,8 @@ impl Admin {
             "/v1/warm" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/audit" | "/v1/experiments"
-            | "/v1/purges" => Err(Problem::method("GET, HEAD")),
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" | "/v1/audit"
+            | "/v1/experiments" => Err(Problem::method("GET, HEAD")),
             "/v1/suggest" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/audit/release" => Err(Problem::method("POST")),
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),

@@ -53,9 +53,9 @@ impl Proxy {
     pub(super) async fn shadow(&self, ask: &Ask<'_>, body: RequestBody) -> Result<Reply, Problem> {
         let shadow = self.begin_shadow(ask);
         let mut response = self.ask_app(ask, body).await?;
-        let tags = tags::take(response.headers_mut());
+        let named = tags::take(response.headers_mut());
         let tap = shadow.map(|mut shadow| {
-            shadow.tags.are_named(tags);
+            shadow.tags.are_named(named);
             shadow.tap(&response)
         });
         let reply = Reply::app(ask, response, Outcome::Bypass, Reason::Shadow);
@@ -82,7 +82,7 @@ impl Proxy {
             snapshot: Arc::clone(&visit.snapshot),
             rule: ask.found.rule.id,
             key,
-            url: format!("{}{}", visit.authority(), ask.found.rule.url(ask.target)).into(),
+            url: ask.url().into(),
             path: visit.uri.path().into(),
             tags: purge::Tags::new(ask),
             headers: visit.headers.clone(),
