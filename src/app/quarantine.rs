@@ -73,7 +73,11 @@ async fn meet(
     let here = quarantines.mark(route);
     let is_due = |at: &Instant| at.elapsed() >= RENEW;
     match (compare(here.as_ref(), there.as_ref()), here, there) {
-        (Step::Adopt, _, Some(there)) => quarantines.adopt(route, there),
+        (Step::Adopt, _, Some(mut there)) => {
+            // Another's clock may be ahead.
+            there.since = there.since.min(shared.clock.now().as_millis());
+            quarantines.adopt(route, there);
+        }
         (Step::Tell, Some(here), _) => tell(redis, &name, &here).await?,
         (Step::Agreed, Some(here), _) if renewed.get(route).is_none_or(is_due) => {
             tell(redis, &name, &here).await?;

@@ -21,7 +21,7 @@ pub(super) const UNSET_IS_EMPTY: &str = "unset is empty";
 
 /// Keys of the design that do not work yet, by the raw type they will belong to.
 const NOT_YET: &[(&str, &[&str])] = &[
-    ("Raw", &["warm", "tests"]),
+    ("Raw", &["tests"]),
     ("Listen", &["proxy_protocol"]),
     ("Limits", &["count"]),
     ("Limit", &["burst", "status", "count", "algorithm"]),

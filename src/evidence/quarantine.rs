@@ -123,7 +123,7 @@ impl Quarantines {
         }
         state.findings.clear();
         state.mark = Some(Mark {
-            generation: before.map_or(0, |mark| mark.generation) + 1,
+            generation: before.map_or(0, |mark| mark.generation).saturating_add(1),
             shut,
             since: now.as_millis(),
             route: name.to_owned(),

@@ -361,7 +361,7 @@ impl Suggestion {
             let _ = writeln!(
                 out,
                 "  - name: {}\n    path: {}\n    ttl: {}",
-                name_of(&route.path, &mut names),
+                serde_json::Value::from(name_of(&route.path, &mut names)),
                 serde_json::Value::from(route.path.as_str()),
                 route.ttl,
             );
@@ -414,10 +414,6 @@ fn name_of(path: &str, names: &mut BTreeSet<String>) -> String {
     if name.is_empty() {
         name = "home".to_owned();
     }
-    // A number alone would not be read as a name.
-    if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        name.insert_str(0, "page-");
-    }
     let mut unique = name.clone();
     for number in 2.. {
         if names.insert(unique.clone()) {
@@ -432,9 +428,9 @@ fn name_of(path: &str, names: &mut BTreeSet<String>) -> String {
 fn printable(text: &str) -> String {
     const SHOWN_MAX: usize = 120;
     let shown = text.chars().take(SHOWN_MAX);
-    shown
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    // What YAML takes for the end of a line is not ASCII alone.
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    shown.map(|c| if plain(c) { c } else { '?' }).collect()
 }
 
 /// The path with what names single things replaced: `/api/cars/42` is `/api/cars/{id}`.
@@ -620,6 +616,19 @@ mod tests {
         ] {
             assert!(yaml.contains(why), "{yaml}");
         }
+    }
+
+    #[test]
+    fn nothing_that_a_client_writes_ends_a_comment() {
+        let sights = looking();
+        let mut nasty = sight("/a\u{2028}routes: []\n- x", 0, "x", 1);
+        nasty.parameters = vec!["p\u{85}\r\nq"];
+        sights.note(&nasty);
+        let yaml = sights.suggest(at(600)).unwrap().yaml();
+        assert!(
+            yaml.is_ascii() && yaml.lines().all(|line| line.starts_with('#')),
+            "{yaml}"
+        );
     }
 
     #[test]

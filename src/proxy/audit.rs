@@ -80,18 +80,25 @@ struct Route {
 }
 
 impl Watched {
-    /// Of these settings; nothing is shut yet.
+    /// Of these settings. What was shut `before`, and is defined as it was, is shut from the beginning.
     #[must_use]
-    pub fn of(settings: &Settings) -> Self {
+    pub fn of(settings: &Settings, before: Option<&Self>) -> Self {
         let rules = settings.routes.all();
         if rules.iter().all(|rule| rule.scrutiny.audit.is_none()) {
             return Self::default();
         }
         let route = |rule: &Rule| {
-            rule.scrutiny.audit.map(|_| Route {
-                definition: rule.definition(),
+            rule.scrutiny.audit?;
+            let definition = rule.definition();
+            let mut routes = before
+                .into_iter()
+                .flat_map(|before| before.0.iter().flatten());
+            let kept = routes.find(|route| route.definition == definition);
+            let since = kept.map_or(0, |route| route.shut_since.load(Ordering::Relaxed));
+            Some(Route {
+                definition,
                 name: Arc::clone(&rule.name),
-                shut_since: AtomicU64::new(0),
+                shut_since: AtomicU64::new(since),
             })
         };
         Self(rules.iter().map(route).collect())
@@ -337,8 +344,8 @@ impl Audited {
             upgrade: false,
         };
         let patience = self.snapshot.settings.upstream.timeout;
-        let route = (&*self.snapshot, self.rule);
-        let asked = self.proxy.timed(route, &head, RequestBody::empty());
+        let of = (&*self.snapshot, self.rule);
+        let asked = self.proxy.timed(of, &head, RequestBody::empty());
         let (head, body) = asked.await.ok()?.into_parts();
         let body = Limited::new(body, BODY_BYTES_MAX).collect();
         let body = tokio::time::timeout(patience, body).await.ok()?;

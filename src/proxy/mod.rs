@@ -110,8 +110,8 @@ impl Snapshot {
             Some(kept.unwrap_or_else(|| Gate::new(MaxInFlight::Fixed(bound))))
         };
         Self {
+            watched: Watched::of(&settings, before.map(|before| &before.watched)),
             gates: settings.routes.all().iter().map(gate).collect(),
-            watched: Watched::of(&settings),
             settings,
             identity,
             handles,

@@ -320,3 +320,59 @@ async fn a_share_of_hits_finds_what_all_of_them_would() {
     // Seven standard deviations (6) above the 40 that are expected.
     assert!(drawn <= 82, "{found}");
 }
+
+#[tokio::test]
+async fn hits_from_redis_are_audited_as_well() {
+    let (app, redis) = (greeter().await, RedisServer::start().await);
+    let larder = larder(&app)
+        .redis(&redis)
+        .yaml(&format!("{AUDIT}{ME}cache: {{ memory: 0B }}"))
+        .start()
+        .await;
+    larder.redis_is(true).await;
+    let cookie = |name: &'static str| [("Cookie", name)];
+    larder.get_with("/me", &cookie("alice")).await;
+    eventually("it is in Redis", async || {
+        (larder.get_with("/me", &cookie("alice")).await.cache() == "HIT").then_some(())
+    })
+    .await;
+    let found = larder.audited("me", 1).await;
+    assert_eq!(found["same"], 1, "{found}");
+    larder.get_with("/me", &cookie("bob")).await;
+    larder.is_quarantined("me", true).await;
+}
+
+#[tokio::test]
+async fn an_alarm_is_told_again_where_it_was_not_heard() {
+    let app = greeter().await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let hook = App::says(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
+        0 => Answer::new(503, ""),
+        _ => Answer::new(200, ""),
+    })
+    .await;
+    let alone = "audit: { sample: 100%, rate: 1000/s, quarantine: false }\n";
+    let larder = larder(&app)
+        .yaml(&format!(
+            "{alone}{ME}alerts: {{ webhook: \"{}/hook?key=hush\" }}",
+            hook.url()
+        ))
+        .start()
+        .await;
+    larder.get_with("/me", &[("Cookie", "alice")]).await;
+    for _ in 0..3 {
+        larder.get_with("/me", &[("Cookie", "bob")]).await;
+    }
+    eventually("it is told twice", async || {
+        (hook.count("/hook") == 2).then_some(())
+    })
+    .await;
+    // The alarm alone: the route goes on, and the alarm is raised once.
+    assert!(larder.quarantined().await.is_empty());
+    assert_eq!(
+        larder.get_with("/me", &[("Cookie", "bob")]).await.cache(),
+        "HIT"
+    );
+    assert!(!larder.log().contains("hush"));
+    assert_eq!(hook.count("/hook"), 2);
+}
