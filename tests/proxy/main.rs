@@ -25,6 +25,7 @@ mod limits;
 mod pool;
 mod post_reads;
 mod presets;
+mod purge_log;
 mod purging;
 mod query_method;
 mod redis_access;

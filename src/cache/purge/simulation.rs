@@ -690,13 +690,13 @@ impl World {
             let local = it.ledger.position().local;
             let known = (held.checked, received);
             match it.ledger.held(subject(), known, trust, now) {
-                Verdict::Valid => {
+                (Verdict::Valid, None) => {
                     held.checked = held.checked.max(local);
                     let stored = held.stored.clone();
                     return self.shows(n, key, &stored, true);
                 }
-                Verdict::Soft => {}
-                Verdict::Hard => drop(it.memory.remove(&key)),
+                (Verdict::Hard, _) => drop(it.memory.remove(&key)),
+                (Verdict::Valid | Verdict::Soft, _) => {}
             }
         }
         if !it.ledger.is_current() || !reaches || self.now < it.breaker {
