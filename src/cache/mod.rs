@@ -15,6 +15,8 @@ pub mod redis_tier;
 pub mod seal;
 
 #[cfg(test)]
+mod million;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use chunks::{ChunkReader, Chunks, Gone};
