@@ -6,15 +6,16 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`semantics`]: HTTP caching as pure decisions |
-//! | 1 | [`clock`], [`cgroup`], [`route`], [`identity`] |
+//! | 1 | [`clock`], [`cgroup`], [`route`], [`identity`], [`evidence`] |
 //! | 2 | [`config`] |
 //! | 3 | [`telemetry`] |
 //! | 4 | [`redis_client`] |
 //! | 5 | [`cache`], [`limit`], [`upstream`] |
-//! | 6 | [`proxy`] |
-//! | 7 | [`server`], [`admin`], [`demo`] |
-//! | 8 | [`app`] |
-//! | 9 | [`cli`] |
+//! | 6 | [`purging`] |
+//! | 7 | [`proxy`] |
+//! | 8 | [`server`], [`admin`], [`demo`] |
+//! | 9 | [`app`] |
+//! | 10 | [`cli`] |
 
 pub mod admin;
 pub mod app;
@@ -24,9 +25,11 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod evidence;
 pub mod identity;
 pub mod limit;
 pub mod proxy;
+pub mod purging;
 pub mod redis_client;
 pub mod route;
 pub mod secret;

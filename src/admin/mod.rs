@@ -7,15 +7,19 @@
 mod api;
 mod guard;
 mod health;
+mod honest;
 mod hot;
 mod problem;
+mod purge;
 mod redis;
+mod warm;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::limit::Limiter;
 use crate::proxy::Shared;
+use crate::proxy::warm::Warmer;
 use crate::redis_client::Redis;
 use crate::redis_client::vitals::Vitals;
 use crate::telemetry::Metrics;
@@ -61,6 +65,8 @@ pub struct AdminState {
     pub vitals: Vitals,
     /// The background's view of the store.
     pub cache: Cache,
+    /// What warms.
+    pub warmer: Warmer,
     /// The background's view of the limits: it looks, and never counts.
     pub limiter: Limiter,
     /// What time it is; a test may move it.
@@ -80,6 +86,8 @@ pub struct Condition {
     pub draining: AtomicBool,
     /// The app answered when last asked, or has not been asked yet.
     pub app_up: AtomicBool,
+    /// The lists that are to be waited for have been warmed.
+    pub warmed: Arc<AtomicBool>,
 }
 
 impl Default for Condition {
@@ -88,6 +96,7 @@ impl Default for Condition {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             app_up: AtomicBool::new(true),
+            warmed: Arc::new(AtomicBool::new(true)),
         }
     }
 }
@@ -187,11 +196,23 @@ impl Admin {
             "/v1/redis" if get => Ok(json(StatusCode::OK, &self.redis())),
             "/v1/capacity" if get => Ok(json(StatusCode::OK, &self.capacity())),
             "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
+            "/v1/audit" if get => Ok(json(StatusCode::OK, &self.audits())),
+            "/v1/experiments" if get => Ok(json(StatusCode::OK, &self.experiments())),
+            "/v1/suggest" if get => self.suggestions(),
+            "/v1/suggest" if post => self.look(request).await,
+            "/v1/audit/release" if post => self.release(request).await,
             "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
+            "/v1/purges" if get => Ok(json(StatusCode::OK, &self.purges())),
+            "/v1/warm" if get => self.warming(request.uri().query()),
+            "/v1/warm" if post => self.warm(request).await,
+            "/v1/warm" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" | "/v1/hot" => Err(Problem::method("GET, HEAD")),
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" | "/v1/audit"
+            | "/v1/experiments" => Err(Problem::method("GET, HEAD")),
+            "/v1/suggest" => Err(Problem::method("GET, HEAD, POST")),
+            "/v1/audit/release" => Err(Problem::method("POST")),
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
             _ => Err(Problem::new(
@@ -246,15 +267,19 @@ fn page() -> Reply {
         "/v1/stats",
         "/v1/redis",
         "/v1/capacity",
+        "/v1/purges",
         "/v1/hot",
+        "/v1/audit",
+        "/v1/experiments",
         "/v1/explain?url=/",
+        "/v1/warm",
     ]
     .iter()
     .map(|path| format!("<li><a href=\"{path}\">{path}</a></li>"))
     .collect();
     let body = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>larder</title>\
-         <h1>larder {}</h1><ul>{links}<li>POST /v1/purge</li><li>POST /v1/redis/breaker</li></ul></html>",
+         <h1>larder {}</h1><ul>{links}<li>POST /v1/purge</li><li>POST /v1/warm</li><li>POST /v1/redis/breaker</li></ul></html>",
         env!("CARGO_PKG_VERSION")
     );
     reply(StatusCode::OK, "text/html; charset=utf-8", body)

@@ -3,10 +3,12 @@
 //! Traffic is served by the workers, each on a thread of its own; this thread's runtime has the
 //! admin port, the purge log, the probes, the signals and everything else that no request waits for.
 
+mod alerts;
 mod banner;
 mod demo;
 pub mod doctor;
 mod keys;
+mod quarantine;
 mod reload;
 mod ways;
 mod worker;
@@ -18,11 +20,15 @@ use crate::cache::Cache;
 use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
+use crate::evidence::{Ledger, Verdict};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
-use crate::proxy::Shared;
+use crate::proxy::warm::{Lists, Popular, Warmer};
+use crate::proxy::{Proxy, Rooms, Shared};
+use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
+use crate::telemetry::metrics::AuditGauges;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
 use crate::upstream::{Down, Upstream};
@@ -168,6 +174,8 @@ impl House {
         store.trust(cache.trust);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
+        let waits = settings.warm.iter().any(|list| list.wait_ready);
+        condition.warmed.store(!waits, Ordering::Relaxed);
         Ok(Self {
             kit: Kit {
                 cache: store,
@@ -211,6 +219,12 @@ impl House {
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
+        tokio::spawn(alerts::keep_telling(kit.shared.clone()));
+        tokio::spawn(quarantine::keep(
+            kit.shared.clone(),
+            cache.clone(),
+            redis.clone(),
+        ));
         if cache.has_memory() {
             tokio::spawn(fit_memory(cache.clone(), kit.settings.cache.memory));
         }
@@ -234,7 +248,9 @@ impl House {
         let limiter = kit.background_limiter(redis.clone());
         let (teller, clock) = (limiter.clone(), kit.shared.clock.clone());
         tokio::spawn(async move { teller.keep_telling(&clock).await });
+        let warmer = self.start_warming(redis.clone(), &cache, &limiter);
         let state = AdminState {
+            warmer,
             settings: self.settings.clone(),
             metrics: kit.metrics.clone(),
             limiter: limiter.clone(),
@@ -251,6 +267,34 @@ impl House {
         (cache, limiter)
     }
 
+    /// Starts what warms: with ways to app and Redis that no request uses.
+    fn start_warming(&self, redis: Option<Redis>, cache: &Cache, limiter: &Limiter) -> Warmer {
+        let kit = &self.kit;
+        let namespace = kit.settings.cache.namespace.clone();
+        let proxy = Proxy::new(Rooms {
+            shared: kit.shared.clone(),
+            cache: cache.clone(),
+            limiter: limiter.clone(),
+            upstream: kit.upstream.for_worker(),
+            recorder: kit.metrics.recorder(kit.settings.workers.get()),
+        });
+        let popular = Popular::new(redis.clone(), cache.clone(), &namespace);
+        let warmer = Warmer::new(proxy, popular);
+        let (running, adding) = (warmer.clone(), warmer.clone());
+        tokio::spawn(async move { running.run().await });
+        let shared = kit.shared.clone();
+        tokio::spawn(async move { adding.popular().keep_adding(&shared).await });
+        let lists = Lists {
+            warmer: warmer.clone(),
+            redis,
+            namespace,
+            ready: self.condition.warmed.clone(),
+        };
+        let mut stop = kit.stop.clone();
+        tokio::spawn(async move { lists.keep(stop.called()).await });
+        warmer
+    }
+
     /// Shows the table of metrics what lives in other rooms.
     fn watch(&self) {
         let kit = &self.kit;
@@ -261,6 +305,7 @@ impl House {
             self.condition.clone(),
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
+        let shared = kit.shared.clone();
         let clock = kit.shared.clock.clone();
         kit.metrics.watch(move |gauges| {
             let status = cache.status();
@@ -275,12 +320,19 @@ impl House {
                     .collect(),
                 None => Vec::new(),
             };
+            gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.purges_queued = ways.as_ref().map(|_| status.purges_queued as u64);
             gauges.cut_off_since = status.cut_off_since;
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.audits = audit_gauges(&shared.evidence.audits);
+            gauges.shadows = audit_gauges(&shared.evidence.shadows);
+            gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())
+                .map(|shut| shut.route)
+                .collect();
+            gauges.alarms = shared.evidence.alarms.counts();
             gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
         });
     }
@@ -306,6 +358,28 @@ impl House {
             }
         }
     }
+}
+
+/// What audits have found, arms of experiments added up, as the table of metrics shows it.
+fn audit_gauges(ledger: &Ledger) -> Vec<AuditGauges> {
+    let mut routes: Vec<AuditGauges> = Vec::new();
+    for (route, _, tally) in ledger.read() {
+        if routes.last().is_none_or(|last| last.route != *route) {
+            routes.push(AuditGauges {
+                route: route.to_string(),
+                ..AuditGauges::default()
+            });
+        }
+        let Some(last) = routes.last_mut() else {
+            continue;
+        };
+        for verdict in Verdict::ALL {
+            last.add(verdict.word(), tally.count(verdict));
+        }
+        last.add("skipped", tally.skipped);
+        last.add("miss", tally.missed);
+    }
+    routes
 }
 
 /// The files that are watched now. A reload may name others.

@@ -10,6 +10,7 @@ mod filling;
 pub mod lease;
 mod lz4;
 pub mod memory;
+mod preview;
 pub mod purge;
 pub mod redis_tier;
 pub mod seal;
@@ -24,6 +25,7 @@ pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
 pub use lease::{Bid, Holder, Lease, Taken, Waiter};
+pub use preview::{Hits, Preview};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
@@ -34,6 +36,7 @@ use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
 use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lease::Leases;
@@ -109,11 +112,16 @@ struct Shared {
 pub struct Counters {
     corrupt: [AtomicU64; Corrupt::ALL.len()],
     writes_dropped: AtomicU64,
+    purged: [AtomicU64; 2],
 }
 
 impl Counters {
     fn corrupt(&self, corrupt: Corrupt) {
         self.corrupt[corrupt as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn found_purged(&self, tier: Tier) {
+        self.purged[tier as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn write_dropped(&self) {
@@ -136,6 +144,8 @@ pub struct CacheStatus {
     pub corrupt: Vec<(Corrupt, u64)>,
     /// Writes to Redis given up.
     pub writes_dropped: u64,
+    /// Responses that were asked for and found to be purged (hard), in memory and in Redis.
+    pub purged: [u64; 2],
     /// Purges that the other sidecars have not been told of yet.
     pub purges_queued: usize,
     /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
@@ -290,6 +300,24 @@ impl Cache {
     pub fn seal_with(&self, compress_above: Option<u64>, keys: &[secret::Key]) {
         let seal = Seal::new(compress_above, keys, bytes_max(self.shared.object_max));
         self.shared.seal.store(Arc::new(seal));
+    }
+
+    /// `text` as it may lie in Redis, to be read with [`Cache::open_sealed`] by who knows what it is
+    /// `bound_to`: encrypted where there is a key. `None` where that cannot be done.
+    #[must_use]
+    pub fn seal(&self, text: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
+        let mut sealed = vec![0];
+        sealed[0] = (self.shared.seal.load()).close(&mut sealed, &[text], false, bound_to);
+        (sealed.len() > 1).then_some(sealed)
+    }
+
+    /// What [`Cache::seal`] made of a text; `None` for what it did not make.
+    #[must_use]
+    pub fn open_sealed(&self, mut sealed: Bytes, bound_to: &[u8]) -> Option<Bytes> {
+        let flags = sealed.first().copied()?;
+        let block = sealed.split_off(1);
+        let opened = self.shared.seal.load().open(block, flags, bound_to);
+        opened.ok()
     }
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
@@ -454,6 +482,13 @@ impl Cache {
         self.shared.purges.purge(purges, redis).await
     }
 
+    /// What each of these purges would hit, of what memory holds now. Takes a while where that is much:
+    /// not for a thread that others wait for.
+    #[must_use]
+    pub fn would_hit(&self, purges: &[Purge]) -> Preview {
+        preview::preview(&self.shared.memory, &self.shared.purges, purges)
+    }
+
     /// Gives Redis what waits for it: this worker's writes, and the purges that the log has not
     /// taken. Ends after `bound`, whatever is left; what that is, the log says.
     pub async fn flush(&self, bound: Duration) {
@@ -488,6 +523,7 @@ impl Cache {
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
+            purged: [0, 1].map(|tier| shared.counters.purged[tier].load(Ordering::Relaxed)),
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
             cut_off_since: shared.purges.cut_off_since(),
@@ -554,6 +590,7 @@ impl Cache {
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
                     self.shared.memory.remove_this(at, &entry);
+                    self.shared.counters.found_purged(Tier::Memory);
                     return Lookup::Absent(Reason::Purged);
                 }
             }
@@ -593,6 +630,7 @@ impl Cache {
                     let log = entry.position().log;
                     let verdict = self.shared.purges.found(entry.subject(), log);
                     if verdict == Verdict::Hard {
+                        self.shared.counters.found_purged(Tier::Redis);
                         return Lookup::Absent(Reason::Purged);
                     }
                     if entry.is_dead(now) {

@@ -48,6 +48,10 @@ impl RunOptions {
         if !self.demo && !settings.listen.address.ip().is_loopback() {
             warn_of_demo_secret(&mut report);
         }
+        if self.demo {
+            // Its first visits are the reader's, so that there is something to see.
+            settings.warm.clear();
+        }
         if let Some(app) = &self.app {
             settings.upstream.target = app.clone();
         }

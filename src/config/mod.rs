@@ -6,6 +6,7 @@
 //! types, every problem recorded) → `compile` (defaults, cross-checks) → [`Settings`] and a [`Report`].
 
 mod compile;
+pub mod cron;
 pub mod env;
 pub mod load;
 mod pem;
@@ -18,6 +19,7 @@ pub mod redis_url;
 pub mod settings;
 mod tree;
 mod values;
+pub mod warm;
 pub mod watch;
 
 pub use env::Environment;

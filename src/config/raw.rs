@@ -33,14 +33,19 @@ pub(super) struct Raw {
     pub routes: Given<List<Route>>,
     /// What frameworks need: `nextjs`, `supabase`, or a list; routes of the file come first.
     pub presets: Given<OneOrMany<Preset>>,
+    /// Lists of pages that are asked for before anybody has to wait for them.
+    pub warm: Given<List<WarmList>>,
     /// Which header dialects are spoken.
     pub headers: Given<Headers>,
     /// The shape of the errors that larder makes.
     pub errors: Given<Errors>,
     /// The admin port, or `off`.
     pub admin: Given<Short<Admin>>,
-    /// Alerts; not supported yet, an empty webhook is accepted.
-    #[schemars(skip)]
+    /// Further ways by which purges come in, and whom they are told to.
+    pub purge: Given<Purging>,
+    /// A share of hits is asked of the app again, behind the scenes, and compared.
+    pub audit: Given<Audit>,
+    /// Who is told of what cannot wait.
     pub alerts: Given<Alerts>,
     /// Logging.
     pub log: Given<Log>,
@@ -371,6 +376,10 @@ pub(super) struct Route {
     pub set_cookie: Given<CookieRule>,
     /// As in `defaults`.
     pub heuristic: Given<Flag>,
+    /// Some of the keys live by another `ttl`.
+    pub experiment: Given<Experiment>,
+    /// The app is always asked, and what the store would have answered is only counted; false by default.
+    pub shadow: Given<Flag>,
 }
 
 /// A lifetime at length.
@@ -444,6 +453,43 @@ pub(super) struct EveryRoute {
     pub bypass_when: Given<BypassWhen>,
 }
 
+/// Pages that are warmed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with urls, sitemap, file or popular"
+)]
+pub(super) struct WarmList {
+    /// Pages: paths, or whole URLs.
+    pub urls: Given<List<PageAddress>>,
+    /// The path or URL of a sitemap that the app serves; an index of sitemaps is followed once.
+    pub sitemap: Given<PageAddress>,
+    /// File with a path or URL a line; lines that begin with # are left out.
+    pub file: Given<FilePath>,
+    /// So many of the pages that are asked for most, over all sidecars.
+    pub popular: Given<Whole>,
+    /// The host that pages without one are asked for by, `shop.example` or `https://shop.example`; by
+    /// default those of `hosts`, else the one that is asked for most.
+    pub host: Given<HostAddress>,
+    /// Fields that select variants, a value or a list of values each.
+    pub headers: Given<Fields>,
+    /// Cookies that select variants.
+    pub cookies: Given<Fields>,
+    /// When larder starts; false by default.
+    pub on_start: Given<Flag>,
+    /// Again and again, with so long between; what would end before the next time is renewed.
+    pub every: Given<Span>,
+    /// At these moments: minute, hour, day, month and day of the week as in crontab, in UTC.
+    pub schedule: Given<Schedule>,
+    /// Pages at a time; 4 by default.
+    pub concurrency: Given<Whole>,
+    /// How fast; 50/s by default.
+    pub rate: Given<Rate>,
+    /// Ready only once they have been warmed at the start; false by default.
+    pub wait_ready: Given<Flag>,
+}
+
 /// A route's own limit.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(
@@ -491,6 +537,8 @@ pub(super) struct Admin {
     pub listen: Given<Address>,
     /// Required as soon as the address is not loopback.
     pub token: Given<SecretText>,
+    /// Whether PURGE on the port for clients purges, with this token; false by default.
+    pub purge_method: Given<Flag>,
 }
 
 impl OneLine for Admin {
@@ -503,10 +551,141 @@ impl OneLine for Admin {
     }
 }
 
+/// How purges come in beside the admin port and routes, and whom they are told to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with rate, channel, stream, webhook and notify"
+)]
+pub(super) struct Purging {
+    /// Purges that the admin port, PURGE and the webhook take together; 6000/min by default.
+    pub rate: Given<Rate>,
+    /// A channel of Redis (Pub/Sub) whose messages purge.
+    pub channel: Given<RedisName>,
+    /// A stream of Redis whose entries purge, each once.
+    pub stream: Given<Short<PurgeStream>>,
+    /// A path on the port for clients that takes signed purges.
+    pub webhook: Given<Webhook>,
+    /// A URL that is told of each purge that begins here.
+    pub notify: Given<Short<PurgeNotify>>,
+}
+
+/// A stream that a consumer group reads.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a key or a map with key and group"
+)]
+pub(super) struct PurgeStream {
+    /// Its key, whole: it need not lie in the namespace.
+    pub key: Given<RedisName>,
+    /// The consumer group; larder by default.
+    pub group: Given<RedisName>,
+}
+
+impl OneLine for PurgeStream {
+    type Line = RedisName;
+    fn from_line(line: RedisName) -> Self {
+        Self {
+            key: Given::Value(line),
+            group: Given::Absent,
+        }
+    }
+}
+
+/// Purges that others send, signed as Standard Webhooks are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with path, secret, window and tables"
+)]
+pub(super) struct Webhook {
+    /// Where it is on the port for clients.
+    pub path: Given<AppPath>,
+    /// What senders sign with: `whsec_…` or any 24 bytes; two, with a comma between them, while it is changed.
+    pub secret: Given<SecretText>,
+    /// How old a message may be, and how long one is remembered; 5m by default.
+    pub window: Given<Span>,
+    /// What changes of a database's tables purge.
+    pub tables: Given<List<WebhookTable>>,
+}
+
+/// A table whose changes purge.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with table and tags")]
+pub(super) struct WebhookTable {
+    /// Its name, or `schema.name`.
+    pub table: Given<Text>,
+    /// Tags purged with each change; `{record.id}` is a column, as it was and as it is.
+    pub tags: Given<List<RecordTag>>,
+}
+
+/// Who is told of purges.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a URL or a map with url and secret"
+)]
+pub(super) struct PurgeNotify {
+    /// Where it is posted to.
+    pub url: Given<SecretText>,
+    /// What it is signed with, as the webhook's; not signed by default.
+    pub secret: Given<SecretText>,
+}
+
+impl OneLine for PurgeNotify {
+    type Line = SecretText;
+    fn from_line(line: SecretText) -> Self {
+        Self {
+            url: Given::Value(line),
+            secret: Given::Absent,
+        }
+    }
+}
+
+/// Hits asked of the app again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with sample and routes"
+)]
+pub(super) struct Audit {
+    /// Share of hits; 1% by default.
+    pub sample: Given<Percent>,
+    /// Names of routes; every one by default.
+    pub routes: Given<List<Name>>,
+    /// Questions that this sidecar puts to the app; 5/s by default.
+    pub rate: Given<Rate>,
+    /// JSON members that differ each time, left out of the comparison: `generatedAt`, `meta.requestId`.
+    pub ignore: Given<List<Text>>,
+    /// Also asks as the client, where a hit's request proves who sends it; true by default.
+    pub leaks: Given<Flag>,
+    /// A route that leaks is shut until it is released; true by default.
+    pub quarantine: Given<Flag>,
+    /// What is found stale by a route's ttl is let go, which flatters the figures; false by default.
+    pub drop_stale: Given<Flag>,
+}
+
+/// Two lifetimes side by side.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with ttl and share")]
+pub(super) struct Experiment {
+    /// The lifetime that is tried out.
+    pub ttl: Given<Span>,
+    /// Share of the route's keys that live by it; 20% by default.
+    pub share: Given<Percent>,
+}
+
 /// Alerts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a map with webhook")]
 pub(super) struct Alerts {
+    /// Where alarms are posted as JSON with a `text`, as Slack and others take it; nowhere by default.
     pub webhook: Given<SecretText>,
 }
 

@@ -1,9 +1,10 @@
 //! The configuration as the rest of the house uses it: every value checked, every default filled in.
 
 use super::redis_url::RedisUrl;
+use super::warm::WarmList;
 use crate::identity::IdentitySettings;
-use crate::route::Routes;
-use crate::secret::{self, Secret};
+use crate::route::{Routes, Template};
+use crate::secret::{self, Secret, SigningKey};
 use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -34,12 +35,20 @@ pub struct Settings {
     pub limits: Limits,
     /// The routes.
     pub routes: Arc<Routes>,
+    /// Lists of pages that are warmed.
+    pub warm: Vec<WarmList>,
+    /// What is asked of the app again; the routes know how much of theirs.
+    pub audit: Option<Audit>,
+    /// Who is told of what cannot wait.
+    pub alerts: Alerts,
     /// Which header dialects are spoken.
     pub headers: Headers,
     /// Shape of the errors we make.
     pub errors: ErrorShape,
     /// The admin port.
     pub admin: Admin,
+    /// How purges come in beside it.
+    pub purging: Purging,
     /// Logging.
     pub log: Log,
     /// Stopping.
@@ -63,6 +72,8 @@ impl Settings {
             && self.identity == other.identity
             && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
+            && self.purging == other.purging
+            && self.alerts == other.alerts
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
     }
@@ -443,6 +454,102 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// Required as soon as the address is not loopback.
     pub token: Option<Secret>,
+}
+
+/// `purge:`, and `admin.purge_method`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Purging {
+    /// Whether PURGE on the port for clients purges, with the admin token.
+    pub method: bool,
+    /// Purges that are taken from outside: the admin port, PURGE and the webhook together.
+    pub rate: Rate,
+    /// A channel of Redis whose messages purge.
+    pub channel: Option<String>,
+    /// A stream of Redis whose entries purge.
+    pub stream: Option<PurgeStream>,
+    /// A path on the port for clients that takes signed purges.
+    pub webhook: Option<Arc<Webhook>>,
+    /// Who is told of purges that begin here.
+    pub notify: Option<PurgeNotify>,
+}
+
+impl Default for Purging {
+    fn default() -> Self {
+        const RATE: Rate = Rate {
+            quota: NonZeroU32::new(6_000).unwrap(),
+            window: Duration::from_secs(60),
+        };
+        Self {
+            method: false,
+            rate: RATE,
+            channel: None,
+            stream: None,
+            webhook: None,
+            notify: None,
+        }
+    }
+}
+
+/// `purge.stream:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeStream {
+    /// Its key, whole.
+    pub key: String,
+    /// The consumer group.
+    pub group: String,
+}
+
+/// `purge.webhook:`
+#[derive(Debug, PartialEq)]
+pub struct Webhook {
+    /// Where it is on the port for clients.
+    pub path: String,
+    /// What senders sign with: each of them.
+    pub keys: Vec<SigningKey>,
+    /// How far from now a message's time may lie, and how long it is remembered.
+    pub window: Duration,
+    /// What changes of a database's tables purge.
+    pub tables: Vec<WebhookTable>,
+}
+
+/// A table whose changes purge.
+#[derive(Debug, PartialEq)]
+pub struct WebhookTable {
+    /// Its name, or `schema.name`.
+    pub table: String,
+    /// Tags; a [`Placeholder::Request`](crate::route::Placeholder::Request) is a column.
+    pub tags: Vec<Template>,
+}
+
+/// `purge.notify:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct PurgeNotify {
+    /// Where purges are posted to: `http` or `https`.
+    pub url: Secret,
+    /// What they are signed with.
+    pub key: Option<SigningKey>,
+}
+
+/// `audit:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Questions that this sidecar puts to the app.
+    pub rate: Rate,
+    /// Paths of JSON members that are left out of the comparison.
+    pub ignore: Vec<Box<[Box<str>]>>,
+    /// Whether the app is also asked as the client, where a hit's request proves who sends it.
+    pub leaks: bool,
+    /// Whether a route that leaks is shut.
+    pub quarantine: bool,
+    /// Whether what is found stale by a route's ttl is let go.
+    pub drop_stale: bool,
+}
+
+/// `alerts:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// Where alarms are posted.
+    pub webhook: Option<Secret>,
 }
 
 /// `log:`

@@ -1,11 +1,13 @@
 //! Single values of the YAML: each is a type that can only hold what makes sense, and knows how to
 //! say what is wrong with a text. A number without a unit is never guessed at.
 
+use super::cron::Cron;
 use super::problem::{Code, Fault, closest};
 use super::read::{Given, SHORT_OR_LONG, UNSET_IS_EMPTY};
 use super::redis_url::RedisUrl;
 use super::settings::{self, UpstreamTarget};
-use crate::route::{Pattern, Template};
+use super::warm::{PageHost, PageUrl};
+use crate::route::{Pattern, Placeholder, Template};
 use crate::secret::Secret;
 use crate::semantics::Hosts;
 use http::{HeaderName, Method, StatusCode};
@@ -79,6 +81,8 @@ scalars!(
     UpstreamUrl,
     PathPattern,
     TagTemplate,
+    RecordTag,
+    RedisName,
     MethodName,
     FieldName,
     HostName,
@@ -94,6 +98,9 @@ scalars!(
     FilePath,
     ServerNameText,
     Compress,
+    PageAddress,
+    HostAddress,
+    Schedule,
     Trust
 );
 
@@ -991,6 +998,77 @@ impl Scalar for AppPath {
     }
 }
 
+/// The URL of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PageAddress(pub PageUrl);
+
+impl Scalar for PageAddress {
+    const WHAT: &'static str = "a path like /api/fleet, or a whole URL";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let placeholder = text.contains(['{', '*']);
+        let url = PageUrl::parse(text).filter(|_| !placeholder);
+        url.map(Self).ok_or_else(|| {
+            Fault::new(
+                Code::E119,
+                format!("`{text}` is not the URL of a page"),
+                match placeholder {
+                    true => "name single pages; or a sitemap, or popular: 100",
+                    false => "write /api/fleet?page=2, or https://shop.example/api/fleet",
+                },
+            )
+        })
+    }
+
+    fn schema() -> Schema {
+        pattern_schema("^(/|https?://)", "/api/fleet")
+    }
+}
+
+/// A host to ask for pages by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostAddress(pub PageHost);
+
+impl Scalar for HostAddress {
+    const WHAT: &'static str = "a host like shop.example";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        PageHost::parse(text).map(Self).ok_or_else(|| {
+            Fault::new(
+                Code::E122,
+                format!("`{text}` is not a host"),
+                "write shop.example, shop.example:8080 or https://shop.example",
+            )
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
+/// Five fields as in crontab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule(pub Cron);
+
+impl Scalar for Schedule {
+    const WHAT: &'static str = "a schedule like \"0 5 * * *\"";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        Cron::parse(text).map(Self).map_err(|why| {
+            Fault::new(
+                Code::E119,
+                format!("`{text}` is not a schedule: {why}"),
+                "write \"0 5 * * *\": minute, hour, day, month, day of the week, in UTC",
+            )
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
 /// A tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TagTemplate(pub Template);
@@ -1008,6 +1086,57 @@ impl Scalar for TagTemplate {
 
     fn schema() -> Schema {
         text_schema()
+    }
+}
+
+/// A tag made of a row of a table: `{record.id}` is its column `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RecordTag(pub Template);
+
+impl Scalar for RecordTag {
+    const WHAT: &'static str = "a tag like \"car:{record.id}\"";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let Text(text) = Text::parse(text)?;
+        // A row is a part of the request's content, and is read as such.
+        let is_column = |one: &Placeholder| matches!(one, Placeholder::Request(_));
+        let template = Template::parse(&text.replace("{record.", "{request."));
+        let template = template.ok().filter(|it| it.placeholders().all(is_column));
+        template.map(Self).ok_or_else(|| {
+            let fix = "write words and columns, such as car:{record.id}";
+            Fault::new(Code::E119, format!("`{text}` is not a tag of a row"), fix)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
+/// A key or channel of Redis that others name: no pattern, and one word of its ACL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RedisName(pub String);
+
+impl Scalar for RedisName {
+    const WHAT: &'static str = "a name in Redis, like shop:changes";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let fits = (1..=256).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"*?[]\\\"'".contains(&byte));
+        if fits {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Fault::new(
+            Code::E122,
+            format!("`{text}` is not a name in Redis"),
+            "1 to 256 characters without spaces, quotes and * ? [ ] \\",
+        ))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": 256 })
     }
 }
 
@@ -1432,6 +1561,54 @@ impl JsonSchema for ByStatus {
             "type": "object",
             "propertyNames": { "pattern": "^[2-5][0-9][0-9]$" },
             "additionalProperties": generator.subschema_for::<Span>(),
+        })
+    }
+}
+
+/// `headers` and `cookies` of `warm`: one or several values for each name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields(pub Vec<(String, Vec<String>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lines;
+        impl<'de> Visitor<'de> for Lines {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map like { Accept-Language: [de, en] }")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut lines = Vec::new();
+                loop {
+                    match map.next_key::<Text>() {
+                        Ok(None) => break,
+                        Ok(Some(Text(name))) => {
+                            let values: Given<OneOrMany<Text>> = map.next_value()?;
+                            let values = values.get().into_iter().flat_map(OneOrMany::iter);
+                            lines.push((name, values.map(|text| text.0.clone()).collect()));
+                        }
+                        // It has been told; the next key follows.
+                        Err(_) => {}
+                    }
+                }
+                Ok(Fields(lines))
+            }
+        }
+        deserializer.deserialize_map(Lines)
+    }
+}
+
+impl JsonSchema for Fields {
+    fn schema_name() -> Cow<'static, str> {
+        "Fields".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<OneOrMany<Text>>(),
         })
     }
 }

@@ -13,7 +13,6 @@ use crate::cache::{Entry, Filling, Label, Lease, Lookup, Tier, lease};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
-use crate::semantics::groups;
 use crate::semantics::reuse::{ClientRefresh, Terms, is_failure};
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
@@ -21,6 +20,7 @@ use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
+use crate::semantics::{groups, tags};
 use crate::telemetry::Recorder;
 use crate::upstream::{Interim, RequestBody, RequestHead, ResponseBody, UpstreamError};
 use bytes::Bytes;
@@ -255,7 +255,9 @@ impl Proxy {
                 }
                 _ => {
                     let reason = ask.reason_word(reason);
-                    Ok(Reply::app(ask, response, Outcome::Bypass, reason).because(why))
+                    let tap = self.sight(ask, &response);
+                    let reply = Reply::app(ask, response, Outcome::Bypass, reason);
+                    Ok(reply.tapped(tap).because(why))
                 }
             },
             Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
@@ -359,7 +361,8 @@ impl Proxy {
 
     /// A range of what is not stored, straight from the app.
     async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
-        let response = self.ask_app(ask, RequestBody::empty()).await?;
+        let mut response = self.ask_app(ask, RequestBody::empty()).await?;
+        tags::remove(response.headers_mut());
         Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
@@ -412,7 +415,9 @@ impl Proxy {
             let places = ask.places(&self.0.shared);
             places.is_none_or(|places| places.under(ask.found.rule, &stored.headers) == key)
         };
-        match validation::judge_head(&entry.stored(), &exchange, ask.policy()) {
+        let policy = ask.found.rule.policy_of(&key);
+        let policy = policy.unwrap_or(ask.policy());
+        match validation::judge_head(&entry.stored(), &exchange, policy) {
             HeadVerdict::Unrelated => {}
             // What is said of queries now is not said of what this was stored for.
             HeadVerdict::Freshened(stored) if !belongs(&stored) => self.0.cache.remove(&key).await,
@@ -702,8 +707,19 @@ impl Job {
         }
     }
 
-    /// Asks the app.
-    async fn ask(&self) -> Result<Response<ResponseBody>, UpstreamError> {
+    /// The app has named these tags in fields of its answer.
+    pub(super) fn is_tagged(&mut self, tags: Vec<String>) {
+        self.tags.are_named(tags);
+    }
+
+    /// Asks the app. What it tags its answer with is kept apart: it is for the store alone.
+    async fn ask(&mut self) -> Result<Response<ResponseBody>, UpstreamError> {
+        let mut response = self.send().await?;
+        self.is_tagged(tags::take(response.headers_mut()));
+        Ok(response)
+    }
+
+    async fn send(&self) -> Result<Response<ResponseBody>, UpstreamError> {
         let head = RequestHead {
             method: &self.method,
             target: &self.target,
@@ -1171,8 +1187,10 @@ impl Job {
             return Some((Arc::new(stale.with(&merged)), false));
         };
         let mut label = stale.label();
-        if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
+        if self.tags.has_named() {
             label.tags = self.tags.of(&stored);
+        } else if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
+            label.tags = self.tags.with(&stored, &label.tags);
         }
         label.position = self.lead.fill().position();
         let entry = Arc::new(stale.renewed(&stored, &label));
@@ -1213,8 +1231,13 @@ impl Job {
     }
 
     fn label(&self, stored: &Stored, app_time: Duration) -> Label {
+        // What the app has named of a part is of the whole.
+        let part = self.held.as_ref().filter(|_| self.rest.is_some());
         Label {
-            tags: self.tags.of(stored),
+            tags: match part {
+                Some(part) => self.tags.with(stored, &part.label().tags),
+                None => self.tags.of(stored),
+            },
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
@@ -1235,9 +1258,8 @@ impl Job {
     }
 
     pub(super) fn policy(&self) -> Option<&Policy> {
-        self.snapshot.settings.routes.all()[self.rule]
-            .policy
-            .as_ref()
+        let rule = &self.snapshot.settings.routes.all()[self.rule];
+        rule.policy_of(&self.lead.key())
     }
 
     pub(super) fn now(&self) -> Timestamp {

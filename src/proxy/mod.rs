@@ -3,6 +3,7 @@
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
 mod ahead;
+mod audit;
 mod body;
 mod coalesce;
 mod content;
@@ -12,11 +13,15 @@ mod fleet;
 mod forward;
 mod post;
 mod purge;
+mod purge_request;
 mod ready;
 mod reply;
 mod respond;
 mod resume;
 mod search;
+mod shadow;
+mod sight;
+mod tap;
 mod tunnel;
 mod visit;
 pub mod warm;
@@ -24,6 +29,7 @@ mod wire;
 
 pub use crate::upstream::{Interim, Interims};
 pub use ahead::Ahead;
+pub use audit::{LEAK, Turned, UnderWay, Watched};
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
 pub use ready::{Begun, Outgoing, Rest, Waits};
@@ -38,14 +44,17 @@ use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::MaxInFlight;
+use crate::evidence::Evidence;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::purging::Purging;
 use crate::redis_client;
 use crate::route::{Asked, Content, Match, Per, Plan, RouteId, Rule, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
+use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
 use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
@@ -75,6 +84,8 @@ pub struct Snapshot {
     pub identity: Arc<Identity>,
     /// The routes' places in the table of metrics, by route id.
     pub handles: Vec<RouteHandle>,
+    /// The routes that are audited, and which of them are shut for what was found.
+    pub watched: Watched,
     /// The bounds that routes have of their own, by route id.
     gates: Vec<Option<Gate>>,
 }
@@ -100,6 +111,7 @@ impl Snapshot {
         };
         Self {
             gates: settings.routes.all().iter().map(gate).collect(),
+            watched: Watched::of(&settings),
             settings,
             identity,
             handles,
@@ -118,12 +130,18 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Where purges come in.
+    pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
     /// Keys that many wait for at once.
     pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
+    /// What traffic has shown.
+    pub evidence: Evidence,
+    /// Audits under way.
+    pub audits: UnderWay,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -143,9 +161,12 @@ impl Shared {
             coalescer: Arc::default(),
             searches: Searches::default(),
             tunnels: Tunnels::default(),
+            purging: Purging::default(),
             hot: Hot::default(),
             stampedes: Stampedes::default(),
             ahead: Ahead::default(),
+            evidence: Evidence::default(),
+            audits: UnderWay::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
@@ -306,6 +327,9 @@ impl Proxy {
         if hosts.any() && !hosts.serve(&ask.visit.authority()) {
             return Err(Problem::Misdirected);
         }
+        if ask.asks_to_purge() {
+            return Box::pin(self.purge_asked(ask, limits)).await;
+        }
         self.admit(ask, limits).await?;
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
             return Ok(Reply::own(respond::options()));
@@ -414,6 +438,7 @@ impl Proxy {
                 Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
+                self.audit(ask, &key, &entry);
                 self.refresh(ask, key, &entry, None);
                 Ok(stored(Outcome::Stale, reason))
             }
@@ -445,6 +470,7 @@ impl Proxy {
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let now = ask.visit.now;
         self.count(ask, &key, || entry.url().into());
+        self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
         self.renew_ahead(ask, key, entry, &lifetime);
         if let Some(slid) = ask.slid(entry, &lifetime) {
@@ -470,17 +496,22 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
-        let response = self.ask_app(ask, body).await?;
+        if reason == Reason::Shadow {
+            return Box::pin(self.shadow(ask, body)).await;
+        }
+        let mut response = self.ask_app(ask, body).await?;
+        let tags = tags::take(response.headers_mut());
+        let tap = self.sight(ask, &response);
         if !changes {
-            return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
+            return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
         }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
-            return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
+            return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
-        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        Box::pin(self.purge_after(ask, wanted, &mut reply)).await;
+        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap);
+        Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }
 
@@ -492,10 +523,11 @@ impl Proxy {
         reason: Reason,
     ) -> Result<Reply, Problem> {
         let requested = self.0.shared.clock.now();
-        let response = match self.ask_app(ask, RequestBody::empty()).await {
+        let mut response = match self.ask_app(ask, RequestBody::empty()).await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
+        tags::remove(response.headers_mut());
         if let Some((_, entry)) = &stale
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)

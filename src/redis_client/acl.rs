@@ -2,7 +2,7 @@
 
 /// Every command that is sent, scripts included, and no other. Not CLIENT SETINFO, which servers before 7.2 do not
 /// know: whoever may not say what it is works all the same.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 40] = [
     "auth",
     "ping",
     "info",
@@ -29,7 +29,16 @@ const COMMANDS: [&str; 31] = [
     "xrevrange",
     "zadd",
     "zcard",
+    "zincrby",
+    "zrange",
+    "zremrangebyrank",
     "zremrangebyscore",
+    "zrevrange",
+    "zunionstore",
+    "hdel",
+    "hget",
+    "hmget",
+    "hset",
     "select",
     // In a Cluster.
     "cluster|slots",

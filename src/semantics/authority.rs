@@ -73,6 +73,11 @@ impl Hosts {
         !self.names.is_empty() || !self.parents.is_empty()
     }
 
+    /// The hosts that are named one by one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
     /// Whether this authority in normal form is served.
     #[must_use]
     pub fn serve(&self, authority: &str) -> bool {

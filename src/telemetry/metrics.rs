@@ -70,6 +70,24 @@ const METHODS: [Method; 9] = [
 /// OTel's word for a method that is not one of the known ones.
 const METHOD_OTHER: &str = "_OTHER";
 const OTHER: &str = "other";
+/// Arm and outcome in one word, by outcome.
+const CONTROL: [&str; OUTCOMES] = [
+    "control hit",
+    "control stale",
+    "control revalidated",
+    "control miss",
+    "control bypass",
+    "control refused",
+];
+/// The same of the arm that is tried out.
+const TRIAL: [&str; OUTCOMES] = [
+    "trial hit",
+    "trial stale",
+    "trial revalidated",
+    "trial miss",
+    "trial bypass",
+    "trial refused",
+];
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len();
 
@@ -164,6 +182,8 @@ pub struct Gauges {
     pub memory_evictions: Vec<(&'static str, u64)>,
     /// Values in Redis that could not be read, by reason.
     pub cache_unreadable: Vec<(&'static str, u64)>,
+    /// Responses that were asked for and found to be purged, by tier.
+    pub purged_objects: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Purges that the other sidecars have not been told of yet.
@@ -180,6 +200,33 @@ pub struct Gauges {
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
     pub draining: Option<bool>,
+    /// What audits have found, by route.
+    pub audits: Vec<AuditGauges>,
+    /// What the store would have answered on routes in the shadow.
+    pub shadows: Vec<AuditGauges>,
+    /// Routes that are quarantined.
+    pub quarantined: Vec<String>,
+    /// Alarms raised, and how many of them could not be handed on.
+    pub alarms: (u64, u64),
+}
+
+/// What audits have found on one route.
+#[derive(Clone, Debug, Default)]
+pub struct AuditGauges {
+    /// Its name.
+    pub route: String,
+    /// How often each was found, by its word.
+    pub found: Vec<(&'static str, u64)>,
+}
+
+impl AuditGauges {
+    /// Adds so many of a kind.
+    pub fn add(&mut self, word: &'static str, count: u64) {
+        match self.found.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, sum)) => *sum += count,
+            None => self.found.push((word, count)),
+        }
+    }
 }
 
 /// How the connections to Redis stand, over all workers.
@@ -485,17 +532,24 @@ impl Metrics {
         for worker in &self.workers {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
+                ("larder_purge_requests_total", &worker.purge_requests),
                 ("larder_limit_decisions_total", &worker.limits),
                 (
                     "larder_redis_breaker_transitions_total",
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
-                ("larder_warm_requests_total", &worker.warmed),
                 ("larder_cache_leases_total", &worker.leases),
+                ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
                     out.count(family, &[first, second], count);
+                }
+            }
+            for ((route, words), count) in worker.tried.iter() {
+                if let Some((arm, outcome)) = words.split_once(' ') {
+                    let labels = [&**route, arm, outcome];
+                    out.count("larder_experiment_requests_total", &labels, count);
                 }
             }
             out.histogram(
@@ -648,6 +702,18 @@ impl Recorder {
         count(&self.0.purges, kind, if soft { "true" } else { "false" });
     }
 
+    /// Purges were asked for by this way (`api`, `webhook` …), and this became of it: `logged`, `queued`,
+    /// `local`, or why not.
+    pub fn purge_asked(&self, way: &'static str, outcome: &'static str) {
+        count(&self.0.purge_requests, way, outcome);
+    }
+
+    /// A request on a route with an experiment was answered: `larder_experiment_requests_total`.
+    pub fn tried(&self, route: &str, is_trial: bool, outcome: Outcome) {
+        let words = if is_trial { &TRIAL } else { &CONTROL };
+        count(&self.0.tried, route, words[outcome.index()]);
+    }
+
     /// Another sidecar's purge is obeyed here, so long after it was made.
     pub fn purge_visible(&self, delay: Duration) {
         let nanos = nanos(delay);
@@ -691,12 +757,15 @@ struct Worker {
     active: AtomicI64,
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
+    purge_requests: Named<AtomicU64>,
     purge_visible: Histogram,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
-    warmed: Named<AtomicU64>,
     leases: Named<AtomicU64>,
+    warmed: Named<AtomicU64>,
+    /// By route, and arm and outcome.
+    tried: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -709,12 +778,14 @@ impl Worker {
             active: AtomicI64::new(0),
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
+            purge_requests: Slots::new((OTHER.into(), OTHER.into())),
             purge_visible: Histogram::default(),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
-            warmed: Slots::new((OTHER.into(), "".into())),
             leases: Slots::new((OTHER.into(), "".into())),
+            warmed: Slots::new((OTHER.into(), "".into())),
+            tried: Slots::new((OTHER.into(), "control other".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -955,8 +1026,31 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number(family, &[], number as f64);
         }
     }
+    for audits in &gauges.audits {
+        for (word, count) in audits.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&audits.route), word];
+            out.number("larder_audits_total", &labels, *count as f64);
+        }
+    }
+    for shadow in &gauges.shadows {
+        for (word, count) in shadow.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&shadow.route), word];
+            out.number("larder_shadow_requests_total", &labels, *count as f64);
+        }
+    }
+    for route in &gauges.quarantined {
+        out.number("larder_route_quarantined", &[cut(route)], 1.0);
+    }
+    for (outcome, count) in [("raised", gauges.alarms.0), ("dropped", gauges.alarms.1)] {
+        if count > 0 {
+            out.number("larder_alarms_total", &[outcome], count as f64);
+        }
+    }
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
+    }
+    for (tier, count) in &gauges.purged_objects {
+        out.number("larder_cache_purged_objects_total", &[tier], *count as f64);
     }
     for (reason, count) in &gauges.memory_evictions {
         out.number("larder_memory_evictions_total", &[reason], *count as f64);
@@ -1160,6 +1254,7 @@ mod tests {
                 memory_objects: Some(3),
                 memory_evictions: vec![("size", 4)],
                 cache_unreadable: vec![("checksum", 5)],
+                purged_objects: vec![("redis", 6)],
                 purge_log_followed: None,
                 purges_queued: None,
                 cut_off_since: None,
@@ -1184,6 +1279,16 @@ mod tests {
                 upstream_up: Some(true),
                 bypass: Some(false),
                 draining: Some(false),
+                audits: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("same", 8)],
+                }],
+                shadows: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("miss", 9)],
+                }],
+                quarantined: vec!["fleet".into()],
+                alarms: (1, 0),
             };
         });
         let recorder = metrics.recorder(0);
@@ -1208,13 +1313,17 @@ mod tests {
         recorder.saved(&route, Duration::from_millis(1_500));
         recorder.coalescing(1);
         recorder.stampede(&route);
+        recorder.warmed("stored");
         recorder.limit("public", "near");
         recorder.redis("GET", Some("timeout"), Duration::from_millis(100));
         recorder.breaker("open");
         recorder.purge("tag", true);
+        recorder.purge_asked("api", "logged");
         recorder.purge_visible(Duration::from_millis(3));
         recorder.client_error("head-too-large");
         recorder.lease("led");
+        recorder.warmed("stored");
+        recorder.tried("fleet", true, Outcome::Hit);
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
@@ -1247,6 +1356,11 @@ mod tests {
             ("larder_cache_saved_seconds_total{route=\"fleet\"}", 1.5),
             ("larder_cache_purges_total{kind=\"tag\",soft=\"true\"}", 1.0),
             (
+                "larder_purge_requests_total{way=\"api\",outcome=\"logged\"}",
+                1.0,
+            ),
+            ("larder_cache_purged_objects_total{tier=\"redis\"}", 6.0),
+            (
                 "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
                 1.0,
             ),
@@ -1270,6 +1384,10 @@ mod tests {
             ("larder_config_last_reload_successful", 0.0),
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
+            (
+                "larder_experiment_requests_total{route=\"fleet\",arm=\"trial\",cache=\"hit\"}",
+                1.0,
+            ),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
             ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {

@@ -18,7 +18,6 @@ pub use ledger::{LOG_AWAY_MAX, LOST_MAX, OUTBOX_MAX, SETTLE};
 pub use log::{PurgeLog, STREAM_MAX, STREAM_TTL};
 pub use pattern::PATTERN_BYTES_MAX;
 pub use table::{BANS_MAX, PURGES_MAX, Table};
-
 pub(super) use wire::{log_id, stream_entries};
 
 use crate::semantics::search::path_tag;
@@ -91,6 +90,18 @@ pub enum PurgeOutcome {
     Queued,
     /// There is no Redis: done here, and here is everywhere.
     Local,
+}
+
+impl PurgeOutcome {
+    /// Its word in answers, logs and metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Logged => "logged",
+            Self::Queued => "queued",
+            Self::Local => "local",
+        }
+    }
 }
 
 impl Scope {

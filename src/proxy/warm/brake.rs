@@ -58,8 +58,10 @@ pub fn brake(pressure: Pressure, before: Brake) -> Brake {
     if pressure.waiting > 0 {
         return Brake::Stop("requests wait for the app");
     }
-    if pressure.limit > 0 && pressure.in_flight >= pressure.limit {
-        return Brake::Stop("the app has as many requests as it may have");
+    // Half of what it may have is for users alone.
+    let most = (pressure.limit / SHARE_OF_APP).max(1);
+    if pressure.in_flight >= most {
+        return Brake::Stop("the app is busy");
     }
     let is_held = before.why().is_some();
     let (slow, fails) = match is_held {
@@ -72,7 +74,7 @@ pub fn brake(pressure: Pressure, before: Brake) -> Brake {
     if pressure.slowness >= slow {
         return Brake::Slow("the app is slower than usual");
     }
-    Brake::Off((pressure.limit / SHARE_OF_APP).max(1))
+    Brake::Off(most)
 }
 
 #[cfg(test)]
@@ -94,7 +96,7 @@ mod tests {
         let waited = Pressure { waiting: 1, ..WELL };
         assert!(matches!(brake(waited, off), Brake::Stop(_)));
         let full = Pressure {
-            in_flight: 256,
+            in_flight: 128,
             ..WELL
         };
         assert!(matches!(brake(full, off), Brake::Stop(_)));

@@ -5,10 +5,18 @@
 //! counts on no limit, and is not counted as a request.
 
 mod brake;
+mod lead;
+mod lists;
+mod popular;
 mod queue;
+mod sitemap;
+mod sources;
 mod warmer;
 
+pub use lists::Lists;
+pub use popular::Popular;
 pub use queue::{Cause, Line, Pace, Progress};
+pub use sources::Wanted;
 pub use warmer::{Standing, Warmer};
 
 use super::body::Body;
@@ -22,10 +30,12 @@ use crate::route::{Content, Plan, Target};
 use crate::semantics::reuse::Reuse;
 use crate::semantics::{Key, Reason};
 use crate::telemetry::Span;
+use crate::upstream::RequestBody;
+use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -186,6 +196,38 @@ impl Proxy {
         }
     }
 
+    /// The content of a page as the app answers it, of at most `bytes_max` bytes. The error says why
+    /// there is none.
+    async fn content_of(&self, page: &Page, bytes_max: usize) -> Result<Bytes, &'static str> {
+        let visit = self.visit_of(page);
+        let target = Target::parse(visit.uri.path(), visit.uri.query());
+        let found = visit.snapshot.settings.routes.find(&visit.method, &target);
+        let identity = &visit.snapshot.identity;
+        let caller = identity.caller(visit.peer.address, &visit.headers, visit.now);
+        let ask = Ask {
+            visit: &visit,
+            target: &target,
+            found: &found,
+            caller: &caller,
+            span: &Span::default(),
+            search: None,
+        };
+        let asking = async {
+            let asked = self.ask_app(&ask, RequestBody::empty()).await;
+            let response = asked.map_err(|problem| word(&problem))?;
+            if response.status() != StatusCode::OK {
+                return Err("the app does not answer 200");
+            }
+            let body = Limited::new(response.into_body(), bytes_max)
+                .collect()
+                .await;
+            let body = body.map_err(|_| "it breaks off, or is too large")?;
+            Ok(body.to_bytes())
+        };
+        let asked = tokio::time::timeout(PAGE_TIME_MAX, Box::pin(asking)).await;
+        asked.unwrap_or(Err("timeout"))
+    }
+
     /// The request that nobody makes.
     fn visit_of(&self, page: &Page) -> Visit {
         let shared = &self.0.shared;
@@ -232,8 +274,8 @@ impl Proxy {
     async fn renew_now(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) -> Warmed {
         let coalescer = &self.0.shared.coalescer;
         self.refresh(ask, key, entry, None);
-        let Join::Follow(follower) = coalescer.join(key, self.0.cache.position(), ask.visit.now)
-        else {
+        let joined = coalescer.join(key, self.0.cache.position(), ask.visit.now);
+        let Join::Follow(follower) = joined else {
             // It is over already, or another sidecar is at it.
             return Warmed::Fresh(left(entry, ask.visit));
         };

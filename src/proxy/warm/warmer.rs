@@ -2,9 +2,9 @@
 
 use super::brake::{Brake, Pressure, brake};
 use super::queue::{Cause, Line, Pace, Progress, Queue, Step};
-use super::{Page, Warmed};
-use crate::clock::Clock;
+use super::{Page, Popular, Warmed};
 use crate::proxy::Proxy;
+use crate::semantics::Timestamp;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,8 @@ pub struct Warmer(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     woken: Notify,
-    clock: Clock,
+    proxy: Proxy,
+    popular: Popular,
 }
 
 #[derive(Debug)]
@@ -43,16 +44,17 @@ pub struct Standing {
 }
 
 impl Warmer {
-    /// One with nothing to do; [`Warmer::run`] does it.
+    /// One with nothing to do, that warms by `proxy`; [`Warmer::run`] does it.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(proxy: Proxy, popular: Popular) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::new(State {
                 queue: Queue::default(),
                 brake: Brake::Off(u32::MAX),
             }),
             woken: Notify::new(),
-            clock,
+            proxy,
+            popular,
         }))
     }
 
@@ -66,7 +68,7 @@ impl Warmer {
         pages: impl IntoIterator<Item = Page>,
         more: bool,
     ) -> u64 {
-        let now = self.0.clock.now();
+        let now = self.now();
         let mut state = self.state();
         let id = state.queue.open(cause, name, pace, now);
         state.queue.add(id, pages);
@@ -78,6 +80,12 @@ impl Warmer {
         id
     }
 
+    /// Which pages are asked for most.
+    #[must_use]
+    pub fn popular(&self) -> &Popular {
+        &self.0.popular
+    }
+
     /// Adds pages to a job that waits for more.
     pub fn add(&self, id: u64, pages: impl IntoIterator<Item = Page>) {
         self.state().queue.add(id, pages);
@@ -86,7 +94,7 @@ impl Warmer {
 
     /// No more pages will be added.
     pub fn close(&self, id: u64) {
-        let now = self.0.clock.now();
+        let now = self.now();
         self.state().queue.close(id, now);
     }
 
@@ -115,9 +123,10 @@ impl Warmer {
         self.state().queue.told(id, after)
     }
 
-    /// Warms by `proxy`, for as long as it is polled: what is under way then is given up, but for
-    /// fetches that others wait for.
-    pub async fn run(&self, proxy: Proxy) -> Infallible {
+    /// Warms for as long as it is polled: what is under way then is given up, but for fetches that others
+    /// wait for. To be called where the proxy's ways to app and Redis were made.
+    pub async fn run(&self) -> Infallible {
+        let proxy = &self.0.proxy;
         let mut running = JoinSet::new();
         loop {
             while running.try_join_next().is_some() {}
@@ -137,9 +146,9 @@ impl Warmer {
             };
             let until = match step {
                 Step::Begin(id, page) => {
-                    let (warmer, proxy) = (self.clone(), proxy.clone());
+                    let warmer = self.clone();
                     running.spawn(async move {
-                        let (warmed, took) = proxy.warm(&page).await;
+                        let (warmed, took) = warmer.proxy().warm(&page).await;
                         warmer.done(id, &page, warmed, took);
                     });
                     continue;
@@ -158,9 +167,18 @@ impl Warmer {
     }
 
     fn done(&self, id: u64, page: &Page, warmed: Warmed, took: Duration) {
-        let now = self.0.clock.now();
+        let now = self.now();
         self.state().queue.done(id, page, warmed, took, now);
         self.0.woken.notify_one();
+    }
+
+    /// What it warms by.
+    pub(super) fn proxy(&self) -> &Proxy {
+        &self.0.proxy
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.proxy.0.shared.clock.now()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,392 @@
+//! Pages that are asked for before anybody has to wait for them.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+const ROUTES: &str = r#"
+routes:
+  - { name: mine, path: /api/mine, ttl: 5m, key: { per: token } }
+  - { name: never, path: /api/never, no_store: true }
+  - { name: car, path: "/api/*", ttl: 5m, tags: ["all"] }
+"#;
+
+async fn shop() -> App {
+    App::says(|seen| match seen.path() {
+        "/api/private" => Answer::ok("x").header("Cache-Control", "private"),
+        "/api/broken" => Answer::new(500, "x"),
+        _ => Answer::ok(seen.target.clone()),
+    })
+    .await
+}
+
+/// Warms, and waits until that is done; what became of it and of its pages.
+async fn warm(larder: &Larder, what: Value) -> (Value, Vec<Value>) {
+    let json = [("Content-Type", "application/json")];
+    let begun = larder
+        .admin()
+        .post("/v1/warm", &json, what.to_string())
+        .await;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let job = begun.json()["jobs"][0].as_u64().unwrap();
+    let told = done(larder, job).await;
+    let lines = told["lines"].as_array().unwrap().clone();
+    (told["job"].clone(), lines)
+}
+
+async fn done(larder: &Larder, job: u64) -> Value {
+    eventually("the job is done", async || {
+        let told = larder.admin().get(&format!("/v1/warm?job={job}")).await;
+        let told = told.json();
+        (told["job"]["state"] == "done").then_some(told)
+    })
+    .await
+}
+
+/// What became of a page.
+fn of<'a>(lines: &'a [Value], path: &str) -> &'a Value {
+    let is = |line: &&Value| line["url"].as_str().unwrap().ends_with(path);
+    lines
+        .iter()
+        .find(is)
+        .unwrap_or_else(|| panic!("{path}: {lines:?}"))
+}
+
+#[tokio::test]
+async fn warmed_pages_are_hits_and_others_say_why_they_are_not() {
+    let app = shop().await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let host = larder.address.to_string();
+    let urls = [
+        "/api/cars",
+        "/api/mine",
+        "/api/never",
+        "/api/private",
+        "/api/broken",
+    ];
+    let (job, lines) = warm(&larder, json!({ "urls": urls, "host": host })).await;
+    assert_eq!((&job["pages"], &job["stored"]), (&json!(5), &json!(1)));
+    for (path, why) in [
+        ("/api/mine", "private"),
+        ("/api/never", "no-store"),
+        ("/api/private", "private"),
+        ("/api/broken", "status"),
+    ] {
+        let line = of(&lines, path);
+        assert_eq!(
+            (&line["outcome"], &line["why"]),
+            (&json!("not_stored"), &json!(why))
+        );
+    }
+    // What is not stored anyway is not asked for.
+    assert_eq!((app.count("/api/mine"), app.count("/api/never")), (0, 0));
+    assert_eq!(larder.get("/api/cars").await.cache(), "HIT");
+    assert_eq!(app.count("/api/cars"), 1);
+    // What is there is left as it is.
+    let (job, lines) = warm(&larder, json!({ "urls": ["/api/cars"], "host": host })).await;
+    assert_eq!(job["fresh"], 1);
+    assert!(of(&lines, "/api/cars")["fresh_seconds"].as_u64() > Some(200));
+    assert_eq!(app.count("/api/cars"), 1);
+    // None of it is a request of anybody's.
+    let metrics = larder.metrics().await;
+    assert!(metrics.contains("larder_warm_requests_total{outcome=\"stored\"} 1\n"));
+    assert!(!metrics.contains("larder_cache_requests_total{route=\"car\",cache=\"miss\""));
+}
+
+#[tokio::test]
+async fn warming_carries_nobodys_credentials_and_counts_on_no_limit() {
+    let app = shop().await;
+    let larder = larder(&app)
+        .yaml(ROUTES)
+        .yaml("limits: { tiers: [{ name: public, for: anyone, rate: 1/hour, per: ip }] }")
+        .start()
+        .await;
+    let host = larder.address.to_string();
+    let (job, _) = warm(
+        &larder,
+        json!({"urls": ["/api/a", "/api/b", "/api/c"], "host": host}),
+    )
+    .await;
+    assert_eq!(job["stored"], 3);
+    let seen = app.last("/api/a");
+    for name in ["authorization", "cookie"] {
+        assert_eq!(seen.header(name), None);
+    }
+    assert_eq!(seen.header("host"), Some(&*host));
+    assert_eq!(seen.header("user-agent"), Some("larder-warm"));
+    assert_eq!(larder.get("/api/a").await.cache(), "HIT");
+}
+
+#[tokio::test]
+async fn warming_joins_a_fetch_that_is_under_way_and_is_joined() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |_| Answer::ok("x").behind(&held)).await;
+    let larder = Arc::new(larder(&app).yaml(ROUTES).start().await);
+    let host = larder.address.to_string();
+    let json = [("Content-Type", "application/json")];
+    let what = json!({"urls": ["/api/cars"], "host": host}).to_string();
+    larder.admin().post("/v1/warm", &json, what).await;
+    eventually("the app is asked", async || {
+        (app.count("/api/cars") == 1).then_some(())
+    })
+    .await;
+    let visitor = {
+        let client = larder.client();
+        tokio::spawn(async move { client.get("/api/cars").await })
+    };
+    eventually("the visitor waits", async || {
+        larder
+            .metrics()
+            .await
+            .contains("larder_cache_coalescing 1\n")
+            .then_some(())
+    })
+    .await;
+    gate.open();
+    assert_eq!(visitor.await.unwrap().text(), "x");
+    let told = done(&larder, 1).await;
+    assert_eq!(told["job"]["stored"], 1);
+    assert_eq!(app.count("/api/cars"), 1);
+}
+
+#[tokio::test]
+async fn a_list_is_warmed_at_the_start_and_renewed_before_it_ends() {
+    let app = shop().await;
+    let larder = larder(&app)
+        .yaml(ROUTES)
+        .yaml("warm: [{ urls: [/api/fleet], host: shop.test, on_start: true, every: 4m, wait_ready: true }]")
+        .manual_clock()
+        .start()
+        .await;
+    // It is ready only now.
+    assert_eq!(app.count("/api/fleet"), 1);
+    let host = [("Host", "shop.test")];
+    assert_eq!(larder.get_with("/api/fleet", &host).await.cache(), "HIT");
+    larder.advance("3m").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(app.count("/api/fleet"), 1);
+    larder.advance("1m").await;
+    eventually("it is renewed", async || {
+        (app.count("/api/fleet") == 2).then_some(())
+    })
+    .await;
+    larder.advance("3m").await;
+    assert_eq!(larder.get_with("/api/fleet", &host).await.cache(), "HIT");
+    assert_eq!(app.count("/api/fleet"), 2);
+}
+
+#[tokio::test]
+async fn a_sitemap_and_a_file_name_pages_of_the_same_host() {
+    let app = App::says(|seen| match seen.path() {
+        "/sitemap.xml" => Answer::ok(
+            "<sitemapindex><sitemap><loc>https://shop.test/cars.xml</loc></sitemap>\
+             <sitemap><loc>https://evil.test/cars.xml</loc></sitemap></sitemapindex>",
+        ),
+        "/cars.xml" => Answer::ok(
+            "<urlset><url><loc>https://shop.test/api/1?a=1&amp;b=2</loc></url>\
+             <url><loc>https://evil.test/api/2</loc></url></urlset>",
+        ),
+        _ => Answer::ok(seen.target.clone()),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pages.txt");
+    std::fs::write(&file, "# cars\n/api/3\n\n/api/4\n").unwrap();
+    let list = format!(
+        "warm: [{{ sitemap: /sitemap.xml, file: {}, host: shop.test, on_start: true }}]",
+        file.display()
+    );
+    let larder = larder(&app).yaml(ROUTES).yaml(&list).start().await;
+    let told = done(&larder, 1).await;
+    assert_eq!(
+        (&told["job"]["pages"], &told["job"]["stored"]),
+        (&json!(3), &json!(3))
+    );
+    let host = [("Host", "shop.test")];
+    for path in ["/api/1?b=2&a=1", "/api/3", "/api/4"] {
+        assert_eq!(larder.get_with(path, &host).await.cache(), "HIT", "{path}");
+    }
+    assert_eq!(app.count("/api/2"), 0);
+}
+
+#[tokio::test]
+async fn variants_are_warmed_one_by_one() {
+    let app = App::says(|seen| {
+        let language = seen.header("accept-language").unwrap_or("none").to_owned();
+        Answer::ok(language).header("Vary", "Accept-Language")
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml(ROUTES)
+        .yaml("warm: [{ urls: [/api/a], host: shop.test, on_start: true, headers: { Accept-Language: [de, fr] } }]")
+        .start()
+        .await;
+    done(&larder, 1).await;
+    for (language, cache) in [("de", "HIT"), ("fr", "HIT"), ("it", "MISS")] {
+        let fields = [("Host", "shop.test"), ("Accept-Language", language)];
+        let answer = larder.get_with("/api/a", &fields).await;
+        assert_eq!(
+            (answer.cache().as_str(), answer.text().as_str()),
+            (cache, language)
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_of_three_larders_warms_and_another_takes_over() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let list = "warm: [{ urls: [/api/fleet], host: shop.test, on_start: true, every: 4m, wait_ready: true }]";
+    let mut larders = Vec::new();
+    for _ in 0..3 {
+        let one = larder(&app)
+            .redis(&redis)
+            .yaml(ROUTES)
+            .yaml(list)
+            .manual_clock();
+        larders.push(one.start().await);
+    }
+    for one in &larders {
+        one.redis_is(true).await;
+    }
+    assert_eq!(app.count("/api/fleet"), 1);
+    let mut leaders = Vec::new();
+    for (at, one) in larders.iter().enumerate() {
+        let standing = one.admin().get("/v1/warm").await.json();
+        if !standing["jobs"].as_array().unwrap().is_empty() {
+            leaders.push(at);
+        }
+    }
+    assert_eq!(leaders.len(), 1, "one leads");
+    // Its own memory has it; the others' first hit is Redis's.
+    let host = [("Host", "shop.test")];
+    for one in &larders {
+        assert_eq!(one.get_with("/api/fleet", &host).await.cache(), "HIT");
+    }
+    assert_eq!(app.count("/api/fleet"), 1);
+    drop(larders.remove(leaders[0]));
+    eventually("another leads", async || {
+        for one in &larders {
+            let standing = one.admin().get("/v1/warm").await.json();
+            if !standing["jobs"].as_array()?.is_empty() {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_popular_is_warmed_after_everything_was_restarted() {
+    let app = shop().await;
+    let redis = RedisServer::start().await;
+    let yaml =
+        "cache: { encrypt: \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\" }";
+    let host = [("Host", "shop.test")];
+    {
+        let one = larder(&app)
+            .redis(&redis)
+            .yaml(ROUTES)
+            .yaml(yaml)
+            .start()
+            .await;
+        one.redis_is(true).await;
+        for _ in 0..5 {
+            one.get_with("/api/cars?page=2", &host).await;
+            one.get_with("/api/never", &host).await;
+        }
+        one.get_with(
+            "/api/mine",
+            &[("Host", "shop.test"), ("Authorization", "Bearer x")],
+        )
+        .await;
+        eventually("it is in the sum", async || {
+            redis
+                .keys()
+                .await
+                .iter()
+                .any(|key| key.contains("popular"))
+                .then_some(())
+        })
+        .await;
+    }
+    assert!(
+        !contains(&redis.everything_written(), b"/api/cars?page"),
+        "URLs are encrypted"
+    );
+    let two = larder(&app)
+        .redis(&redis)
+        .yaml(ROUTES)
+        .yaml(yaml)
+        .start()
+        .await;
+    two.redis_is(true).await;
+    two.purge(json!({"all": true, "soft": false})).await;
+    let (job, lines) = warm(&two, json!({"popular": 10})).await;
+    assert_eq!(job["pages"], 1, "{lines:?}");
+    assert_eq!(of(&lines, "/api/cars?page=2")["outcome"], "stored");
+    assert_eq!(two.get_with("/api/cars?page=2", &host).await.cache(), "HIT");
+}
+
+#[tokio::test]
+async fn ten_thousand_pages_stay_within_their_budget_and_are_hits_before_anybody_asks() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| match seen.path() {
+        "/sitemap.xml" => {
+            let page = |number| format!("<url><loc>/api/{number}</loc></url>");
+            let pages: String = (0..10_000).map(page).collect();
+            Answer::ok(format!("<urlset>{pages}</urlset>"))
+        }
+        _ => Answer::ok("x").behind(&held),
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let host = larder.address.to_string();
+    let what = json!({"sitemap": "/sitemap.xml", "host": host, "concurrency": 8, "rate": 1000});
+    let json = [("Content-Type", "application/json")];
+    larder
+        .admin()
+        .post("/v1/warm", &json, what.to_string())
+        .await;
+    // Nothing is answered: as many as may be are with the app, and no more come.
+    eventually("eight are with the app", async || {
+        (app.total() == 9).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(app.total(), 9, "the sitemap, and eight pages at a time");
+    let began = std::time::Instant::now();
+    gate.open();
+    // The machine may have other things to do: it takes what it takes.
+    let told = loop {
+        let standing = larder.admin().get("/v1/warm").await.json();
+        assert!(standing["running"].as_u64() <= Some(8), "{standing}");
+        let job = standing["jobs"][0].clone();
+        if job["state"] == "done" {
+            break job;
+        }
+        assert!(began.elapsed() < Duration::from_secs(180), "{job}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    assert_eq!(
+        (&told["pages"], &told["stored"]),
+        (&json!(10_000), &json!(10_000))
+    );
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(9_900),
+        "{took:?} for 10,000 at 1000 a second"
+    );
+    let client = larder.client();
+    for number in (0..10_000).step_by(97) {
+        let answer = client.get(&format!("/api/{number}")).await;
+        assert_eq!(answer.cache(), "HIT");
+    }
+    assert_eq!(app.total(), 10_001);
+    let stats = larder.admin().get("/v1/stats").await.json();
+    assert_eq!(stats["hit_ratio"], 1.0);
+}
