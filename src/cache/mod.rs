@@ -16,6 +16,8 @@ pub mod redis_tier;
 pub mod seal;
 
 #[cfg(test)]
+mod million;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use chunks::{ChunkReader, Chunks, Gone};
@@ -613,7 +615,7 @@ impl Cache {
     }
 
     /// Whether an entry in memory may be shown.
-    fn judge(&self, at: &Key, entry: Arc<Entry>, now: Timestamp) -> Lookup {
+    fn judge(&self, at: &Key, mut entry: Arc<Entry>, now: Timestamp) -> Lookup {
         if entry.is_dead(now) {
             self.shared.memory.remove_this(at, &entry);
             return Lookup::Absent(Reason::Expired);
@@ -623,7 +625,10 @@ impl Cache {
         let mut softly_purged = false;
         if !purges.is_checked(checked) {
             let applied = purges.local();
-            match purges.held(entry.subject(), (checked, entry.received()), now) {
+            let known = (checked, entry.received());
+            let (verdict, ended) = purges.held(entry.subject(), known, now);
+            match verdict {
+                Verdict::Valid if ended.is_some() => {}
                 Verdict::Valid => entry.check(applied),
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
@@ -631,6 +636,11 @@ impl Cache {
                     self.shared.counters.found_purged(Tier::Memory);
                     return Lookup::Absent(Reason::Purged);
                 }
+            }
+            if let Some(ended) = ended {
+                let mut lifetime = entry.lifetime();
+                lifetime.fresh = lifetime.fresh.min(lifetime.age(ended));
+                entry = Arc::new(entry.lasting(&lifetime));
             }
         }
         Lookup::Found {

@@ -27,6 +27,7 @@ mod limits;
 mod pool;
 mod post_reads;
 mod presets;
+mod purge_log;
 mod purging;
 mod purging_hooks;
 mod purging_postgres;

@@ -169,25 +169,24 @@ impl Ledger {
     }
 
     /// Whether an entry that memory holds may be shown: it was `received` then, and not purged by the first
-    /// `checked` purges here. While the log is not followed it is fresh for `trust` after it was last known
-    /// to be good; while the log is being replayed, not at all.
+    /// `checked` purges here. And where it is not fresh though its lifetime may say so: since when. While
+    /// the log is not followed it is fresh for `trust` after it was last known to be good; while the log is
+    /// being replayed, not at all.
     pub fn held<'a>(
         &self,
         subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
         (checked, received): (u64, Timestamp),
         trust: Option<Duration>,
         now: Timestamp,
-    ) -> Verdict {
+    ) -> (Verdict, Option<Timestamp>) {
         let verdict = self.table.verdict(subject, Since::Local(checked));
-        let is_doubted = match self.doubt {
-            Doubt::None => false,
-            Doubt::CutOff => trust.is_some_and(|trust| now.since(self.heard.max(received)) > trust),
-            Doubt::CatchingUp(local) => checked < local,
+        let good = self.heard.max(received);
+        let ended = match self.doubt {
+            Doubt::None => None,
+            Doubt::CutOff => trust.map(|trust| good + trust).filter(|end| now >= *end),
+            Doubt::CatchingUp(local) => (checked < local).then_some(good),
         };
-        match is_doubted {
-            true => verdict.max(Verdict::Soft),
-            false => verdict,
-        }
+        (verdict, ended)
     }
 
     /// Applies purges made here at once. What is applied is to be appended.

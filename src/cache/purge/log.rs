@@ -200,14 +200,16 @@ impl PurgeLog {
         self.read().found(subject, log)
     }
 
-    /// Whether an entry that memory holds may be shown; see [`PurgeLog::trust`].
+    /// Whether an entry that memory holds may be shown: it was not purged by so many purges, and received then.
+    /// And since when it is not fresh any more, whatever its lifetime says, for want of news; see
+    /// [`PurgeLog::trust`].
     #[must_use]
     pub fn held<'a>(
         &self,
         subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
         known: (u64, Timestamp),
         now: Timestamp,
-    ) -> Verdict {
+    ) -> (Verdict, Option<Timestamp>) {
         let trust = match self.trust.load(Ordering::Relaxed) {
             FOREVER => None,
             millis => Some(Duration::from_millis(millis)),

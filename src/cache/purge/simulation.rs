@@ -549,7 +549,14 @@ impl World {
                 }
             }
             70..82 => self.purges(n, key),
-            82..85 => self.sidecars[n].cut = !self.sidecars[n].cut,
+            82..85 => {
+                let it = &mut self.sidecars[n];
+                it.cut = !it.cut;
+                let origin = it.origin;
+                let own = self.purges.iter_mut().filter(|it| it.by.0 == origin);
+                own.filter(|it| it.visible.is_none())
+                    .for_each(|it| it.unsaid = true);
+            }
             85..87 => {
                 let up = !self.server.up;
                 self.server_is(up);
@@ -597,6 +604,8 @@ impl World {
             if self.rng.bool() {
                 self.goes_back();
             }
+            // What was purged meanwhile is said before anybody reads what it still has.
+            self.are_lost();
         }
         for n in 0..SIDECARS {
             let it = &mut self.sidecars[n];
@@ -620,13 +629,20 @@ impl World {
                 (done.cover, done.visible, done.lost) = (None, None, Some(self.now));
             }
         }
-        let gone = |by: u64| !self.sidecars.iter().any(|it| it.origin == by && !it.cut);
-        let lost = self.purges.iter_mut().filter(|it| it.visible.is_none());
-        lost.for_each(|it| it.unsaid |= gone(it.by.0));
+        self.are_lost();
         for n in 0..SIDECARS {
             let delay = 1 + self.rng.u64(..250);
             let it = &mut self.sidecars[n];
             it.next = it.next.min(self.now + delay);
+        }
+    }
+
+    /// What is not in the log has to be said to the server that has it now.
+    fn are_lost(&mut self) {
+        let gone = |by: u64| !self.sidecars.iter().any(|it| it.origin == by && !it.cut);
+        for done in self.purges.iter_mut().filter(|it| it.visible.is_none()) {
+            done.lost = Some(self.now);
+            done.unsaid |= gone(done.by.0);
         }
     }
 
@@ -690,13 +706,13 @@ impl World {
             let local = it.ledger.position().local;
             let known = (held.checked, received);
             match it.ledger.held(subject(), known, trust, now) {
-                Verdict::Valid => {
+                (Verdict::Valid, None) => {
                     held.checked = held.checked.max(local);
                     let stored = held.stored.clone();
                     return self.shows(n, key, &stored, true);
                 }
-                Verdict::Soft => {}
-                Verdict::Hard => drop(it.memory.remove(&key)),
+                (Verdict::Hard, _) => drop(it.memory.remove(&key)),
+                (Verdict::Valid | Verdict::Soft, _) => {}
             }
         }
         if !it.ledger.is_current() || !reaches || self.now < it.breaker {
