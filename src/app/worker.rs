@@ -89,7 +89,10 @@ impl Kit {
                 concurrent: (settings.concurrent).map(|all| all.get().div_ceil(workers)),
             };
             // What the background has and what writes behind have is of the same pool.
-            let beside = BACKGROUND_CONNECTIONS + workers;
+            let purging = &self.settings.purging;
+            let listening = u32::from(purging.channel.is_some());
+            let listening = listening + u32::from(purging.stream.is_some());
+            let beside = BACKGROUND_CONNECTIONS + listening + workers;
             let redis = way(&settings.url, share(most(all.saturating_sub(beside))));
             limits_redis = Some(match &settings.limits_url {
                 Some(url) => {

@@ -75,6 +75,7 @@ impl Listening {
             };
             tokio::select! {
                 outage = what(self, &named) => {
+                    self.redis.line_ended(outage);
                     if told.replace(outage) != Some(outage) {
                         tracing::warn!(kind = outage.word(), "purges that come by Redis are not heard");
                     }

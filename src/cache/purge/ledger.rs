@@ -146,6 +146,11 @@ impl Ledger {
         unsaid.cloned().collect()
     }
 
+    /// See [`Table::logged`].
+    pub fn logged(&self, purge: &Purge) -> LogId {
+        self.table.logged(purge)
+    }
+
     /// See [`Table::verdict`].
     pub fn verdict<'a>(
         &self,

@@ -123,7 +123,7 @@ impl PurgeLog {
         }
     }
 
-    /// See [`Table::logged`].
+    /// See [`Table::logged`](super::Table::logged).
     #[must_use]
     pub fn logged(&self, purge: &Purge) -> LogId {
         self.read().logged(purge)

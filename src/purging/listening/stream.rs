@@ -43,7 +43,7 @@ pub(super) async fn read(to: &Listening, stream: &PurgeStream) -> Outage {
 
 async fn read_on(to: &Listening, stream: &PurgeStream) -> Result<std::convert::Infallible, Outage> {
     let line = to.redis.private_line(stream.key.as_bytes()).await?;
-    let reader = Reader { to, stream, line };
+    let mut reader = Reader { to, stream, line };
     reader.begin().await?;
     tracing::info!(
         stream = stream.key,
@@ -53,6 +53,11 @@ async fn read_on(to: &Listening, stream: &PurgeStream) -> Result<std::convert::I
     let mut looked: Option<Instant> = None;
     loop {
         if looked.is_none_or(|at| at.elapsed() >= LEFT_BEHIND / 2) {
+            // Read on by whatever credentials are good now.
+            let renewed = to.redis.renewed_line(stream.key.as_bytes(), &reader.line);
+            if let Some(line) = renewed.await {
+                reader.line = line;
+            }
             reader.take_up().await?;
             reader.look().await?;
             looked = Some(Instant::now());
