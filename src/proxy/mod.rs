@@ -3,6 +3,7 @@
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
 mod ahead;
+mod audit;
 mod body;
 mod coalesce;
 mod content;
@@ -18,6 +19,9 @@ mod reply;
 mod respond;
 mod resume;
 mod search;
+mod shadow;
+mod sight;
+mod tap;
 mod tunnel;
 mod visit;
 pub mod warm;
@@ -25,6 +29,7 @@ mod wire;
 
 pub use crate::upstream::{Interim, Interims};
 pub use ahead::Ahead;
+pub use audit::{LEAK, Turned, UnderWay, Watched};
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
 pub use ready::{Begun, Outgoing, Rest, Waits};
@@ -39,6 +44,7 @@ use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::MaxInFlight;
+use crate::evidence::Evidence;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::purging::Purging;
@@ -78,6 +84,8 @@ pub struct Snapshot {
     pub identity: Arc<Identity>,
     /// The routes' places in the table of metrics, by route id.
     pub handles: Vec<RouteHandle>,
+    /// The routes that are audited, and which of them are shut for what was found.
+    pub watched: Watched,
     /// The bounds that routes have of their own, by route id.
     gates: Vec<Option<Gate>>,
 }
@@ -103,6 +111,7 @@ impl Snapshot {
         };
         Self {
             gates: settings.routes.all().iter().map(gate).collect(),
+            watched: Watched::of(&settings),
             settings,
             identity,
             handles,
@@ -129,6 +138,10 @@ pub struct Shared {
     pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
+    /// What traffic has shown.
+    pub evidence: Evidence,
+    /// Audits under way.
+    pub audits: UnderWay,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -152,6 +165,8 @@ impl Shared {
             hot: Hot::default(),
             stampedes: Stampedes::default(),
             ahead: Ahead::default(),
+            evidence: Evidence::default(),
+            audits: UnderWay::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
@@ -423,6 +438,7 @@ impl Proxy {
                 Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
+                self.audit(ask, &key, &entry);
                 self.refresh(ask, key, &entry, None);
                 Ok(stored(Outcome::Stale, reason))
             }
@@ -454,6 +470,7 @@ impl Proxy {
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let now = ask.visit.now;
         self.count(ask, &key, || entry.url().into());
+        self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
         self.renew_ahead(ask, key, entry, &lifetime);
         if let Some(slid) = ask.slid(entry, &lifetime) {
@@ -479,17 +496,21 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
+        if reason == Reason::Shadow {
+            return Box::pin(self.shadow(ask, body)).await;
+        }
         let mut response = self.ask_app(ask, body).await?;
         let tags = tags::take(response.headers_mut());
+        let tap = self.sight(ask, &response);
         if !changes {
-            return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
+            return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
         }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
             return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
-        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
+        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap);
         Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }

@@ -70,6 +70,24 @@ const METHODS: [Method; 9] = [
 /// OTel's word for a method that is not one of the known ones.
 const METHOD_OTHER: &str = "_OTHER";
 const OTHER: &str = "other";
+/// Arm and outcome in one word, by outcome.
+const CONTROL: [&str; OUTCOMES] = [
+    "control hit",
+    "control stale",
+    "control revalidated",
+    "control miss",
+    "control bypass",
+    "control refused",
+];
+/// The same of the arm that is tried out.
+const TRIAL: [&str; OUTCOMES] = [
+    "trial hit",
+    "trial stale",
+    "trial revalidated",
+    "trial miss",
+    "trial bypass",
+    "trial refused",
+];
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len();
 
@@ -178,6 +196,33 @@ pub struct Gauges {
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
     pub draining: Option<bool>,
+    /// What audits have found, by route.
+    pub audits: Vec<AuditGauges>,
+    /// What the store would have answered on routes in the shadow.
+    pub shadows: Vec<AuditGauges>,
+    /// Routes that are quarantined.
+    pub quarantined: Vec<String>,
+    /// Alarms raised, and how many of them could not be handed on.
+    pub alarms: (u64, u64),
+}
+
+/// What audits have found on one route.
+#[derive(Clone, Debug, Default)]
+pub struct AuditGauges {
+    /// Its name.
+    pub route: String,
+    /// How often each was found, by its word.
+    pub found: Vec<(&'static str, u64)>,
+}
+
+impl AuditGauges {
+    /// Adds so many of a kind.
+    pub fn add(&mut self, word: &'static str, count: u64) {
+        match self.found.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, sum)) => *sum += count,
+            None => self.found.push((word, count)),
+        }
+    }
 }
 
 /// How the connections to Redis stand, over all workers.
@@ -497,6 +542,12 @@ impl Metrics {
                     out.count(family, &[first, second], count);
                 }
             }
+            for ((route, words), count) in worker.tried.iter() {
+                if let Some((arm, outcome)) = words.split_once(' ') {
+                    let labels = [&**route, arm, outcome];
+                    out.count("larder_experiment_requests_total", &labels, count);
+                }
+            }
             for ((operation, error), durations) in worker.redis.iter() {
                 out.histogram(
                     "db_client_operation_duration_seconds",
@@ -648,6 +699,12 @@ impl Recorder {
         count(&self.0.purge_requests, way, outcome);
     }
 
+    /// A request on a route with an experiment was answered: `larder_experiment_requests_total`.
+    pub fn tried(&self, route: &str, is_trial: bool, outcome: Outcome) {
+        let words = if is_trial { &TRIAL } else { &CONTROL };
+        count(&self.0.tried, route, words[outcome.index()]);
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -691,6 +748,8 @@ struct Worker {
     client_errors: Named<AtomicU64>,
     leases: Named<AtomicU64>,
     warmed: Named<AtomicU64>,
+    /// By route, and arm and outcome.
+    tried: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -709,6 +768,7 @@ impl Worker {
             client_errors: Slots::new((OTHER.into(), "".into())),
             leases: Slots::new((OTHER.into(), "".into())),
             warmed: Slots::new((OTHER.into(), "".into())),
+            tried: Slots::new((OTHER.into(), "control other".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -949,6 +1009,26 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number(family, &[], number as f64);
         }
     }
+    for audits in &gauges.audits {
+        for (word, count) in audits.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&audits.route), word];
+            out.number("larder_audits_total", &labels, *count as f64);
+        }
+    }
+    for shadow in &gauges.shadows {
+        for (word, count) in shadow.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&shadow.route), word];
+            out.number("larder_shadow_requests_total", &labels, *count as f64);
+        }
+    }
+    for route in &gauges.quarantined {
+        out.number("larder_route_quarantined", &[cut(route)], 1.0);
+    }
+    for (outcome, count) in [("raised", gauges.alarms.0), ("dropped", gauges.alarms.1)] {
+        if count > 0 {
+            out.number("larder_alarms_total", &[outcome], count as f64);
+        }
+    }
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
     }
@@ -1180,6 +1260,16 @@ mod tests {
                 upstream_up: Some(true),
                 bypass: Some(false),
                 draining: Some(false),
+                audits: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("same", 8)],
+                }],
+                shadows: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("miss", 9)],
+                }],
+                quarantined: vec!["fleet".into()],
+                alarms: (1, 0),
             };
         });
         let recorder = metrics.recorder(0);
@@ -1213,6 +1303,7 @@ mod tests {
         recorder.client_error("head-too-large");
         recorder.lease("led");
         recorder.warmed("stored");
+        recorder.tried("fleet", true, Outcome::Hit);
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
@@ -1273,6 +1364,10 @@ mod tests {
             ("larder_config_last_reload_successful", 0.0),
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
+            (
+                "larder_experiment_requests_total{route=\"fleet\",arm=\"trial\",cache=\"hit\"}",
+                1.0,
+            ),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
             ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {

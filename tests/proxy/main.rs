@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod audit;
 mod before_and_after;
 mod browser;
 mod caching;
@@ -17,6 +18,7 @@ mod deploy;
 mod direct;
 mod doctor;
 mod entries;
+mod experiment;
 mod explain;
 mod framing;
 mod hot;
@@ -38,8 +40,10 @@ mod rig;
 mod secrets;
 mod serving;
 mod session;
+mod shadow;
 mod stampede;
 mod stopping;
+mod suggest;
 mod telemetry;
 mod tls;
 mod topologies;
