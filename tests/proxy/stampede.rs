@@ -775,3 +775,33 @@ async fn whatever_comes_first_nobody_is_given_what_was_purged_before_he_asked() 
         }
     }
 }
+
+/// `cargo test --test proxy stampede::what_waiting -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures"]
+async fn what_waiting_for_another_sidecar_costs() {
+    const APP: Duration = Duration::from_millis(30);
+    let app = App::says(|_| Answer::public("shared").after(APP)).await;
+    let redis = RedisServer::start().await;
+    let sidecars = sidecars(&app, &redis, EXACT).await;
+    let clients = [sidecars[0].client(), sidecars[1].client()];
+    let (mut led, mut waited) = (Vec::new(), Vec::new());
+    for n in 0..500 {
+        let path = format!("/{n}");
+        let ask = async |at: usize, pause: u64| {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            clients[at].get_with(&path, &HOST).await;
+            Instant::now()
+        };
+        let begun = Instant::now();
+        let (one, two) = tokio::join!(ask(0, 0), ask(1, 5));
+        led.push((one - begun).saturating_sub(APP));
+        waited.push((two - begun).saturating_sub(APP));
+    }
+    assert_eq!(app.total(), 500);
+    for (who, mut over) in [("led", led), ("waited", waited)] {
+        over.sort();
+        let (p50, p99) = (over[250], over[495]);
+        println!("{who}: {p50:?} (p50), {p99:?} (p99) more than the app took");
+    }
+}
