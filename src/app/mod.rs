@@ -171,6 +171,7 @@ impl House {
         });
         let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
+        store.trust(cache.trust);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         let waits = settings.warm.iter().any(|list| list.wait_ready);
@@ -229,9 +230,11 @@ impl House {
         }
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
-            let cache = cache.clone();
+            let (cache, clock) = (cache.clone(), kit.shared.clock.clone());
+            let recorder = kit.metrics.recorder(kit.settings.workers.get());
             tokio::spawn(async move {
-                tokio::join!(cache.follow_purges(&redis), cache.follow_wakes(&redis))
+                let purges = cache.follow_purges(&redis, &clock, &recorder);
+                tokio::join!(purges, cache.follow_wakes(&redis))
             });
         }
         if let Some(redis) = redis.clone() {
@@ -319,6 +322,8 @@ impl House {
             };
             gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
+            gauges.purges_queued = ways.as_ref().map(|_| status.purges_queued as u64);
+            gauges.cut_off_since = status.cut_off_since;
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));

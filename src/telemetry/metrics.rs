@@ -186,6 +186,10 @@ pub struct Gauges {
     pub purged_objects: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
+    /// Purges that the other sidecars have not been told of yet.
+    pub purges_queued: Option<u64>,
+    /// Since when it is not known here what other sidecars have purged.
+    pub cut_off_since: Option<Timestamp>,
     /// Whether limits are counted here because Redis is away.
     pub limit_local_fallback: Option<bool>,
     /// The Redis of the cache, if one is configured.
@@ -548,6 +552,11 @@ impl Metrics {
                     out.count("larder_experiment_requests_total", &labels, count);
                 }
             }
+            out.histogram(
+                "larder_purge_visible_seconds",
+                &[],
+                &worker.purge_visible.read(),
+            );
             for ((operation, error), durations) in worker.redis.iter() {
                 out.histogram(
                     "db_client_operation_duration_seconds",
@@ -705,6 +714,12 @@ impl Recorder {
         count(&self.0.tried, route, words[outcome.index()]);
     }
 
+    /// Another sidecar's purge is obeyed here, so long after it was made.
+    pub fn purge_visible(&self, delay: Duration) {
+        let nanos = nanos(delay);
+        self.0.purge_visible.add(bucket(nanos), nanos);
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -743,6 +758,7 @@ struct Worker {
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
     purge_requests: Named<AtomicU64>,
+    purge_visible: Histogram,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
@@ -763,6 +779,7 @@ impl Worker {
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
             purge_requests: Slots::new((OTHER.into(), OTHER.into())),
+            purge_visible: Histogram::default(),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
@@ -1239,6 +1256,8 @@ mod tests {
                 cache_unreadable: vec![("checksum", 5)],
                 purged_objects: vec![("redis", 6)],
                 purge_log_followed: None,
+                purges_queued: None,
+                cut_off_since: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
                     up: true,
@@ -1300,6 +1319,7 @@ mod tests {
         recorder.breaker("open");
         recorder.purge("tag", true);
         recorder.purge_asked("api", "logged");
+        recorder.purge_visible(Duration::from_millis(3));
         recorder.client_error("head-too-large");
         recorder.lease("led");
         recorder.warmed("stored");

@@ -72,6 +72,8 @@ table! {
         "Stored responses that were asked for and found to be purged, and so were fetched anew. A purge itself touches none: what nobody asks for any more is not counted.";
     Counter "larder_purge_requests_total" ["way", "outcome"]
         "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
+    Histogram "larder_purge_visible_seconds" []
+        "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
