@@ -132,9 +132,10 @@ impl Leases {
                     }
                     tracing::debug!(kind = outage.word(), "wakes are not heard");
                 }
-                self.heard.store(false, Ordering::Release);
-                // Who waits looks for himself: what he was to be woken for may have been missed.
-                self.wake_all();
+                if self.heard.swap(false, Ordering::AcqRel) {
+                    // Who waits looks for himself: what he was to be woken for may have been missed.
+                    self.wake_all();
+                }
                 tokio::time::sleep(pause).await;
             }
         }
@@ -217,11 +218,6 @@ impl Waiter {
         }
     }
 
-    /// Wakes from before do not count; to be called before the lease is looked at.
-    pub fn attend(&mut self) {
-        self.woken.borrow_and_update();
-    }
-
     /// Waits until it is time to look at the lease again, and no longer than `at_most`.
     pub async fn wait(&mut self, held: Holder, at_most: Duration) {
         let mut until = held.left + SPREAD.mul_f64(fastrand::f64());
@@ -293,12 +289,15 @@ impl Lease {
     }
 
     fn finish(&mut self, word: u16) {
-        self.keeper.abort();
         self.has_ended = true;
-        let hold = Arc::clone(&self.hold);
+        let (hold, keeper) = (Arc::clone(&self.hold), self.keeper.clone());
         // On a runtime that ends nothing more is told: the lease then ends by itself.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { hold.end(word).await });
+            runtime.spawn(async move {
+                hold.end(word).await;
+                // Until then it is ours.
+                keeper.abort();
+            });
         }
     }
 }
@@ -364,8 +363,8 @@ impl Hold {
 
 impl Cache {
     /// Asks for the lease of `key`, or of the variant of it that `request` selects, as far as that is known:
-    /// one round trip, of `patience` at most. `None`: there is none to be had, without Redis or
-    /// while its purge log is not followed. Must be called on this worker's runtime.
+    /// one round trip, of `patience` at most. `None`: there is none to be had, without Redis, while
+    /// its purge log is not followed, or while it is full and nothing would be stored. Must be called on this worker's runtime.
     pub async fn take_lease(
         &self,
         key: &Key,
@@ -374,7 +373,7 @@ impl Cache {
         patience: Duration,
     ) -> Option<Taken> {
         let tier = self.redis.as_ref().filter(|tier| tier.redis().is_up())?;
-        if !self.shared.purges.is_current() {
+        if !self.shared.purges.is_current() || tier.behind().is_full() {
             return None;
         }
         let token = fastrand::u64(1..TOKENS);
@@ -542,4 +541,166 @@ fn end_script() -> &'static Script {
             ",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing;
+    use crate::cache::{Entry, Label};
+    use crate::clock::Clock;
+    use crate::redis_client::testing::{Server, connect, recorder, until};
+
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    fn key() -> Key {
+        Key::from_bytes([7; 16])
+    }
+
+    struct Sidecar(Cache);
+
+    impl Sidecar {
+        async fn start(server: &Server) -> Self {
+            let redis = connect(&server.url());
+            let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
+            let follower = cache.clone();
+            tokio::spawn(async move {
+                let (clock, recorder) = (crate::clock::Clock::system(), recorder());
+                tokio::join!(
+                    follower.follow_purges(&redis, &clock, &recorder),
+                    follower.follow_wakes(&redis)
+                )
+            });
+            until("the log is followed", || cache.status().log_followed).await;
+            Self(cache)
+        }
+
+        async fn bid(&self, bid: Bid) -> Taken {
+            let (key, request) = (key(), HeaderMap::new());
+            let asked = self.0.take_lease(&key, &request, bid, PATIENCE);
+            asked.await.expect("Redis answers")
+        }
+
+        async fn lease(&self) -> Lease {
+            match self.bid(Bid::default()).await {
+                Taken::Ours(lease) => lease,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn holder(&self, bid: Bid) -> Holder {
+            match self.bid(bid).await {
+                Taken::Held(holder) => holder,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn word(&self) -> (u64, u16) {
+            let begun = std::time::Instant::now();
+            loop {
+                match self.bid(Bid::default()).await {
+                    Taken::Ended { token, word } => return (token, word),
+                    Taken::Held(_) if begun.elapsed() < PATIENCE * 5 => {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_holds_it_and_the_others_learn_who_and_what_came_of_it() {
+        let server = Server::start().await;
+        let (one, two) = (Sidecar::start(&server).await, Sidecar::start(&server).await);
+        let bid = Bid {
+            log: (5, 3),
+            ..Bid::default()
+        };
+        let Taken::Ours(lease) = one.bid(bid).await else {
+            panic!("nobody has it");
+        };
+        let holder = two.holder(Bid::default()).await;
+        assert_eq!(holder.log, (5, 3));
+        assert!(!holder.left.is_zero() && holder.left <= LEASE_LIFE);
+        lease.end(7);
+        let (token, word) = two.word().await;
+        assert_eq!((token, word), (holder.token, 7));
+        // Who knows that already, fetches.
+        let over = Some(token);
+        let again = Bid {
+            over,
+            ..Bid::default()
+        };
+        assert!(matches!(two.bid(again).await, Taken::Ours(_)));
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_is_there_before_it_is_said_so_and_who_waits_is_woken() {
+        let server = Server::start().await;
+        let (one, two) = (Sidecar::start(&server).await, Sidecar::start(&server).await);
+        for _ in 0..20 {
+            let lease = one.lease().await;
+            let mut waiter = two.0.wait_for_lease(&key(), &HeaderMap::new());
+            let waits = Bid {
+                waits: true,
+                ..Bid::default()
+            };
+            two.holder(waits).await;
+            until("wakes are heard", || {
+                two.0.shared.leases.heard.load(Ordering::Acquire)
+            })
+            .await;
+            waiter.woken.borrow_and_update();
+            let holder = two.holder(waits).await;
+            let now = Clock::system().now();
+            let label = Label {
+                position: one.0.position(),
+                ..testing::label("host/1")
+            };
+            let entry = Entry::new(&testing::stored_at(now, b"new"), &label);
+            one.0.store(&key(), Arc::new(entry), now);
+            lease.end(STORED);
+            let begun = Instant::now();
+            waiter.wait(holder, PATIENCE).await;
+            assert!(begun.elapsed() < PATIENCE, "woken, not waited out");
+            assert_eq!(two.word().await.1, STORED);
+            let looked = two.0.look_again(&key(), &HeaderMap::new(), now).await;
+            assert!(matches!(looked, Lookup::Found { .. }), "{looked:?}");
+            server.cli(&["DEL", "test:lease:{07070707070707070707070707070707}"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_living_holder_keeps_it_and_one_that_lost_it_knows() {
+        let server = Server::start().await;
+        let (one, two) = (Sidecar::start(&server).await, Sidecar::start(&server).await);
+        let lease = one.lease().await;
+        let first = two.holder(Bid::default()).await;
+        tokio::time::sleep(LEASE_LIFE + LEASE_LIFE / 4).await;
+        let later = two.holder(Bid::default()).await;
+        assert_eq!(later.token, first.token);
+        assert!(!lease.is_overdue());
+        // Taken over by who has waited too long, it is not ended by the first.
+        let over = Bid {
+            over: Some(first.token),
+            ..Bid::default()
+        };
+        let Taken::Ours(taken) = two.bid(over).await else {
+            panic!("it need not be minded");
+        };
+        tokio::time::sleep(LEASE_LIFE + LEASE_LIFE / 4).await;
+        assert!(lease.is_overdue() && !taken.is_overdue());
+        lease.end(9);
+        taken.end(8);
+        assert_eq!(one.word().await.1, 8);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_dropped_leaves_word_that_the_next_may_try() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server).await;
+        drop(one.lease().await);
+        assert_eq!(one.word().await.1, AGAIN);
+    }
 }

@@ -606,6 +606,19 @@ impl Cache {
         (here, rule)
     }
 
+    /// Where what is fetched for `request` under `key` belongs: with the variant that it selects, as far as is
+    /// known.
+    #[must_use]
+    pub fn place_of(&self, key: &Key, request: &HeaderMap) -> Key {
+        self.variant_of(key, request).unwrap_or(*key)
+    }
+
+    /// The same, where an answer under `key` is known to vary so.
+    #[must_use]
+    pub fn place_by(key: &Key, vary: &Vary, request: &HeaderMap) -> Key {
+        VaryRule::new(vary.names().cloned().collect()).key(key, request)
+    }
+
     /// The key of the variant that `request` selects, where it is known what `key` varies on.
     fn variant_of(&self, key: &Key, request: &HeaderMap) -> Option<Key> {
         match self.shared.memory.get(key) {

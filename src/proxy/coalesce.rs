@@ -9,7 +9,7 @@
 
 use super::body::BodyError;
 use crate::cache::{Chunks, Entry, Position};
-use crate::semantics::{Key, Reason, Stored, Timestamp};
+use crate::semantics::{Key, Reason, Stored, Timestamp, Vary};
 use crate::upstream::UpstreamError;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -45,6 +45,7 @@ pub struct Coalescer {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// By place: the key, or where it is known what varies under it, that of the variant.
     fills: HashMap<Key, Arc<Fill>>,
     apart: Remembered,
     wanted_whole: Remembered,
@@ -145,30 +146,40 @@ impl Drop for Follower {
 }
 
 impl Coalescer {
-    /// Joins the fetch of `key`, or begins one. A fetch that began before a purge (at another
+    /// Joins the fetch of `key` at its `place`, or begins one. A fetch that began before a purge (at another
     /// `position`) is never joined: its answer may be what was purged.
-    pub fn join(self: &Arc<Self>, key: Key, position: Position, now: Timestamp) -> Join {
+    pub fn join(
+        self: &Arc<Self>,
+        (key, place): (Key, Key),
+        position: Position,
+        now: Timestamp,
+    ) -> Join {
         let mut inner = self.lock();
         if inner.apart.holds(&key, now) {
             return Join::Apart;
         }
-        if let Some(fill) = inner.fills.get(&key)
+        if let Some(fill) = inner.fills.get(&place)
             && fill.position == position
         {
             return self.follow(fill);
         }
-        Join::Lead(self.begin(&mut inner, key, position))
+        Join::Lead(self.begin(&mut inner, (key, place), position))
     }
 
     /// Whoever has waited for `fill` long enough leads another fetch in its place, or joins one that is there
     /// already: one at a time, however many have waited.
-    pub fn succeed(self: &Arc<Self>, key: Key, fill: &Arc<Fill>, position: Position) -> Join {
+    pub fn succeed(
+        self: &Arc<Self>,
+        (key, place): (Key, Key),
+        fill: &Arc<Fill>,
+        position: Position,
+    ) -> Join {
         let mut inner = self.lock();
-        match inner.fills.get(&key) {
+        match inner.fills.get(&place) {
             Some(current) if !Arc::ptr_eq(current, fill) && current.position == position => {
                 self.follow(current)
             }
-            _ => Join::Lead(self.begin(&mut inner, key, position)),
+            _ => Join::Lead(self.begin(&mut inner, (key, place), position)),
         }
     }
 
@@ -186,12 +197,18 @@ impl Coalescer {
         }
     }
 
-    fn begin(self: &Arc<Self>, inner: &mut Inner, key: Key, position: Position) -> Lead {
+    fn begin(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        (key, place): (Key, Key),
+        position: Position,
+    ) -> Lead {
         let fill = Arc::new(Fill::new(position));
-        inner.fills.insert(key, fill.clone());
+        inner.fills.insert(place, fill.clone());
         Lead {
             coalescer: self.clone(),
             key,
+            place,
             fill,
         }
     }
@@ -202,14 +219,15 @@ impl Coalescer {
         Lead {
             coalescer: self.clone(),
             key,
+            place: key,
             fill: Arc::new(Fill::new(position)),
         }
     }
 
-    /// Whether a fetch of `key` is under way.
+    /// Whether a fetch is under way at `place`.
     #[must_use]
-    pub fn is_under_way(&self, key: &Key) -> bool {
-        self.lock().fills.contains_key(key)
+    pub fn is_under_way(&self, place: &Key) -> bool {
+        self.lock().fills.contains_key(place)
     }
 
     /// Remembers that answers under `key` are not shareable.
@@ -245,14 +263,14 @@ impl Coalescer {
         self.lock().wanted_whole.holds(key, now)
     }
 
-    fn end(&self, key: &Key, fill: &Arc<Fill>) {
+    fn end(&self, place: &Key, fill: &Arc<Fill>) {
         let mut inner = self.lock();
         if inner
             .fills
-            .get(key)
+            .get(place)
             .is_some_and(|current| Arc::ptr_eq(current, fill))
         {
-            inner.fills.remove(key);
+            inner.fills.remove(place);
         }
     }
 
@@ -266,6 +284,7 @@ impl Coalescer {
 pub struct Lead {
     coalescer: Arc<Coalescer>,
     key: Key,
+    place: Key,
     fill: Arc<Fill>,
 }
 
@@ -305,7 +324,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.coalescer.end(&self.key, &self.fill);
+        self.coalescer.end(&self.place, &self.fill);
         let mut state = self.fill.lock();
         match &mut state.phase {
             Phase::Waiting => state.phase = Phase::Released(Reason::CollapsedFailed),
@@ -410,6 +429,18 @@ pub enum Outcome {
     Failed(UpstreamError),
     /// Not shareable.
     Released(Reason),
+}
+
+impl Outcome {
+    /// What the answer varies on.
+    #[must_use]
+    pub fn vary(&self) -> Option<Vary> {
+        match self {
+            Self::Streaming(stored, _) => Some(stored.vary.clone()),
+            Self::Ready(entry) | Self::Found(entry) => Some(entry.vary()),
+            Self::Failed(_) | Self::Released(_) => None,
+        }
+    }
 }
 
 impl Fill {
@@ -782,14 +813,14 @@ mod tests {
     }
 
     fn lead(coalescer: &Arc<Coalescer>, key: Key) -> Lead {
-        match coalescer.join(key, Position::default(), NOW) {
+        match coalescer.join((key, key), Position::default(), NOW) {
             Join::Lead(lead) => lead,
             other => panic!("expected to lead, got {other:?}"),
         }
     }
 
     fn follow(coalescer: &Arc<Coalescer>, key: Key) -> Arc<Fill> {
-        match coalescer.join(key, Position::default(), NOW) {
+        match coalescer.join((key, key), Position::default(), NOW) {
             Join::Follow(follower) => follower.fill().clone(),
             other => panic!("expected to follow, got {other:?}"),
         }
@@ -953,7 +984,7 @@ mod tests {
             local: 1,
         };
         assert!(matches!(
-            coalescer.join(key("a"), after, NOW),
+            coalescer.join((key("a"), key("a")), after, NOW),
             Join::Lead(_)
         ));
     }
@@ -961,15 +992,73 @@ mod tests {
     #[test]
     fn nobody_queues_behind_what_is_not_shareable_until_it_is_forgotten() {
         let coalescer = Arc::new(Coalescer::default());
-        coalescer.set_apart(key("a"), NOW);
+        let key = key("a");
+        coalescer.set_apart(key, NOW);
+        assert!(coalescer.is_apart(&key, NOW));
         assert!(matches!(
-            coalescer.join(key("a"), Position::default(), NOW),
+            coalescer.join((key, key), Position::default(), NOW),
             Join::Apart
         ));
-        let later = NOW + REMEMBERED;
-        assert!(matches!(
-            coalescer.join(key("a"), Position::default(), later),
-            Join::Lead(_)
-        ));
+        // Once is soon forgotten; what is true again and again is remembered longer, up to a bound.
+        let mut now = NOW;
+        for length in [5, 10, 20, 40, 60, 60].map(Duration::from_secs) {
+            coalescer.set_apart(key, now);
+            coalescer.set_apart(key, now + Duration::from_secs(1));
+            assert!(coalescer.is_apart(&key, now + length), "{length:?}");
+            now = now + length + Duration::from_secs(1);
+            assert!(!coalescer.is_apart(&key, now), "{length:?}");
+        }
+        // Long after, it is as if it had never been; and so it is once an answer was shared.
+        now = now + Duration::from_secs(600);
+        coalescer.set_apart(key, now);
+        assert!(!coalescer.is_apart(&key, now + REMEMBERED));
+        coalescer.set_apart(key, now);
+        coalescer.set_together(&key);
+        assert!(!coalescer.is_apart(&key, now));
+    }
+
+    #[test]
+    fn those_who_wait_are_bounded_for_one_fetch_and_for_all() {
+        let coalescer = Arc::new(Coalescer::default());
+        let keys: Vec<_> = (0..6).map(|n| key(&n.to_string())).collect();
+        let _leads: Vec<_> = keys.iter().map(|key| lead(&coalescer, *key)).collect();
+        let join = |key: Key| coalescer.join((key, key), Position::default(), NOW);
+        let mut waiting = Vec::new();
+        for key in &keys[..5] {
+            for _ in 0..FOLLOWERS_MAX {
+                let Join::Follow(follower) = join(*key) else {
+                    panic!("there is room");
+                };
+                waiting.push(follower);
+            }
+            assert!(matches!(join(*key), Join::Crowded));
+        }
+        assert_eq!(waiting.len(), ALL_FOLLOWERS_MAX);
+        assert!(matches!(join(keys[5]), Join::Crowded));
+        waiting.pop();
+        assert!(matches!(join(keys[5]), Join::Follow(_)));
+        waiting.clear();
+        assert_eq!(coalescer.waiting.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn of_all_who_have_waited_long_enough_one_leads_and_the_others_follow_it() {
+        let coalescer = Arc::new(Coalescer::default());
+        let key = key("a");
+        let first = lead(&coalescer, key);
+        let slow = follow(&coalescer, key);
+        let succeed = || coalescer.succeed((key, key), &slow, Position::default());
+        let Join::Lead(second) = succeed() else {
+            panic!("somebody has to");
+        };
+        for _ in 0..3 {
+            let Join::Follow(follower) = succeed() else {
+                panic!("one is enough");
+            };
+            assert!(Arc::ptr_eq(follower.fill(), second.fill()));
+        }
+        // The first one's end leaves the second alone.
+        drop(first);
+        assert!(Arc::ptr_eq(&follow(&coalescer, key), second.fill()));
     }
 }

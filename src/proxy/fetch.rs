@@ -9,7 +9,7 @@ use super::respond::Problem;
 use super::resume::Resume;
 use super::search::Places;
 use super::{Ask, Proxy, Snapshot, forward, purge};
-use crate::cache::{Entry, Filling, Label, Lease, Lookup, Tier, lease};
+use crate::cache::{Cache, Entry, Filling, Label, Lease, Lookup, Tier, lease};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
@@ -91,7 +91,7 @@ impl Proxy {
         mut stale: Option<Arc<Entry>>,
         why: Reason,
     ) -> Result<Reply, Problem> {
-        let (cache, shared) = (&self.0.cache, &self.0.shared);
+        let (cache, shared, visit) = (&self.0.cache, &self.0.shared, ask.visit);
         if let Some(stale) = &stale
             && self.0.upstream.is_down()
             && self.may_stand_in(ask, stale)
@@ -101,38 +101,61 @@ impl Proxy {
             return Ok(Reply::stand_in(ask, stale, None));
         }
         let position = cache.position();
-        let join = |key| match ask.is_personal() {
+        let join = |place| match ask.is_personal() {
             true => Join::Apart,
-            false => match shared.coalescer.join(key, position, ask.visit.now) {
+            false => match shared.coalescer.join(place, position, ask.visit.now) {
                 // A fetch that began before is not what was asked for.
                 Join::Follow(_) if ask.wants_news() => Join::Apart,
                 joined => joined,
             },
         };
-        let mut joined = join(key);
-        if let Join::Follow(follower) = &joined {
-            self.tell_stampede(ask, &key, follower.waiting());
-            match self.outcome_of(ask, follower).await {
+        let mut place = self.place(ask, key);
+        let mut joined = join(place);
+        // Whoever has waited looks again before it asks.
+        let mut has_waited = false;
+        while let Join::Follow(follower) = &joined {
+            if !has_waited {
+                self.tell_stampede(ask, &key, follower.waiting());
+            }
+            let outcome = self.outcome_of(ask, follower).await;
+            has_waited = true;
+            match outcome {
                 Some(Filled::Released(reason)) => {
                     if let Some(likely) = ask.likely(shared).filter(|likely| *likely != key) {
                         // The leader has learnt that what is one for it is not one for us, or no longer
                         // under this key.
                         (key, stale) = (likely, None);
-                        joined = join(key);
+                        joined = join(self.place(ask, key));
                     } else if reason == Reason::NotModified {
                         // The leader was told that what it has is current. That is no answer for anybody
                         // else, but the next fetch is for all.
-                        joined = join(key);
+                        joined = join(place);
                     }
+                    break;
                 }
-                Some(_) => {}
-                // Were all who wait to ask now, the app would be asked by all at once.
-                None => joined = shared.coalescer.succeed(key, follower.fill(), position),
+                Some(filled) => {
+                    // What varies otherwise for us is fetched once for all who are like us.
+                    if let Some(vary) = filled.vary().filter(|vary| !vary.matches(&visit.headers)) {
+                        let other = Cache::place_by(&key, &vary, &visit.headers);
+                        if other != place.1 {
+                            place.1 = other;
+                            joined = join(place);
+                        }
+                    }
+                    break;
+                }
+                // So long waits whoever asks the app, and not longer.
+                None if visit.began.elapsed() > visit.snapshot.settings.upstream.timeout => {
+                    return self.stand_in(ask, stale, Problem::App(UpstreamError::Timeout));
+                }
+                // Were all who wait to ask now, the app would be asked by all at once: one asks in their place,
+                // if nobody does yet.
+                None => joined = shared.coalescer.succeed(place, follower.fill(), position),
             }
         }
         let alone = || shared.coalescer.alone(key, position);
         match joined {
-            Join::Lead(lead) => match self.just_stored(ask, &key, &lead) {
+            Join::Lead(lead) => match self.just_stored(ask, &key, &lead, has_waited).await {
                 Some(reply) => Ok(reply),
                 None => self.lead(ask, lead, stale, why, Manner::Together).await,
             },
@@ -164,14 +187,22 @@ impl Proxy {
 
     /// What another request's fetch has brought since ours looked into the store: that fetch was over
     /// when ours would have joined it, and what it brought was stored before it was over.
-    fn just_stored(&self, ask: &Ask<'_>, key: &Key, lead: &Lead) -> Option<Reply> {
+    /// That is long ago where it `has_waited`: then Redis is asked, too.
+    async fn just_stored(
+        &self,
+        ask: &Ask<'_>,
+        key: &Key,
+        lead: &Lead,
+        has_waited: bool,
+    ) -> Option<Reply> {
         let likely = ask.likely(&self.0.shared).unwrap_or(*key);
-        let held = self
-            .0
-            .cache
-            .peek(&likely, &ask.visit.headers, ask.visit.now);
+        let (cache, headers, now) = (&self.0.cache, &ask.visit.headers, ask.visit.now);
+        let held = match has_waited {
+            true => Box::pin(cache.lookup(&likely, headers, now)).await,
+            false => cache.peek(&likely, headers, now),
+        };
         match (ask.reuse(&held), held) {
-            (Reuse::Fresh, Lookup::Found { entry, tier, .. }) => {
+            (Reuse::Fresh, Lookup::Found { entry, tier, .. }) if entry.chunks().is_none() => {
                 // Whoever follows us already has it too; under another key, they look for themselves.
                 if likely == *key {
                     lead.ready(entry.clone());
@@ -186,12 +217,14 @@ impl Proxy {
     /// Renews `entry` behind the scenes, unless somebody is at it already. `turn` is over with it.
     pub(super) fn refresh(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>, turn: Option<Turn>) {
         let shared = &self.0.shared;
-        if shared.coalescer.is_under_way(&key) {
+        let place = self.place(ask, key);
+        if shared.coalescer.is_under_way(&place.1) {
             return;
         }
-        if let Join::Lead(lead) = shared
-            .coalescer
-            .join(key, self.0.cache.position(), ask.visit.now)
+        if let Join::Lead(lead) =
+            shared
+                .coalescer
+                .join(place, self.0.cache.position(), ask.visit.now)
         {
             let job = self.job(ask, lead, Some(entry.clone()), Manner::Behind);
             spawn(async move {
@@ -199,6 +232,11 @@ impl Proxy {
                 drop(turn);
             });
         }
+    }
+
+    /// Where the fetch of `key` is joined: by its key, and by the place of the variant that is asked for.
+    pub(super) fn place(&self, ask: &Ask<'_>, key: Key) -> (Key, Key) {
+        (key, self.0.cache.place_of(&key, &ask.visit.headers))
     }
 
     async fn lead(
@@ -598,7 +636,7 @@ pub(super) struct Job {
     rest: Option<Rest>,
     /// The client's own conditions go to the app.
     judged: bool,
-    span: crate::telemetry::Span,
+    pub(super) span: crate::telemetry::Span,
     pub(super) lead: Lead,
     /// The right to fetch it for all sidecars, where there is one.
     lease: Option<Lease>,

@@ -93,6 +93,7 @@ impl Job {
             true => WAIT_BEHIND,
             false => self.collapse_wait(),
         };
+        let _span = self.span.child("lease");
         let begun = Instant::now();
         let mut waiter = None;
         let mut patience = self.patience;
@@ -118,8 +119,8 @@ impl Job {
                 }
                 Some(Taken::Ended { token, word }) => match reason(word) {
                     Some(reason) => return (Duty::Apart(reason), Some("apart")),
-                    // What it brought is not for us, or nothing.
-                    None => over = Some(token),
+                    // What it brought is not for us, or nothing; it may have told what the key varies on.
+                    None => (over, waiter) = (Some(token), None),
                 },
                 Some(Taken::Held(holder)) => {
                     let left = wait.saturating_sub(begun.elapsed());

@@ -260,11 +260,6 @@ impl Ledger {
         self.judge(now, false);
     }
 
-    /// See [`Table::logged`].
-    pub fn logged(&self, purge: &Purge) -> LogId {
-        self.table.logged(purge)
-    }
-
     /// The log was looked at. Returns whether it has lost our place.
     pub fn looked(&mut self, look: &Look, now: Duration) -> bool {
         let is_first = self.session.is_some_and(|session| !session.looked);

@@ -274,7 +274,7 @@ impl Proxy {
     async fn renew_now(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) -> Warmed {
         let coalescer = &self.0.shared.coalescer;
         self.refresh(ask, key, entry, None);
-        let joined = coalescer.join(key, self.0.cache.position(), ask.visit.now);
+        let joined = coalescer.join(self.place(ask, key), self.0.cache.position(), ask.visit.now);
         let Join::Follow(follower) = joined else {
             // It is over already, or another sidecar is at it.
             return Warmed::Fresh(left(entry, ask.visit));

@@ -19,7 +19,7 @@ pub use authority::{Authority, TlsFront};
 pub use check::NEVER_SENT;
 pub use client::{Client, Response, WebSocket};
 pub use fault::{Fault, FaultProxy};
-pub use larder::{Larder, larder, larder_cli};
+pub use larder::{Larder, Setup, larder, larder_cli};
 pub use postgres::Postgres;
 pub use redis::RedisServer;
 pub use token::{SECRET, identity, signed, token};
