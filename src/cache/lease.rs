@@ -549,7 +549,7 @@ mod tests {
     use crate::cache::testing;
     use crate::cache::{Entry, Label};
     use crate::clock::Clock;
-    use crate::redis_client::testing::{Server, connect, until};
+    use crate::redis_client::testing::{Server, connect, recorder, until};
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -563,10 +563,10 @@ mod tests {
         async fn start(server: &Server) -> Self {
             let redis = connect(&server.url());
             let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
-            let follower = cache.clone();
+            let (follower, clock, recorder) = (cache.clone(), Clock::system(), recorder());
             tokio::spawn(async move {
                 tokio::join!(
-                    follower.follow_purges(&redis),
+                    follower.follow_purges(&redis, &clock, &recorder),
                     follower.follow_wakes(&redis)
                 )
             });
