@@ -563,7 +563,7 @@ mod tests {
         async fn start(server: &Server) -> Self {
             let redis = connect(&server.url());
             let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
-            let follower = cache.clone();
+            let (follower, clock, recorder) = (cache.clone(), Clock::system(), recorder());
             tokio::spawn(async move {
                 let (clock, recorder) = (crate::clock::Clock::system(), recorder());
                 tokio::join!(
