@@ -2,6 +2,8 @@
 //!
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
+mod warm;
+
 use crate::app;
 use crate::app::doctor::{Finding, Grade, examine};
 use crate::config::load::environment;
@@ -104,6 +106,14 @@ enum Verb {
         after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800"
     )]
     Purge(Purge),
+    /// Ask for pages before anybody has to wait for them
+    ///
+    /// Tells of each page what became of it: MISS → stored, or why it is not. Without URLs, warms what the
+    /// configuration lists. Exits 1 where the app failed.
+    #[command(
+        after_help = "Examples:\n  larder warm /api/fleet /api/cars/42 --host shop.example\n  larder warm --sitemap /sitemap.xml --rate 20"
+    )]
+    Warm(warm::Warm),
     /// Say what would become of a request and why; or what a code or a reason means
     ///
     /// Asks a running larder for the five steps: limit, route, key, lookup, answer; with --response also
@@ -423,6 +433,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Check(options)) => check(&options, cli.color),
         Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
+        Some(Verb::Warm(options)) => warm::warm(&options),
         Some(Verb::Explain(options)) => explain(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Stats(options)) => stats(&options),

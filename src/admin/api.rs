@@ -40,7 +40,15 @@ struct PurgeRequest {
     all: bool,
     /// Soft unless said otherwise: the next visitor is served at once.
     soft: Option<bool>,
+    /// What of it is asked for most is fetched again at once.
+    refresh: Option<Refresh>,
     dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Refresh {
+    Hot,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,11 +64,10 @@ impl Admin {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let example = r#"{"tags": ["car:42"]}; also urls, prefixes, routes (lists), all, soft (true or false)."#;
-        let purges = purges(
-            parse(request, example).await?,
-            &self.state.settings.load().routes,
-        )?;
+        let example = r#"{"tags": ["car:42"]}; also urls, prefixes, routes (lists), all, soft (true or false), refresh ("hot")."#;
+        let asked: PurgeRequest = parse(request, example).await?;
+        let refresh = asked.refresh;
+        let purges = purges(asked, &self.state.settings.load().routes)?;
         let kinds: Vec<_> = purges
             .iter()
             .map(|purge| (kind(&purge.scope), purge.soft))
@@ -68,6 +75,9 @@ impl Admin {
         let scopes: Vec<_> = purges.iter().map(|purge| told(&purge.scope)).collect();
         let scopes = scopes.join(", ");
         let outcome = self.state.cache.purge(purges).await;
+        if let Some(Refresh::Hot) = refresh {
+            self.state.warmer.refresh_hot();
+        }
         let recorder = self.state.metrics.recorder(usize::MAX);
         for (kind, soft) in &kinds {
             recorder.purge(kind, *soft);

@@ -7,6 +7,7 @@ use super::reply::Reply;
 use super::respond::Problem;
 use super::resume::Resume;
 use super::search::Places;
+use super::warm::Origin;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::{Entry, Filling, Label, Lookup};
 use crate::route::RouteId;
@@ -452,6 +453,12 @@ impl Proxy {
             lead,
             manner,
             refresh: visit.client_refresh(),
+            links: (!rule.prefetch.is_empty() && rule.key.per.is_empty() && !visit.is_nobodys)
+                .then(|| Origin {
+                    tls: ask.scheme() == "https",
+                    host: visit.authority().into(),
+                    path: ask.target.path.into(),
+                }),
             ends: rule
                 .key
                 .has_identity()
@@ -531,6 +538,8 @@ pub(super) struct Job {
     lead: Lead,
     manner: Manner,
     refresh: ClientRefresh,
+    /// Where it is from, if links in it are followed.
+    links: Option<Origin>,
     /// When the token ends that the answer is for, where the key is one for each.
     ends: Option<Timestamp>,
 }
@@ -737,6 +746,12 @@ impl Job {
                         }
                     };
                 if is_kept {
+                    if let Some(origin) = &self.links {
+                        let rule = &self.snapshot.settings.routes.all()[self.rule];
+                        let wish = origin.wish(&stored.headers, &rule.prefetch);
+                        let wishes = &self.proxy.0.shared.wishes;
+                        wish.into_iter().for_each(|wish| wishes.leave(wish));
+                    }
                     recorder.store(&handle, None);
                 }
                 // Who has the last of it may count on the store.

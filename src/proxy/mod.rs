@@ -129,6 +129,8 @@ pub struct Shared {
     pub traces: Traces,
     /// How the app does.
     pub pulse: Pulse,
+    /// What requests would like to be warmed.
+    pub wishes: warm::Wishes,
 }
 
 impl Shared {
@@ -146,6 +148,7 @@ impl Shared {
             log: AccessLog::default(),
             traces: Traces::default(),
             pulse: Pulse::default(),
+            wishes: warm::Wishes::default(),
         }
     }
 }
@@ -460,6 +463,9 @@ impl Proxy {
             route: rule.name.clone(),
             is_personal: !rule.key.per.is_empty(),
         });
+        if ask.visit.snapshot.settings.predict.is_some() {
+            self.observe(ask);
+        }
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that

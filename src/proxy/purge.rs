@@ -2,6 +2,7 @@
 
 use super::body::Body;
 use super::reply::Reply;
+use super::warm::Wish;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
@@ -83,6 +84,9 @@ impl Proxy {
         purges.extend(paths.into_iter().map(Scope::Tag).map(hard));
         let count = purges.len();
         let outcome = self.0.cache.purge(purges).await;
+        if ask.found.rule.refresh_hot {
+            self.0.shared.wishes.leave(Wish::Hot);
+        }
         reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,

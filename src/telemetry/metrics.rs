@@ -172,6 +172,8 @@ pub struct Gauges {
     pub redis: Option<RedisGauges>,
     /// Whether the app answered when last asked.
     pub upstream_up: Option<bool>,
+    /// Predictions that came true, those that did not, and the share that does lately.
+    pub predictions: Option<(u64, u64, f32)>,
     /// Whether caching is switched off.
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
@@ -921,6 +923,12 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number(family, &[], number as f64);
         }
     }
+    if let Some((came_true, failed, precision)) = gauges.predictions {
+        for (outcome, count) in [("hit", came_true), ("unused", failed)] {
+            out.number("larder_predictions_total", &[outcome], count as f64);
+        }
+        out.number("larder_prediction_precision_ratio", &[], precision.into());
+    }
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
     }
@@ -1146,6 +1154,7 @@ mod tests {
                     server: Some(("Redis", "7.4.1".to_owned())),
                 }),
                 upstream_up: Some(true),
+                predictions: Some((6, 2, 0.75)),
                 bypass: Some(false),
                 draining: Some(false),
             };
@@ -1176,6 +1185,7 @@ mod tests {
         recorder.breaker("open");
         recorder.purge("tag", true);
         recorder.client_error("head-too-large");
+        recorder.warmed("stored");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),

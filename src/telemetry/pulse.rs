@@ -15,7 +15,7 @@ const NOW_WEIGHT: f32 = 1.0 / 16.0;
 /// One answer counts as no slower than so many times the usual.
 const SLOWNESS_MAX: f32 = 16.0;
 /// What takes less than this in seconds is fast, however much faster it usually is.
-const FAST_SECONDS: f32 = 0.005;
+const FAST_SECONDS: f32 = 0.025;
 
 /// Moving averages over all workers.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ mod tests {
         let (fast, slow) = (metrics.route("fast", "/a"), metrics.route("slow", "/b"));
         let pulse = Pulse::default();
         for _ in 0..100 {
-            pulse.answered(&fast, Duration::from_millis(20), false);
+            pulse.answered(&fast, Duration::from_millis(40), false);
             pulse.answered(&slow, Duration::from_millis(900), false);
         }
         assert!(
@@ -95,12 +95,12 @@ mod tests {
             pulse.slowness()
         );
         for _ in 0..24 {
-            pulse.answered(&fast, Duration::from_millis(70), false);
+            pulse.answered(&fast, Duration::from_millis(140), false);
         }
         assert!(pulse.slowness() > 2.0, "{}", pulse.slowness());
         // In the end that is what is usual.
         for _ in 0..300 {
-            pulse.answered(&fast, Duration::from_millis(70), false);
+            pulse.answered(&fast, Duration::from_millis(140), false);
         }
         assert!(pulse.slowness() < 1.2, "{}", pulse.slowness());
     }
