@@ -103,7 +103,7 @@ enum Verb {
     Demo(Demo),
     /// Purge what is stored; softly, unless --hard
     #[command(
-        after_help = "Examples:\n  larder purge --tag car:42 --tag fleet\n  larder purge --all --hard --admin http://127.0.0.1:9800"
+        after_help = "Examples:\n  larder purge --tag car:42 --url https://shop.example/api/fleet --hard\n  larder purge --prefix /api/cars/ --dry-run"
     )]
     Purge(Purge),
     /// Ask for pages before anybody has to wait for them
@@ -252,6 +252,21 @@ struct Purge {
     /// Every URL that starts so
     #[arg(long, value_name = "PREFIX", group = "what")]
     prefix: Vec<String>,
+    /// Every URL like this: * within a segment or for the rest, ** anywhere
+    #[arg(long, value_name = "PATTERN", group = "what")]
+    glob: Vec<String>,
+    /// Every URL that begins with a match of this regular expression
+    #[arg(long, value_name = "PATTERN", group = "what")]
+    regex: Vec<String>,
+    /// Everything that was stored for this user alone
+    #[arg(long, value_name = "ID", group = "what")]
+    user: Vec<String>,
+    /// Everything of this group (Cache-Groups, RFC 9875) of --origin
+    #[arg(long, value_name = "NAME", group = "what", requires = "origin")]
+    group: Vec<String>,
+    /// Whose the groups are, such as https://shop.example
+    #[arg(long, value_name = "URL", requires = "group")]
+    origin: Option<String>,
     /// Everything that this route stored
     #[arg(long, value_name = "NAME", group = "what")]
     route: Vec<String>,
@@ -261,6 +276,9 @@ struct Purge {
     /// Gone at once, instead of stale and refreshed behind the next visitor
     #[arg(long)]
     hard: bool,
+    /// Say what it would hit, and purge nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     port: AdminPort,
     /// The admin token; by default the variable ADMIN_TOKEN
@@ -678,9 +696,15 @@ fn purge(options: &Purge) -> Exit {
         "tags": options.tag,
         "urls": options.url,
         "prefixes": options.prefix,
+        "globs": options.glob,
+        "regexes": options.regex,
         "routes": options.route,
+        "users": options.user,
+        "groups": options.group,
+        "origin": options.origin,
         "all": options.all,
         "soft": !options.hard,
+        "dry_run": options.dry_run,
     });
     let request = Request {
         admin: options.port.url(),
@@ -695,7 +719,7 @@ fn purge(options: &Purge) -> Exit {
     };
     match status {
         200..=299 if options.json => say(&format!("{}\n", answer.trim_end())),
-        200..=299 => say(&purged(options, &answer)),
+        200..=299 => say(&purged(&answer)),
         _ => return refused("the purge failed", &answer, status),
     }
     Exit::Fine
@@ -718,7 +742,7 @@ fn refused(what: &str, answer: &str, status: u16) -> Exit {
         }
         // The admin port knows itself by other names than `--admin` has.
         403 => fail(Exit::Refused, &told),
-        400..=499 => fail(Exit::Usage, &told),
+        400..=428 | 430..=499 => fail(Exit::Usage, &told),
         _ => fail(Exit::Unreachable, &format!("{what}: {told}")),
     }
 }
@@ -865,31 +889,47 @@ fn encoded(value: &str) -> impl std::fmt::Display + '_ {
     percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC)
 }
 
-/// What was purged, in a sentence, with what the answer adds.
-fn purged(options: &Purge, answer: &str) -> String {
-    let mut what: Vec<String> = Vec::new();
-    for (kind, values) in [
-        ("tag", &options.tag),
-        ("url", &options.url),
-        ("prefix", &options.prefix),
-        ("route", &options.route),
-    ] {
-        what.extend(values.iter().map(|value| format!("{kind} {value}")));
+/// What was purged, or would be, one line each, with what the answer adds.
+fn purged(answer: &str) -> String {
+    let answer: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
+    let list = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
+    let mut lines = String::new();
+    for hit in list("would_hit") {
+        let (what, entries) = (text_of(&hit["purge"]), hit["entries"].as_u64());
+        let entries = count_of(entries.unwrap_or_default());
+        let bytes = hit["bytes"].as_u64().unwrap_or_default();
+        lines.push_str(&format!("would purge {what}: {entries}, {bytes} bytes\n"));
+        for url in hit["urls"].as_array().into_iter().flatten() {
+            lines.push_str(&format!("  {}\n", text_of(url)));
+        }
     }
-    if options.all {
-        what.push("everything".into());
+    if answer["dry_run"] == true {
+        let of = match answer["complete"] == true {
+            true => "",
+            false => "a part of ",
+        };
+        lines.push_str(&format!("of {of}{}\n", text_of(&answer["of"])));
     }
-    let how = if options.hard {
-        "purged"
-    } else {
-        "purged softly"
-    };
-    let queued = member(answer, "outcome").is_some_and(|outcome| outcome == "queued");
-    let note = match queued {
-        true => "; Redis is away, so the other sidecars hear of it when it is back",
-        false => "",
-    };
-    format!("{how}: {}{note}\n", what.join(", "))
+    for done in list("done") {
+        let how = match done["soft"] == true {
+            true => "purged softly",
+            false => "purged",
+        };
+        lines.push_str(&format!("{how}: {}\n", text_of(&done["purge"])));
+    }
+    if answer["outcome"] == "queued" {
+        lines.push_str("Redis is away, so the other sidecars hear of it when it is back\n");
+    }
+    lines
+}
+
+fn text_of(value: &serde_json::Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// `1 response`, `2 responses`
+fn count_of(number: u64) -> String {
+    count(usize::try_from(number).unwrap_or(usize::MAX), "response")
 }
 
 /// The `detail` or `title` of a problem (RFC 9457) and what to do about it, or the status alone.
@@ -1284,7 +1324,11 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(
             body,
-            serde_json::json!({"tags": ["a"], "urls": ["/b"], "prefixes": [], "routes": [], "all": false, "soft": true})
+            serde_json::json!({
+                "tags": ["a"], "urls": ["/b"], "prefixes": [], "globs": [], "regexes": [],
+                "routes": [], "users": [], "groups": [], "origin": null, "all": false,
+                "soft": true, "dry_run": false,
+            })
         );
     }
 
@@ -1296,16 +1340,18 @@ mod tests {
             "There is no route of this name. The routes are: a."
         );
         assert_eq!(told("no JSON", 502), "status 502");
-        let options = match Cli::try_parse_from(["larder", "purge", "--route", "a"]) {
-            Ok(Cli {
-                verb: Some(Verb::Purge(options)),
-                ..
-            }) => options,
-            other => panic!("{other:?}"),
+        let answer = |outcome: &str| {
+            let done = r#"[{"purge":"tag a","soft":true},{"purge":"url /b","soft":false}]"#;
+            purged(&format!(r#"{{"outcome":"{outcome}","done":{done}}}"#))
         };
-        let purged = |outcome: &str| purged(&options, &format!("{{\"outcome\":\"{outcome}\"}}"));
-        assert_eq!(purged("logged"), "purged softly: route a\n");
-        assert!(purged("queued").starts_with("purged softly: route a; Redis is away"));
+        assert_eq!(answer("logged"), "purged softly: tag a\npurged: url /b\n");
+        assert!(answer("queued").contains("\nRedis is away, so the other sidecars"));
+        let dry = r#"{"dry_run":true,"complete":true,"of":"memory","would_hit":[
+            {"purge":"tag a","soft":true,"entries":2,"bytes":30,"urls":["h/1"]}]}"#;
+        assert_eq!(
+            purged(dry),
+            "would purge tag a: 2 responses, 30 bytes\n  h/1\nof memory\n"
+        );
     }
 
     #[test]

@@ -11,10 +11,11 @@
 //! | 3 | [`telemetry`] |
 //! | 4 | [`redis_client`] |
 //! | 5 | [`cache`], [`limit`], [`upstream`] |
-//! | 6 | [`proxy`] |
-//! | 7 | [`server`], [`admin`], [`demo`] |
-//! | 8 | [`app`] |
-//! | 9 | [`cli`] |
+//! | 6 | [`purging`] |
+//! | 7 | [`proxy`] |
+//! | 8 | [`server`], [`admin`], [`demo`] |
+//! | 9 | [`app`] |
+//! | 10 | [`cli`] |
 
 pub mod admin;
 pub mod app;
@@ -27,6 +28,7 @@ pub mod demo;
 pub mod identity;
 pub mod limit;
 pub mod proxy;
+pub mod purging;
 pub mod redis_client;
 pub mod route;
 pub mod secret;

@@ -1,17 +1,13 @@
-//! What can be done: purge; in tests also moving the clock. And one snapshot of the figures.
+//! Explanations, one snapshot of the figures, and in tests moving the clock; what requests with a body share.
 
 use super::problem::Problem;
 use super::{Admin, Reply, json};
-use crate::cache::Purge;
-use crate::cache::purge::{PurgeOutcome, Scope};
 use crate::proxy::explain::{self, Live, Question};
-use crate::route::{Routes, Target};
 use crate::semantics::Outcome;
-use crate::semantics::authority::normal_authority;
 use crate::telemetry::metrics::{BOUNDS_SECONDS, Distribution, Value};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde::Deserialize;
@@ -23,34 +19,6 @@ use std::time::Duration;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// For a request's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Purges in one request.
-const PURGES_MAX: usize = 128;
-/// Bytes of a tag.
-const TAG_BYTES_MAX: usize = 256;
-/// Bytes of a URL or prefix.
-const URL_BYTES_MAX: usize = 8 * 1024;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PurgeRequest {
-    tags: Vec<String>,
-    urls: Vec<String>,
-    prefixes: Vec<String>,
-    routes: Vec<String>,
-    all: bool,
-    /// Soft unless said otherwise: the next visitor is served at once.
-    soft: Option<bool>,
-    /// What of it is asked for most is fetched again at once.
-    refresh: Option<Refresh>,
-    dry_run: bool,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Refresh {
-    Hot,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ClockRequest {
@@ -58,50 +26,6 @@ struct ClockRequest {
 }
 
 impl Admin {
-    /// `POST /v1/purge`: 200 when it holds everywhere, 202 when the others hear of it later.
-    pub(super) async fn purge<B>(&self, request: Request<B>) -> Result<Reply, Problem>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let example = r#"{"tags": ["car:42"]}; also urls, prefixes, routes (lists), all, soft (true or false), refresh ("hot")."#;
-        let asked: PurgeRequest = parse(request, example).await?;
-        let refresh = asked.refresh;
-        let purges = purges(asked, &self.state.settings.load().routes)?;
-        let kinds: Vec<_> = purges
-            .iter()
-            .map(|purge| (kind(&purge.scope), purge.soft))
-            .collect();
-        let scopes: Vec<_> = purges.iter().map(|purge| told(&purge.scope)).collect();
-        let scopes = scopes.join(", ");
-        let outcome = self.state.cache.purge(purges).await;
-        if let Some(Refresh::Hot) = refresh {
-            self.state.warmer.refresh_hot();
-        }
-        let recorder = self.state.metrics.recorder(usize::MAX);
-        for (kind, soft) in &kinds {
-            recorder.purge(kind, *soft);
-        }
-        let (status, word) = match outcome {
-            PurgeOutcome::Logged => (StatusCode::OK, "logged"),
-            PurgeOutcome::Queued => (StatusCode::ACCEPTED, "queued"),
-            PurgeOutcome::Local => (StatusCode::OK, "local"),
-        };
-        let soft = kinds.first().is_some_and(|(_, soft)| *soft);
-        let shown = &scopes[..scopes.floor_char_boundary(1_024)];
-        tracing::info!(
-            action = "purge",
-            scopes = shown,
-            soft,
-            outcome = word,
-            "admin"
-        );
-        Ok(json(
-            status,
-            &json!({"purges": kinds.len(), "soft": soft, "outcome": word}),
-        ))
-    }
-
     /// `POST /v1/clock`, in tests.
     pub(super) async fn advance<B>(&self, request: Request<B>) -> Result<Reply, Problem>
     where
@@ -244,120 +168,6 @@ where
     })
 }
 
-/// What was asked for as purges; every one valid, at least one.
-fn purges(asked: PurgeRequest, routes: &Routes) -> Result<Vec<Purge>, Problem> {
-    if asked.dry_run {
-        return Err(unprocessable(
-            "dry-run-not-supported",
-            "dry_run is not supported yet, so nothing was purged.",
-            "Leave dry_run out.",
-        ));
-    }
-    let soft = asked.soft.unwrap_or(true);
-    let mut scopes = Vec::new();
-    for tag in asked.tags {
-        if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
-            return Err(unprocessable(
-                "bad-tag",
-                format!("A tag has 1 to {TAG_BYTES_MAX} bytes and no control characters."),
-                "Write it as the route's `tags` make it, such as car:42.",
-            ));
-        }
-        scopes.push(Scope::Tag(tag));
-    }
-    for url in asked.urls {
-        scopes.push(Scope::Url(known_as(&url, routes)?));
-    }
-    for prefix in asked.prefixes {
-        if !prefix.starts_with('/') {
-            return Err(unprocessable(
-                "bad-prefix",
-                "A prefix is the beginning of a path.",
-                "Write /api/cars/.",
-            ));
-        }
-        scopes.push(Scope::Prefix(without_scheme(&prefix)?));
-    }
-    for name in asked.routes {
-        let Some(route) = routes.all().iter().find(|route| *route.name == *name) else {
-            let names: Vec<&str> = routes
-                .all()
-                .iter()
-                .map(|route| &*route.name)
-                .take(20)
-                .collect();
-            return Err(unprocessable(
-                "unknown-route",
-                "There is no route of this name.",
-                format!("The routes are: {}.", names.join(", ")),
-            ));
-        };
-        scopes.push(Scope::Tag(route.own_tag()));
-    }
-    if asked.all {
-        scopes.push(Scope::All);
-    }
-    if scopes.is_empty() || scopes.len() > PURGES_MAX {
-        return Err(unprocessable(
-            "how-many",
-            format!(
-                "One request carries 1 to {PURGES_MAX} purges, this one {}.",
-                scopes.len()
-            ),
-            "Name tags, urls, prefixes or routes, or say \"all\": true.",
-        ));
-    }
-    Ok(scopes
-        .into_iter()
-        .map(|scope| Purge { scope, soft })
-        .collect())
-}
-
-/// `host/path?query` or `/path?query`; a fragment never reaches a server.
-fn without_scheme(url: &str) -> Result<String, Problem> {
-    let bare = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))
-        .unwrap_or(url);
-    let bare = bare.split('#').next().unwrap_or_default();
-    let fits = bare.len() <= URL_BYTES_MAX && bare.contains('/');
-    if !fits || bare.contains(|c: char| c.is_control() || c == ' ') || bare.starts_with("//") {
-        return Err(unprocessable(
-            "bad-url",
-            format!("A URL has a path, no blanks, and at most {URL_BYTES_MAX} bytes."),
-            "Write /api/fleet?page=2, or https://shop.example/api/fleet?page=2 for one host.",
-        ));
-    }
-    Ok(bare.to_owned())
-}
-
-/// The URL in the form in which stored responses are known, whatever spelling the purger uses.
-fn known_as(url: &str, routes: &Routes) -> Result<String, Problem> {
-    let bare = without_scheme(url)?;
-    let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
-    let (host, path) = bare.split_at(bare.find('/').unwrap_or_default());
-    let host = normal_authority(host, scheme).unwrap_or(host.into());
-    let (path, query) = match path.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (path, None),
-    };
-    let target = Target::parse(path, query);
-    let rule = routes.find(&Method::GET, &target).rule;
-    Ok(format!("{host}{}", rule.url(&target)))
-}
-
-const fn kind(scope: &Scope) -> &'static str {
-    scope.word()
-}
-
-/// As the log has it: `tag car:42`.
-fn told(scope: &Scope) -> String {
-    match scope {
-        Scope::All => "all".to_owned(),
-        named => format!("{} {}", kind(named), named.value()),
-    }
-}
-
 pub(super) fn unprocessable(
     code: &'static str,
     detail: impl Into<String>,
@@ -419,58 +229,6 @@ fn span(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(json: serde_json::Value) -> Result<Vec<Purge>, &'static str> {
-        let source = crate::config::Source {
-            name: "test".into(),
-            text: "upstream: http://localhost:1".into(),
-        };
-        let env = crate::config::Environment::ignored();
-        let (settings, _) = crate::config::load(source, &env).unwrap();
-        purges(serde_json::from_value(json).unwrap(), &settings.routes)
-            .map_err(|problem| problem.code)
-    }
-
-    #[test]
-    fn a_purge_names_what_it_hits_and_is_soft_unless_told_otherwise() {
-        let purges = asked(json!({
-            "tags": ["car:42"],
-            "urls": ["https://Shop.example:443/api/fleet?utm_source=x&page=%32&a=1#top", "/api/fleet"],
-            "prefixes": ["/api/"],
-            "all": true,
-        }));
-        let scopes = [
-            Scope::Tag("car:42".into()),
-            Scope::Url("shop.example/api/fleet?a=1&page=2".into()),
-            Scope::Url("/api/fleet".into()),
-            Scope::Prefix("/api/".into()),
-            Scope::All,
-        ];
-        let soft = true;
-        assert_eq!(purges.unwrap(), scopes.map(|scope| Purge { scope, soft }));
-        assert!(!asked(json!({"all": true, "soft": false})).unwrap()[0].soft);
-    }
-
-    #[test]
-    fn a_purge_that_cannot_be_meant_is_refused_whole() {
-        for (json, code) in [
-            (json!({}), "how-many"),
-            (json!({"all": false}), "how-many"),
-            (json!({"tags": vec!["a"; 129]}), "how-many"),
-            (json!({"tags": ["a", ""]}), "bad-tag"),
-            (json!({"tags": ["a\nb"]}), "bad-tag"),
-            (json!({"tags": ["a".repeat(257)]}), "bad-tag"),
-            (json!({"urls": ["fleet"]}), "bad-url"),
-            (json!({"urls": ["//x/y"]}), "bad-url"),
-            (json!({"prefixes": ["api"]}), "bad-prefix"),
-            (
-                json!({"all": true, "dry_run": true}),
-                "dry-run-not-supported",
-            ),
-        ] {
-            assert_eq!(asked(json.clone()), Err(code), "{json}");
-        }
-    }
 
     #[test]
     fn quantiles_lie_within_their_bucket() {

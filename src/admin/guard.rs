@@ -2,7 +2,7 @@
 //! where strangers can reach the port.
 
 use super::problem::Problem;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{Request, StatusCode, Uri};
 use std::net::{IpAddr, SocketAddr};
@@ -57,7 +57,9 @@ pub(super) fn token<B>(
     };
     let mut given = request.headers().get_all(AUTHORIZATION).iter();
     let matches = match (given.next(), given.next()) {
-        (Some(one), None) => bearer(one.as_bytes()).is_some_and(|given| token.matches(given)),
+        (Some(one), None) => {
+            secret::bearer(one.as_bytes()).is_some_and(|given| token.matches(given))
+        }
         _ => false,
     };
     if matches {
@@ -69,14 +71,6 @@ pub(super) fn token<B>(
         "The token is missing or wrong.",
         "Send Authorization: Bearer with admin.token.",
     ))
-}
-
-/// The scheme's name is case-insensitive (RFC 9110 §11.1).
-fn bearer(field: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = field.split_at_checked("bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
 }
 
 /// Exactly one Host, in agreement with an absolute target (RFC 9112 §3.2).

@@ -1,4 +1,4 @@
-//! `GET /v1/hot`: which keys are asked for most.
+//! `GET /v1/hot`: which keys are asked for most, and which many have waited for at once.
 
 use super::Admin;
 use super::api::thousandths;
@@ -24,6 +24,17 @@ impl Admin {
                 })
             })
             .collect();
-        json!({"now_ms": now.as_millis(), "keys": keys})
+        let stampedes: Vec<Value> = (self.state.shared.stampedes.lately(now).iter())
+            .map(|one| {
+                json!({
+                    "key": one.key.to_string(),
+                    "url": one.what.url,
+                    "route": *one.what.route,
+                    "waiting": one.waiting,
+                    "at_ms": one.at.as_millis(),
+                })
+            })
+            .collect();
+        json!({"now_ms": now.as_millis(), "keys": keys, "stampedes": stampedes})
     }
 }

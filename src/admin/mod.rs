@@ -9,6 +9,7 @@ mod guard;
 mod health;
 mod hot;
 mod problem;
+mod purge;
 mod redis;
 mod warm;
 
@@ -196,12 +197,15 @@ impl Admin {
             "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
             "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
+            "/v1/purges" if get => Ok(json(StatusCode::OK, &self.purges())),
             "/v1/warm" if get => self.warming(request.uri().query()),
             "/v1/warm" if post => self.warm(request).await,
             "/v1/warm" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" | "/v1/hot" => Err(Problem::method("GET, HEAD")),
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" => {
+                Err(Problem::method("GET, HEAD"))
+            }
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
             _ => Err(Problem::new(
@@ -256,6 +260,7 @@ fn page() -> Reply {
         "/v1/stats",
         "/v1/redis",
         "/v1/capacity",
+        "/v1/purges",
         "/v1/hot",
         "/v1/explain?url=/",
         "/v1/warm",

@@ -220,7 +220,9 @@ impl House {
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.follow_purges(&redis).await });
+            tokio::spawn(async move {
+                tokio::join!(cache.follow_purges(&redis), cache.follow_wakes(&redis))
+            });
         }
         if let Some(redis) = redis.clone() {
             let ways = kit.ways.clone();
@@ -310,6 +312,7 @@ impl House {
                     .collect(),
                 None => Vec::new(),
             };
+            gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));

@@ -179,6 +179,16 @@ impl Memory {
         self.map.as_ref()?.get(key)
     }
 
+    /// Shows what is held, one by one, until `look` says that it is enough. What comes or goes meanwhile
+    /// may be among it, or not.
+    pub fn each(&self, mut look: impl FnMut(&Held) -> bool) {
+        for (_, held) in self.map.iter().flat_map(Map::iter) {
+            if !look(&held) {
+                return;
+            }
+        }
+    }
+
     /// Puts `held` under `key`; returns whether there is a place for its kind.
     pub fn put(&self, key: Key, held: Held) -> bool {
         match &self.map {

@@ -7,8 +7,10 @@ pub mod chunks;
 pub mod codec;
 pub mod entry;
 mod filling;
+pub mod lease;
 mod lz4;
 pub mod memory;
+mod preview;
 pub mod purge;
 pub mod redis_tier;
 pub mod seal;
@@ -20,6 +22,8 @@ pub use chunks::{ChunkReader, Chunks, Gone};
 pub use codec::Corrupt;
 pub use entry::{Entry, Label};
 pub use filling::{Filling, GivenUp};
+pub use lease::{Bid, Holder, Lease, Taken, Waiter};
+pub use preview::{Hits, Preview};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
@@ -31,6 +35,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use lease::Leases;
 use memory::{Held, Memory, VARIANTS_MAX, VaryRule};
 use purge::{PurgeLog, Since, Subject, Verdict};
 use redis_tier::{Found, Names, RedisTier};
@@ -94,6 +99,7 @@ struct Shared {
     /// Places for large content that is being stored.
     fills: Arc<Semaphore>,
     purges: Arc<PurgeLog>,
+    leases: Arc<Leases>,
     counters: Arc<Counters>,
 }
 
@@ -102,11 +108,16 @@ struct Shared {
 pub struct Counters {
     corrupt: [AtomicU64; Corrupt::ALL.len()],
     writes_dropped: AtomicU64,
+    purged: [AtomicU64; 2],
 }
 
 impl Counters {
     fn corrupt(&self, corrupt: Corrupt) {
         self.corrupt[corrupt as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn found_purged(&self, tier: Tier) {
+        self.purged[tier as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn write_dropped(&self) {
@@ -129,6 +140,8 @@ pub struct CacheStatus {
     pub corrupt: Vec<(Corrupt, u64)>,
     /// Writes to Redis given up.
     pub writes_dropped: u64,
+    /// Responses that were asked for and found to be purged (hard), in memory and in Redis.
+    pub purged: [u64; 2],
     /// Purges that the other sidecars have not been told of yet.
     pub purges_queued: usize,
     /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
@@ -154,6 +167,7 @@ impl Cache {
                 object_max,
                 fills: Arc::new(Semaphore::new(FILLS_MAX)),
                 purges: Arc::new(PurgeLog::new(namespace, seal)),
+                leases: Arc::new(Leases::new(namespace)),
                 counters: Arc::default(),
             }),
             redis: None,
@@ -326,7 +340,7 @@ impl Cache {
         if !tier.redis().is_up() || !self.shared.purges.is_current() {
             return here;
         }
-        let there = self.fetch(tier, key, rule, request, now).await;
+        let there = self.fetch(tier, key, rule, request, now, false).await;
         better(here, there)
     }
 
@@ -453,6 +467,13 @@ impl Cache {
         self.shared.purges.purge(purges, redis).await
     }
 
+    /// What each of these purges would hit, of what memory holds now. Takes a while where that is much:
+    /// not for a thread that others wait for.
+    #[must_use]
+    pub fn would_hit(&self, purges: &[Purge]) -> Preview {
+        preview::preview(&self.shared.memory, &self.shared.purges, purges)
+    }
+
     /// Gives Redis what waits for it: this worker's writes, and the purges that the log has not
     /// taken. Ends after `bound`, whatever is left; what that is, the log says.
     pub async fn flush(&self, bound: Duration) {
@@ -487,6 +508,7 @@ impl Cache {
             evicted: shared.memory.evicted(),
             corrupt: Corrupt::ALL.map(|c| (c, count(c as usize))).to_vec(),
             writes_dropped: shared.counters.writes_dropped.load(Ordering::Relaxed),
+            purged: [0, 1].map(|tier| shared.counters.purged[tier].load(Ordering::Relaxed)),
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
         }
@@ -518,6 +540,14 @@ impl Cache {
         (here, rule)
     }
 
+    /// The key of the variant that `request` selects, where it is known what `key` varies on.
+    fn variant_of(&self, key: &Key, request: &HeaderMap) -> Option<Key> {
+        match self.shared.memory.get(key) {
+            Some(Held::Vary(rule)) => Some(rule.key(key, request)),
+            _ => None,
+        }
+    }
+
     /// Whether an entry in memory may be shown.
     fn judge(&self, at: &Key, entry: Arc<Entry>, now: Timestamp) -> Lookup {
         if entry.is_dead(now) {
@@ -537,6 +567,7 @@ impl Cache {
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
                     self.shared.memory.remove_this(at, &entry);
+                    self.shared.counters.found_purged(Tier::Memory);
                     return Lookup::Absent(Reason::Purged);
                 }
             }
@@ -549,6 +580,7 @@ impl Cache {
     }
 
     /// Asks Redis: directly for the variant where its rule is known, else once more behind a marker.
+    /// `newest`: no replica, which may be behind.
     async fn fetch(
         &self,
         tier: &RedisTier,
@@ -556,12 +588,13 @@ impl Cache {
         mut rule: Option<Arc<VaryRule>>,
         request: &HeaderMap,
         now: Timestamp,
+        newest: bool,
     ) -> Lookup {
         for _ in 0..2 {
             // Read before asking: a purge that comes while Redis answers must hit what it answers.
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
-            match tier.get(key, variant.as_ref(), now).await {
+            match tier.get(key, variant.as_ref(), now, newest).await {
                 Ok(Found::Entry(entry)) => {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
@@ -569,6 +602,7 @@ impl Cache {
                     let since = Since::Log(entry.position().log);
                     let verdict = self.shared.purges.verdict(entry.subject(), since);
                     if verdict == Verdict::Hard {
+                        self.shared.counters.found_purged(Tier::Redis);
                         return Lookup::Absent(Reason::Purged);
                     }
                     if entry.is_dead(now) {

@@ -106,6 +106,15 @@ impl Names {
         };
         name
     }
+
+    /// The name of the lease of `key`, or of its variant: in the same slot.
+    #[must_use]
+    pub fn lease(&self, key: &Key, variant: Option<&Key>) -> String {
+        match variant {
+            None => format!("{}:lease:{{{key}}}", self.namespace),
+            Some(variant) => format!("{}:lease:{{{key}}}:{variant}", self.namespace),
+        }
+    }
 }
 
 impl RedisTier {
@@ -158,17 +167,23 @@ impl RedisTier {
         &self.behind
     }
 
-    /// Reads what lies under `key` or its variant: one round trip.
+    /// Reads what lies under `key` or its variant: one round trip. `newest`: from the primary, whatever
+    /// is read from elsewhere.
     pub async fn get(
         &self,
         key: &Key,
         variant: Option<&Key>,
         now: Timestamp,
+        newest: bool,
     ) -> Result<Found, Outage> {
         let name = self.names.of(key, variant);
         // While `now` is now: the wait for the answer is no difference between two clocks.
         let offset = self.redis.time_offset(name.as_bytes(), now);
-        let frame = match self.redis.get(name.as_bytes()).await {
+        let asked = match newest {
+            true => Box::pin(self.redis.get_newest(name.as_bytes())).await,
+            false => self.redis.get(name.as_bytes()).await,
+        };
+        let frame = match asked {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Found::Nothing),
             // Another type lies there: nothing of ours.
@@ -738,7 +753,7 @@ fn chunks_of(frame: &Bytes, key: &Key, name: &str, seal: &Seal) -> Option<Arc<Ch
     }
 }
 
-fn millis(life: Duration) -> u64 {
+pub(super) fn millis(life: Duration) -> u64 {
     u64::try_from(life.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -182,7 +182,7 @@ mod tests {
         let page = json!({"number": 1, "url": "http://a/b", "outcome": "stored", "took_ms": 412});
         assert_eq!(
             line(&page),
-            "MISS → stored                       412 ms  http://a/b\n"
+            "MISS → stored                    412 ms  http://a/b\n"
         );
         let page =
             json!({"url": "http://a/b", "outcome": "not_stored", "why": "private", "took_ms": 4});

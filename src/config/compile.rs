@@ -3,6 +3,7 @@
 //! Nothing stops at the first problem; a value that was refused is replaced by its default, so that
 //! the rest can be looked at, and the whole is refused in the end.
 
+mod purging;
 mod warm;
 
 use super::env::Environment;
@@ -56,6 +57,8 @@ const PEM_FILE_BYTES_MAX: u64 = 1 << 20;
 const TOKEN_BYTES_MIN: usize = 32;
 /// Pairs of routes looked at for shadowing; the check stops there, so that huge files load in time.
 const SHADOW_CHECKS_MAX: usize = 1_000_000;
+/// How long a request waits for another's fetch of the same, where nothing is said.
+const COLLAPSE_WAIT: Duration = Duration::from_secs(10);
 /// Workers at most.
 const WORKERS_MAX: u32 = 1_024;
 /// Connections to Redis at most.
@@ -114,6 +117,7 @@ pub(super) fn compile(
             _ => ErrorShape::Problem,
         },
         admin: compiler.admin(raw.admin.get()),
+        purging: compiler.purging(raw),
         log: log(raw.log.get()),
         shutdown: shutdown(raw.shutdown.get()),
         files: Vec::new(),
@@ -122,6 +126,7 @@ pub(super) fn compile(
     };
     compiler.alerts(raw.alerts.get());
     compiler.ports(&settings);
+    compiler.purge_method(&settings);
     settings.files = compiler.files;
     settings.hash = hash(&settings);
     settings
@@ -1111,6 +1116,7 @@ impl Compiler<'_> {
             stale_if_error: span(&defaults.stale_if_error).unwrap_or_default(),
             ..Policy::default()
         };
+        let collapse_wait = span(&defaults.collapse_wait).unwrap_or(COLLAPSE_WAIT);
         let mut names: HashMap<Arc<str>, usize> = HashMap::new();
         let mut rules = Vec::new();
         let mut presets = Vec::new();
@@ -1127,6 +1133,7 @@ impl Compiler<'_> {
         let theirs = (after..).zip(theirs.flat_map(List::iter));
         for (index, route) in own.chain(theirs) {
             let mut rule = self.rule(index, route, &base, &ignore_query, limits);
+            rule.collapse_wait = span(&route.collapse_wait).unwrap_or(collapse_wait);
             if route.early_refresh.is_absent() && rule.policy.is_some() {
                 rule.early_refresh = share(&defaults.early_refresh);
             }
@@ -1168,6 +1175,7 @@ impl Compiler<'_> {
                 ..KeyRule::default()
             },
             early_refresh: share(&defaults.early_refresh),
+            collapse_wait,
             ..Rule::default()
         };
         for addition in &additions {
@@ -1391,6 +1399,7 @@ impl Compiler<'_> {
             early_refresh: share(&route.early_refresh),
             slide_up_to,
             max_in_flight,
+            collapse_wait: COLLAPSE_WAIT,
         }
     }
 

@@ -100,7 +100,7 @@ codes! {
     E127 "plain text to Redis"
         "`redis.require_tls` is set, and a Redis that is not on this machine would be spoken to in plain text: password and answers could be read on the way. Use `rediss://`, a loopback address or `redis+unix:`."
     E128 "not a key"
-        "`cache.encrypt` is a key of 32 random bytes in base64 or hexadecimal digits, or two with a comma between them while keys are changed: the first encrypts, both decrypt. A password is no key: it can be guessed. `openssl rand -base64 32` makes one."
+        "`cache.encrypt` is a key of 32 random bytes in base64 or hexadecimal digits, or two with a comma between them while keys are changed: the first encrypts, both decrypt. A password is no key: it can be guessed. `openssl rand -base64 32` makes one. Secrets that messages are signed with have 24 bytes or more, as they are or as `whsec_` and base64; two, with a comma between them, while they are changed."
     W201 "route never reached"
         "An earlier route matches everything that this one does, and the first match wins. Put the narrower route first."
     W202 "has no effect"
@@ -532,7 +532,8 @@ fn begins_secret(line: &str) -> bool {
         value.trim_start().as_bytes().first(),
         None | Some(b'|' | b'>' | b'#')
     );
-    let mut secrets = SECRET_KEYS.iter().chain(&URL_KEYS);
+    // A webhook that goes on below is a map, whose secrets have keys of their own.
+    let mut secrets = (SECRET_KEYS.iter().chain(&URL_KEYS)).filter(|key| **key != "webhook");
     is_open && secrets.any(|secret| key.ends_with(secret))
 }
 
@@ -553,7 +554,8 @@ fn starred(line: &str, also: Option<&str>) -> String {
             let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
             if let Some(value) = after.trim_start().strip_prefix(':') {
                 let value = value.trim_start();
-                if !value.trim_start_matches(['"', '\'']).starts_with("file:") {
+                let is_map = key == "webhook" && value.starts_with('{');
+                if !is_map && !value.trim_start_matches(['"', '\'']).starts_with("file:") {
                     star(
                         &mut bytes,
                         line.len() - value.len(),
@@ -576,7 +578,7 @@ fn starred(line: &str, also: Option<&str>) -> String {
             let value = &value[..secret_len(value, at > flow)];
             // What is hardly an URL may hold a password all the same, blanks and all.
             if let Some(end) = value.rfind('@') {
-                let authority = value.find("://").map_or(0, |slashes| slashes + 3);
+                let authority = value[..end].find("://").map_or(0, |slashes| slashes + 3);
                 let password = match value[authority..end].find(':') {
                     Some(colon) if authority > 0 => authority + colon + 1,
                     _ => authority,

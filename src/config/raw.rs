@@ -43,6 +43,8 @@ pub(super) struct Raw {
     pub errors: Given<Errors>,
     /// The admin port, or `off`.
     pub admin: Given<Short<Admin>>,
+    /// Further ways by which purges come in, and whom they are told to.
+    pub purge: Given<Purging>,
     /// Alerts; not supported yet, an empty webhook is accepted.
     #[schemars(skip)]
     pub alerts: Given<Alerts>,
@@ -316,6 +318,8 @@ pub(super) struct Defaults {
     pub stale_while_revalidate: Given<Span>,
     /// Stale answers when the app fails; 0s by default.
     pub stale_if_error: Given<Span>,
+    /// How long a request waits for another's fetch of the same; 10s by default.
+    pub collapse_wait: Given<Span>,
     /// Guess a lifetime from Last-Modified; false by default.
     pub heuristic: Given<Flag>,
     /// Hits may renew an entry before its end, the likelier the nearer that is and the longer the app took;
@@ -366,6 +370,8 @@ pub(super) struct Route {
     pub stale_while_revalidate: Given<Span>,
     /// As in `defaults`.
     pub stale_if_error: Given<Span>,
+    /// As in `defaults`.
+    pub collapse_wait: Given<Span>,
     /// Statuses that the ttl is for; 200, 203, 301, 308, and 404, 410 for at most 1m.
     pub statuses: Given<List<Status>>,
     /// As in `cache`.
@@ -558,6 +564,8 @@ pub(super) struct Admin {
     pub listen: Given<Address>,
     /// Required as soon as the address is not loopback.
     pub token: Given<SecretText>,
+    /// Whether PURGE on the port for clients purges, with this token; false by default.
+    pub purge_method: Given<Flag>,
 }
 
 impl OneLine for Admin {
@@ -566,6 +574,102 @@ impl OneLine for Admin {
         Self {
             off: true,
             ..Self::default()
+        }
+    }
+}
+
+/// How purges come in beside the admin port and routes, and whom they are told to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with rate, channel, stream, webhook and notify"
+)]
+pub(super) struct Purging {
+    /// Purges that the admin port, PURGE and the webhook take together; 6000/min by default.
+    pub rate: Given<Rate>,
+    /// A channel of Redis (Pub/Sub) whose messages purge.
+    pub channel: Given<RedisName>,
+    /// A stream of Redis whose entries purge, each once.
+    pub stream: Given<Short<PurgeStream>>,
+    /// A path on the port for clients that takes signed purges.
+    pub webhook: Given<Webhook>,
+    /// A URL that is told of each purge that begins here.
+    pub notify: Given<Short<PurgeNotify>>,
+}
+
+/// A stream that a consumer group reads.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a key or a map with key and group"
+)]
+pub(super) struct PurgeStream {
+    /// Its key, whole: it need not lie in the namespace.
+    pub key: Given<RedisName>,
+    /// The consumer group; larder by default.
+    pub group: Given<RedisName>,
+}
+
+impl OneLine for PurgeStream {
+    type Line = RedisName;
+    fn from_line(line: RedisName) -> Self {
+        Self {
+            key: Given::Value(line),
+            group: Given::Absent,
+        }
+    }
+}
+
+/// Purges that others send, signed as Standard Webhooks are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with path, secret, window and tables"
+)]
+pub(super) struct Webhook {
+    /// Where it is on the port for clients.
+    pub path: Given<AppPath>,
+    /// What senders sign with: `whsec_…` or any 24 bytes; two, with a comma between them, while it is changed.
+    pub secret: Given<SecretText>,
+    /// How old a message may be, and how long one is remembered; 5m by default.
+    pub window: Given<Span>,
+    /// What changes of a database's tables purge.
+    pub tables: Given<List<WebhookTable>>,
+}
+
+/// A table whose changes purge.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with table and tags")]
+pub(super) struct WebhookTable {
+    /// Its name, or `schema.name`.
+    pub table: Given<Text>,
+    /// Tags purged with each change; `{record.id}` is a column, as it was and as it is.
+    pub tags: Given<List<RecordTag>>,
+}
+
+/// Who is told of purges.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a URL or a map with url and secret"
+)]
+pub(super) struct PurgeNotify {
+    /// Where it is posted to.
+    pub url: Given<SecretText>,
+    /// What it is signed with, as the webhook's; not signed by default.
+    pub secret: Given<SecretText>,
+}
+
+impl OneLine for PurgeNotify {
+    type Line = SecretText;
+    fn from_line(line: SecretText) -> Self {
+        Self {
+            url: Given::Value(line),
+            secret: Given::Absent,
         }
     }
 }

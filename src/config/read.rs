@@ -39,7 +39,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
             "warm",
         ],
     ),
-    ("Admin", &["purge_method"]),
 ];
 
 /// What people are used to from elsewhere, beside our word; too far apart for a spelling mistake.

@@ -3,8 +3,8 @@
 use super::redis_url::RedisUrl;
 use super::warm::WarmList;
 use crate::identity::IdentitySettings;
-use crate::route::Routes;
-use crate::secret::{self, Secret};
+use crate::route::{Routes, Template};
+use crate::secret::{self, Secret, SigningKey};
 use crate::semantics::Hosts;
 use crate::semantics::reuse::ClientRefresh;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -45,6 +45,8 @@ pub struct Settings {
     pub errors: ErrorShape,
     /// The admin port.
     pub admin: Admin,
+    /// How purges come in beside it.
+    pub purging: Purging,
     /// Logging.
     pub log: Log,
     /// Stopping.
@@ -68,6 +70,7 @@ impl Settings {
             && self.identity == other.identity
             && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
+            && self.purging == other.purging
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
     }
@@ -457,6 +460,80 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
     /// Required as soon as the address is not loopback.
     pub token: Option<Secret>,
+}
+
+/// `purge:`, and `admin.purge_method`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Purging {
+    /// Whether PURGE on the port for clients purges, with the admin token.
+    pub method: bool,
+    /// Purges that are taken from outside: the admin port, PURGE and the webhook together.
+    pub rate: Rate,
+    /// A channel of Redis whose messages purge.
+    pub channel: Option<String>,
+    /// A stream of Redis whose entries purge.
+    pub stream: Option<PurgeStream>,
+    /// A path on the port for clients that takes signed purges.
+    pub webhook: Option<Arc<Webhook>>,
+    /// Who is told of purges that begin here.
+    pub notify: Option<PurgeNotify>,
+}
+
+impl Default for Purging {
+    fn default() -> Self {
+        const RATE: Rate = Rate {
+            quota: NonZeroU32::new(6_000).unwrap(),
+            window: Duration::from_secs(60),
+        };
+        Self {
+            method: false,
+            rate: RATE,
+            channel: None,
+            stream: None,
+            webhook: None,
+            notify: None,
+        }
+    }
+}
+
+/// `purge.stream:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeStream {
+    /// Its key, whole.
+    pub key: String,
+    /// The consumer group.
+    pub group: String,
+}
+
+/// `purge.webhook:`
+#[derive(Debug, PartialEq)]
+pub struct Webhook {
+    /// Where it is on the port for clients.
+    pub path: String,
+    /// What senders sign with: each of them.
+    pub keys: Vec<SigningKey>,
+    /// How far from now a message's time may lie, and how long it is remembered.
+    pub window: Duration,
+    /// What changes of a database's tables purge.
+    pub tables: Vec<WebhookTable>,
+}
+
+/// A table whose changes purge.
+#[derive(Debug, PartialEq)]
+pub struct WebhookTable {
+    /// Its name, or `schema.name`.
+    pub table: String,
+    /// Tags; a [`Placeholder::Request`](crate::route::Placeholder::Request) is a column.
+    pub tags: Vec<Template>,
+}
+
+/// `purge.notify:`
+#[derive(Clone, Debug, PartialEq)]
+pub struct PurgeNotify {
+    /// Where purges are posted to: `http` or `https`.
+    pub url: Secret,
+    /// What they are signed with.
+    pub key: Option<SigningKey>,
 }
 
 /// `log:`

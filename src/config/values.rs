@@ -7,7 +7,7 @@ use super::read::{Given, SHORT_OR_LONG, UNSET_IS_EMPTY};
 use super::redis_url::RedisUrl;
 use super::settings::{self, UpstreamTarget};
 use super::warm::{PageHost, PageUrl};
-use crate::route::{Pattern, Template};
+use crate::route::{Pattern, Placeholder, Template};
 use crate::secret::Secret;
 use crate::semantics::Hosts;
 use http::{HeaderName, Method, StatusCode};
@@ -81,6 +81,8 @@ scalars!(
     UpstreamUrl,
     PathPattern,
     TagTemplate,
+    RecordTag,
+    RedisName,
     MethodName,
     FieldName,
     HostName,
@@ -1066,6 +1068,57 @@ impl Scalar for TagTemplate {
 
     fn schema() -> Schema {
         text_schema()
+    }
+}
+
+/// A tag made of a row of a table: `{record.id}` is its column `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RecordTag(pub Template);
+
+impl Scalar for RecordTag {
+    const WHAT: &'static str = "a tag like \"car:{record.id}\"";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let Text(text) = Text::parse(text)?;
+        // A row is a part of the request's content, and is read as such.
+        let is_column = |one: &Placeholder| matches!(one, Placeholder::Request(_));
+        let template = Template::parse(&text.replace("{record.", "{request."));
+        let template = template.ok().filter(|it| it.placeholders().all(is_column));
+        template.map(Self).ok_or_else(|| {
+            let fix = "write words and columns, such as car:{record.id}";
+            Fault::new(Code::E119, format!("`{text}` is not a tag of a row"), fix)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema()
+    }
+}
+
+/// A key or channel of Redis that others name: no pattern, and one word of its ACL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RedisName(pub String);
+
+impl Scalar for RedisName {
+    const WHAT: &'static str = "a name in Redis, like shop:changes";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let fits = (1..=256).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"*?[]\\\"'".contains(&byte));
+        if fits {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Fault::new(
+            Code::E122,
+            format!("`{text}` is not a name in Redis"),
+            "1 to 256 characters without spaces, quotes and * ? [ ] \\",
+        ))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": 256 })
     }
 }
 

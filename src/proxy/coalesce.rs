@@ -17,24 +17,30 @@ use http_body::Frame;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How long something is remembered of a key, such as that its answers are not shareable.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long something is remembered of a key, such as that its answers are not shareable: at first, so that an
+/// answer that was no like the others does little harm, and at most. It doubles each time that it is true again.
+const REMEMBERED: Duration = Duration::from_secs(5);
+const REMEMBERED_MAX: Duration = Duration::from_secs(60);
 /// Keys remembered, for each thing that is.
-const REMEMBERED_MAX: usize = 65_536;
+const KEYS_REMEMBERED_MAX: usize = 65_536;
 /// Bytes of a body that are held for its readers while it goes into the store in pieces: beyond that,
 /// what is stored is let go, and who has not read it yet reads it there.
 pub const HELD_BYTES_MAX: usize = 1024 * 1024;
-/// Requests that may wait for one fetch.
+/// Requests that may wait for one fetch, and for all of a process.
 const FOLLOWERS_MAX: usize = 10_000;
+const ALL_FOLLOWERS_MAX: usize = 50_000;
 
 /// The fetches under way in this process. Shared by all workers.
 #[derive(Debug, Default)]
 pub struct Coalescer {
     inner: Mutex<Inner>,
+    /// Requests that wait for any fetch.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +52,27 @@ struct Inner {
 
 /// Keys that something is known of for a while; bounded.
 #[derive(Debug, Default)]
-struct Remembered(HashMap<Key, Timestamp>);
+struct Remembered(HashMap<Key, Memory>);
+
+/// What was true of a key is taken for true until then.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    until: Timestamp,
+    length: Duration,
+}
+
+impl Memory {
+    /// Of what is true again so soon, the one before is still of use.
+    fn is_recent(&self, now: Timestamp) -> bool {
+        now < self.until + self.length
+    }
+}
 
 impl Remembered {
     fn holds(&mut self, key: &Key, now: Timestamp) -> bool {
         match self.0.get(key) {
-            Some(until) if now < *until => true,
+            Some(memory) if now < memory.until => true,
+            Some(memory) if memory.is_recent(now) => false,
             Some(_) => {
                 self.0.remove(key);
                 false
@@ -60,14 +81,23 @@ impl Remembered {
         }
     }
 
-    fn add(&mut self, key: Key, now: Timestamp) {
-        if self.0.len() >= REMEMBERED_MAX {
-            self.0.retain(|_, until| now < *until);
-            if self.0.len() >= REMEMBERED_MAX {
+    /// `length`: for how long at least.
+    fn add(&mut self, key: Key, now: Timestamp, length: Duration) {
+        if self.0.len() >= KEYS_REMEMBERED_MAX {
+            self.0.retain(|_, memory| now < memory.until);
+            if self.0.len() >= KEYS_REMEMBERED_MAX {
                 self.0.clear();
             }
         }
-        self.0.insert(key, now + REMEMBERED);
+        let length = match self.0.get(&key) {
+            // Several say it at a time: that is once.
+            Some(before) if now < before.until => before.length.max(length),
+            Some(before) if before.is_recent(now) => (before.length * 2).max(length),
+            _ => length,
+        };
+        let length = length.min(REMEMBERED_MAX);
+        let until = now + length;
+        self.0.insert(key, Memory { until, length });
     }
 }
 
@@ -77,9 +107,41 @@ pub enum Join {
     /// Fetch, and tell the others.
     Lead(Lead),
     /// Wait for the one who fetches.
-    Follow(Arc<Fill>),
+    Follow(Follower),
     /// The key is known to be unshareable: fetch for yourself.
     Apart,
+    /// As many wait as may.
+    Crowded,
+}
+
+/// A place among those who wait for a fetch.
+#[derive(Debug)]
+pub struct Follower {
+    coalescer: Arc<Coalescer>,
+    fill: Arc<Fill>,
+    /// How many wait for it with this one.
+    waiting: usize,
+}
+
+impl Follower {
+    /// How many waited for it when this one came, this one included.
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// What is waited for.
+    #[must_use]
+    pub fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.fill.waiting.fetch_sub(1, Relaxed);
+        self.coalescer.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Coalescer {
@@ -93,19 +155,45 @@ impl Coalescer {
         if let Some(fill) = inner.fills.get(&key)
             && fill.position == position
         {
-            return if Arc::strong_count(fill) < FOLLOWERS_MAX {
-                Join::Follow(fill.clone())
-            } else {
-                Join::Apart
-            };
+            return self.follow(fill);
         }
+        Join::Lead(self.begin(&mut inner, key, position))
+    }
+
+    /// Whoever has waited for `fill` long enough leads another fetch in its place, or joins one that is there
+    /// already: one at a time, however many have waited.
+    pub fn succeed(self: &Arc<Self>, key: Key, fill: &Arc<Fill>, position: Position) -> Join {
+        let mut inner = self.lock();
+        match inner.fills.get(&key) {
+            Some(current) if !Arc::ptr_eq(current, fill) && current.position == position => {
+                self.follow(current)
+            }
+            _ => Join::Lead(self.begin(&mut inner, key, position)),
+        }
+    }
+
+    fn follow(self: &Arc<Self>, fill: &Arc<Fill>) -> Join {
+        let here = fill.waiting.fetch_add(1, Relaxed);
+        let follower = Follower {
+            coalescer: self.clone(),
+            fill: fill.clone(),
+            waiting: here + 1,
+        };
+        let all = self.waiting.fetch_add(1, Relaxed);
+        match here < FOLLOWERS_MAX && all < ALL_FOLLOWERS_MAX {
+            true => Join::Follow(follower),
+            false => Join::Crowded,
+        }
+    }
+
+    fn begin(self: &Arc<Self>, inner: &mut Inner, key: Key, position: Position) -> Lead {
         let fill = Arc::new(Fill::new(position));
         inner.fills.insert(key, fill.clone());
-        Join::Lead(Lead {
+        Lead {
             coalescer: self.clone(),
             key,
             fill,
-        })
+        }
     }
 
     /// A fetch of `key` that nobody else takes part in.
@@ -126,7 +214,17 @@ impl Coalescer {
 
     /// Remembers that answers under `key` are not shareable.
     pub fn set_apart(&self, key: Key, now: Timestamp) {
-        self.lock().apart.add(key, now);
+        self.lock().apart.add(key, now, REMEMBERED);
+    }
+
+    /// The same, of what is not a matter of chance: that a body is too large.
+    pub fn set_apart_for_long(&self, key: Key, now: Timestamp) {
+        self.lock().apart.add(key, now, REMEMBERED_MAX);
+    }
+
+    /// Forgets that: an answer under `key` has been stored.
+    pub fn set_together(&self, key: &Key) {
+        self.lock().apart.0.remove(key);
     }
 
     /// Whether [`Coalescer::set_apart`] was said of `key` lately.
@@ -138,7 +236,7 @@ impl Coalescer {
     /// Remembers that the app had nothing new for a client while nothing was stored: the next fetch
     /// under `key` is to bring the whole, whatever its client has.
     pub fn want_whole(&self, key: Key, now: Timestamp) {
-        self.lock().wanted_whole.add(key, now);
+        self.lock().wanted_whole.add(key, now, REMEMBERED_MAX);
     }
 
     /// Whether [`Coalescer::want_whole`] was said of `key` lately.
@@ -194,6 +292,11 @@ impl Lead {
         self.fill.settle(Phase::Released(reason));
     }
 
+    /// Another sidecar has fetched it; here it is, in whole or in chunks.
+    pub fn found(&self, entry: Arc<Entry>) {
+        self.fill.settle(Phase::Found(entry));
+    }
+
     /// The answer is here in whole.
     pub fn ready(&self, entry: Arc<Entry>) {
         self.fill.settle(Phase::Ready(entry));
@@ -217,6 +320,8 @@ impl Drop for Lead {
 #[derive(Debug)]
 pub struct Fill {
     position: Position,
+    /// Requests that wait for its head.
+    waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -231,6 +336,7 @@ enum Phase {
     Waiting,
     Streaming(Stream),
     Ready(Arc<Entry>),
+    Found(Arc<Entry>),
     Failed(UpstreamError),
     Released(Reason),
 }
@@ -253,6 +359,8 @@ struct Stream {
     kept: Option<(Arc<Chunks>, u64)>,
     /// It has outgrown the store: late comers cannot join, and the slowest reader sets the pace.
     outgrown: bool,
+    /// A reader has gone in the middle.
+    left: bool,
     end: Option<End>,
 }
 
@@ -296,6 +404,8 @@ pub enum Outcome {
     Streaming(Arc<Stored>, Reader),
     /// It is here in whole.
     Ready(Arc<Entry>),
+    /// Another sidecar has fetched it.
+    Found(Arc<Entry>),
     /// The app failed.
     Failed(UpstreamError),
     /// Not shareable.
@@ -306,6 +416,7 @@ impl Fill {
     fn new(position: Position) -> Self {
         Self {
             position,
+            waiting: AtomicUsize::new(0),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 wakers: Vec::new(),
@@ -331,6 +442,7 @@ impl Fill {
             readers: Vec::new(),
             kept: None,
             outgrown: false,
+            left: false,
             end: None,
         }));
         self.read()
@@ -439,6 +551,16 @@ impl Fill {
         .await
     }
 
+    /// Whether those who read it have gone in the middle, and nobody else waits.
+    #[must_use]
+    pub fn is_forsaken(&self) -> bool {
+        let is_left = match &self.lock().phase {
+            Phase::Streaming(stream) => stream.left && stream.slowest().is_none(),
+            _ => false,
+        };
+        is_left && self.waiting.load(Relaxed) == 0
+    }
+
     /// Waits for the head.
     pub async fn outcome(self: &Arc<Self>) -> Outcome {
         poll_fn(|context| {
@@ -455,6 +577,7 @@ impl Fill {
                     return Poll::Ready(Outcome::Streaming(head, self.read()));
                 }
                 Phase::Ready(entry) => Outcome::Ready(entry.clone()),
+                Phase::Found(entry) => Outcome::Found(entry.clone()),
                 Phase::Failed(error) => Outcome::Failed(*error),
                 Phase::Released(reason) => Outcome::Released(*reason),
             };
@@ -638,6 +761,7 @@ impl Drop for Reader {
             && let Some(reader) = stream.readers.get_mut(self.slot)
         {
             *reader = None;
+            stream.left |= self.read > 0 && !self.ended;
             if stream.outgrown {
                 state.wake();
             }
@@ -666,7 +790,7 @@ mod tests {
 
     fn follow(coalescer: &Arc<Coalescer>, key: Key) -> Arc<Fill> {
         match coalescer.join(key, Position::default(), NOW) {
-            Join::Follow(fill) => fill,
+            Join::Follow(follower) => follower.fill().clone(),
             other => panic!("expected to follow, got {other:?}"),
         }
     }

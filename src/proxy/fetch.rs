@@ -2,18 +2,18 @@
 
 use super::ahead::Turn;
 use super::body::Body;
-use super::coalesce::{Fill, Join, Lead, Outcome as Filled, Reader};
+use super::coalesce::{Fill, Follower, Join, Lead, Outcome as Filled, Reader};
+use super::fleet::{self, Duty, is_lasting};
 use super::reply::Reply;
 use super::respond::Problem;
 use super::resume::Resume;
 use super::search::Places;
 use super::warm::Origin;
 use super::{Ask, Proxy, Snapshot, forward, purge};
-use crate::cache::{Entry, Filling, Label, Lookup};
+use crate::cache::{Entry, Filling, Label, Lease, Lookup, Tier, lease};
 use crate::route::RouteId;
 use crate::semantics::directives::RequestDirectives;
 use crate::semantics::fields;
-use crate::semantics::groups;
 use crate::semantics::reuse::{ClientRefresh, Terms, is_failure};
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
@@ -21,6 +21,7 @@ use crate::semantics::validation::HeadVerdict;
 use crate::semantics::{
     self, Exchange, Key, Outcome, Policy, Reason, Reuse, Stored, Timestamp, validation,
 };
+use crate::semantics::{groups, tags};
 use crate::telemetry::Recorder;
 use crate::upstream::{Interim, RequestBody, RequestHead, ResponseBody, UpstreamError};
 use bytes::Bytes;
@@ -35,6 +36,11 @@ use tokio::sync::oneshot;
 
 /// What a fetch may hold for its readers once it has outgrown the store, in bytes.
 const WINDOW_BYTES: usize = 256 * 1024;
+
+/// A body that every client has left in the middle is fetched to its end where so much of it has come, in
+/// bytes and of what it is in whole.
+const FINISHED_BYTES: u64 = 1024 * 1024;
+const FINISHED_PERCENT: u64 = 50;
 
 /// For whom a fetch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +76,8 @@ pub(super) enum Led {
         /// It is in the store again.
         kept: bool,
     },
+    /// Another sidecar has fetched it meanwhile.
+    Found(Arc<Entry>),
     /// No usable answer.
     Failed(UpstreamError),
 }
@@ -85,6 +93,14 @@ impl Proxy {
         why: Reason,
     ) -> Result<Reply, Problem> {
         let (cache, shared) = (&self.0.cache, &self.0.shared);
+        if let Some(stale) = &stale
+            && self.0.upstream.is_down()
+            && self.may_stand_in(ask, stale)
+        {
+            // An app that is known to be down is not waited for; one request each key still tries it.
+            self.refresh(ask, key, stale, None);
+            return Ok(Reply::stand_in(ask, stale, None));
+        }
         let position = cache.position();
         let join = |key| match ask.is_personal() {
             true => Join::Apart,
@@ -95,18 +111,24 @@ impl Proxy {
             },
         };
         let mut joined = join(key);
-        if let Join::Follow(fill) = &joined
-            && let Filled::Released(reason) = self.outcome_of(fill).await
-        {
-            if let Some(likely) = ask.likely(shared).filter(|likely| *likely != key) {
-                // The leader has learnt that what is one for it is not one for us, or no longer under
-                // this key.
-                (key, stale) = (likely, None);
-                joined = join(key);
-            } else if reason == Reason::NotModified {
-                // The leader was told that what it has is current. That is no answer for anybody else,
-                // but the next fetch is for all.
-                joined = join(key);
+        if let Join::Follow(follower) = &joined {
+            self.tell_stampede(ask, &key, follower.waiting());
+            match self.outcome_of(ask, follower).await {
+                Some(Filled::Released(reason)) => {
+                    if let Some(likely) = ask.likely(shared).filter(|likely| *likely != key) {
+                        // The leader has learnt that what is one for it is not one for us, or no longer
+                        // under this key.
+                        (key, stale) = (likely, None);
+                        joined = join(key);
+                    } else if reason == Reason::NotModified {
+                        // The leader was told that what it has is current. That is no answer for anybody
+                        // else, but the next fetch is for all.
+                        joined = join(key);
+                    }
+                }
+                Some(_) => {}
+                // Were all who wait to ask now, the app would be asked by all at once.
+                None => joined = shared.coalescer.succeed(key, follower.fill(), position),
             }
         }
         let alone = || shared.coalescer.alone(key, position);
@@ -115,10 +137,11 @@ impl Proxy {
                 Some(reply) => Ok(reply),
                 None => self.lead(ask, lead, stale, why, Manner::Together).await,
             },
+            Join::Crowded => self.stand_in(ask, stale, Problem::TooManyWait),
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
             Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
-            Join::Follow(fill) => match self.follow(ask, fill, stale.as_ref(), why).await {
+            Join::Follow(follower) => match self.follow(ask, follower, stale.as_ref(), why).await {
                 Some(outcome) => outcome,
                 None if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
                 None => {
@@ -126,6 +149,17 @@ impl Proxy {
                         .await
                 }
             },
+        }
+    }
+
+    /// Tells where so many wait for one key that it is a stampede.
+    fn tell_stampede(&self, ask: &Ask<'_>, key: &Key, waiting: usize) {
+        let rule = ask.found.rule;
+        let what = || ask.what(ask.url().into());
+        let stampedes = &self.0.shared.stampedes;
+        if stampedes.joined(key, waiting, ask.visit.now, what) {
+            self.0.recorder.stampede(ask.handle());
+            tracing::warn!(route = &*rule.name, %key, waiting, "a stampede: many wait for one key");
         }
     }
 
@@ -177,6 +211,7 @@ impl Proxy {
         manner: Manner,
     ) -> Result<Reply, Problem> {
         let (tell, told) = oneshot::channel();
+        let (key, position) = (lead.key(), lead.fill().position());
         // The fetch outlives its client: others may wait for it, and the store wants it.
         spawn(self.job(ask, lead, stale.clone(), manner).run(Some(tell)));
         match told.await {
@@ -208,6 +243,13 @@ impl Proxy {
                 Ok(Reply::leading(ask, head, &stored, body, why, judged))
             }
             Ok(Led::Confirmed { entry, kept }) => Ok(Reply::confirmed(ask, &entry, why, kept)),
+            Ok(Led::Found(entry)) => match Box::pin(self.elsewhere(ask, &entry, why)).await {
+                Some(reply) => Ok(reply),
+                None => {
+                    let alone = self.0.shared.coalescer.alone(key, position);
+                    Box::pin(self.lead(ask, alone, None, why, Manner::Apart)).await
+                }
+            },
             Ok(Led::Apart { response, reason }) => match stale {
                 Some(stale) if is_failure(response.status()) && self.may_stand_in(ask, &stale) => {
                     Ok(Reply::stand_in(ask, &stale, Some(response.status())))
@@ -241,21 +283,37 @@ impl Proxy {
         Body::shared(reader, Some(cache.clone()), resume)
     }
 
-    /// Waits for the head of another request's fetch, and is counted as waiting meanwhile.
-    async fn outcome_of(&self, fill: &Arc<Fill>) -> Filled {
+    /// Waits for the head of another request's fetch, and is counted as waiting meanwhile. `None`: that has
+    /// been waited for long enough.
+    async fn outcome_of(&self, ask: &Ask<'_>, follower: &Follower) -> Option<Filled> {
         let _waiting = Waiting::begin(&self.0.recorder);
-        fill.outcome().await
+        let outcome = follower.fill().outcome();
+        let outcome = tokio::time::timeout(ask.found.rule.collapse_wait, outcome);
+        outcome.await.ok()
+    }
+
+    /// What another sidecar has fetched. `None`: its content cannot be had.
+    async fn elsewhere(&self, ask: &Ask<'_>, entry: &Arc<Entry>, why: Reason) -> Option<Reply> {
+        let reply = Reply::stored(ask, entry, Outcome::Miss, why).from(Tier::Redis);
+        match entry.chunks() {
+            Some(chunks) if !self.begins(ask.visit, entry, chunks).await => None,
+            Some(_) => Some(reply.resumed_by(Resume::of(self, ask, entry.stored()))),
+            None => Some(reply),
+        }
+        .map(Reply::collapsed)
     }
 
     /// Waits for another request's fetch. `None`: it brought nothing for this one.
     async fn follow(
         &self,
         ask: &Ask<'_>,
-        fill: Arc<Fill>,
+        follower: Follower,
         stale: Option<&Arc<Entry>>,
         why: Reason,
     ) -> Option<Result<Reply, Problem>> {
-        let outcome = self.outcome_of(&fill).await;
+        let outcome = self.outcome_of(ask, &follower).await?;
+        // Who reads is not waiting any more.
+        drop(follower);
         let visit = ask.visit;
         let fits = |matches: bool, terms: Terms| {
             matches
@@ -283,6 +341,11 @@ impl Proxy {
             {
                 Some(Ok(Reply::confirmed(ask, &entry, why, true).collapsed()))
             }
+            Filled::Found(entry)
+                if fits(entry.matches(&visit.headers), entry.terms(&visit.headers)) =>
+            {
+                Box::pin(self.elsewhere(ask, &entry, why)).await.map(Ok)
+            }
             Filled::Failed(error) => {
                 let stood_in = self.stand_in(ask, stale.cloned(), Problem::App(error));
                 Some(stood_in.map(Reply::collapsed))
@@ -297,7 +360,8 @@ impl Proxy {
 
     /// A range of what is not stored, straight from the app.
     async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
-        let response = self.ask_app(ask, RequestBody::empty()).await?;
+        let mut response = self.ask_app(ask, RequestBody::empty()).await?;
+        tags::remove(response.headers_mut());
         Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
@@ -435,7 +499,7 @@ impl Proxy {
             proxy: self.clone(),
             snapshot: visit.snapshot.clone(),
             rule: rule.id,
-            url: format!("{}{}", visit.authority(), rule.url(ask.target)).into(),
+            url: ask.url().into(),
             tags: purge::Tags::new(ask),
             places: ask.places(&self.0.shared),
             fields,
@@ -451,6 +515,9 @@ impl Proxy {
             judged,
             span: ask.span.child("fetch"),
             lead,
+            lease: None,
+            is_shared: manner != Manner::Apart && !ask.wants_news(),
+            patience: self.0.cache.patience(),
             manner,
             refresh: visit.client_refresh(),
             links: (!rule.prefetch.is_empty() && rule.key.per.is_empty() && !visit.is_nobodys)
@@ -509,11 +576,11 @@ impl Ask<'_> {
 
 /// One fetch, with everything it needs when nobody waits for it any more.
 pub(super) struct Job {
-    proxy: Proxy,
+    pub(super) proxy: Proxy,
     snapshot: Arc<Snapshot>,
     rule: RouteId,
-    url: Box<str>,
-    tags: purge::Tags,
+    pub(super) url: Box<str>,
+    pub(super) tags: purge::Tags,
     /// Where the answer may belong; none: under the key that is fetched.
     places: Option<Places>,
     /// What the app is asked for.
@@ -525,9 +592,9 @@ pub(super) struct Job {
     interim: Option<Interim>,
     /// The same request without our validators, for an app that answers them with nonsense.
     unconditional: Option<HeaderMap>,
-    client: HeaderMap,
+    pub(super) client: HeaderMap,
     /// What the store holds, however stale.
-    held: Option<Arc<Entry>>,
+    pub(super) held: Option<Arc<Entry>>,
     /// What is held, if the request asks whether it still holds.
     stale: Option<Arc<Entry>>,
     /// The request asks for what is missing of what is held.
@@ -535,9 +602,15 @@ pub(super) struct Job {
     /// The client's own conditions go to the app.
     judged: bool,
     span: crate::telemetry::Span,
-    lead: Lead,
-    manner: Manner,
-    refresh: ClientRefresh,
+    pub(super) lead: Lead,
+    /// The right to fetch it for all sidecars, where there is one.
+    lease: Option<Lease>,
+    /// Whether it is a fetch for all of them.
+    pub(super) is_shared: bool,
+    /// How long it may wait for Redis before its client has waited too long.
+    pub(super) patience: Duration,
+    pub(super) manner: Manner,
+    pub(super) refresh: ClientRefresh,
     /// Where it is from, if links in it are followed.
     links: Option<Origin>,
     /// When the token ends that the answer is for, where the key is one for each.
@@ -569,6 +642,22 @@ pub(super) fn spawn(fetch: impl Future<Output = ()> + Send + 'static) {
 
 impl Job {
     async fn run(mut self, tell: Option<oneshot::Sender<Led>>) {
+        match self.duty().await {
+            Duty::Ask(lease) => self.lease = lease,
+            Duty::Found(entry) => {
+                self.lead.found(entry.clone());
+                return say(tell, Led::Found(entry));
+            }
+            Duty::Apart(reason) => {
+                self.set_apart(reason);
+                self.lead.release(reason);
+                if self.manner == Manner::Behind {
+                    return;
+                }
+                self.manner = Manner::Apart;
+            }
+            Duty::Leave => return,
+        }
         let began = Instant::now();
         let mut requested = self.now();
         let mut outcome = self.ask().await;
@@ -577,6 +666,7 @@ impl Job {
         {
             if let Some((entry, kept)) = self.confirmed(response, requested).await {
                 self.lead.ready(entry.clone());
+                self.end_lease(if kept { lease::STORED } else { lease::AGAIN });
                 return say(tell, Led::Confirmed { entry, kept });
             }
             if self.judged {
@@ -622,8 +712,19 @@ impl Job {
         }
     }
 
-    /// Asks the app.
-    async fn ask(&self) -> Result<Response<ResponseBody>, UpstreamError> {
+    /// The app has named these tags in fields of its answer.
+    pub(super) fn is_tagged(&mut self, tags: Vec<String>) {
+        self.tags.are_named(tags);
+    }
+
+    /// Asks the app. What it tags its answer with is kept apart: it is for the store alone.
+    async fn ask(&mut self) -> Result<Response<ResponseBody>, UpstreamError> {
+        let mut response = self.send().await?;
+        self.is_tagged(tags::take(response.headers_mut()));
+        Ok(response)
+    }
+
+    async fn send(&self) -> Result<Response<ResponseBody>, UpstreamError> {
         let head = RequestHead {
             method: &self.method,
             target: &self.target,
@@ -693,7 +794,11 @@ impl Job {
             Ok(stored) => Arc::new(stored),
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
-                self.set_apart(reason);
+                // What is said with a failure says nothing of what comes after it.
+                if !is_failure(response.status()) {
+                    self.set_apart(reason);
+                    self.end_lease(fleet::word(reason));
+                }
                 self.lead.release(reason);
                 return say(tell, Led::Apart { response, reason });
             }
@@ -730,7 +835,7 @@ impl Job {
                     ..(*stored).clone()
                 };
                 let (cache, now) = (&self.proxy.0.cache, self.now());
-                let is_kept = !self.is_outdated(&key, &stored, requested)
+                let is_kept = !self.is_outdated(&key, &stored, requested).await
                     && match body {
                         Taken::Whole(body) => {
                             stored.body = body;
@@ -753,6 +858,8 @@ impl Job {
                         wish.into_iter().for_each(|wish| wishes.leave(wish));
                     }
                     recorder.store(&handle, None);
+                    // What could not be shared before, can be.
+                    self.proxy.0.shared.coalescer.set_together(&sought);
                 }
                 // Who has the last of it may count on the store.
                 if let Some(last) = last {
@@ -763,18 +870,35 @@ impl Job {
                 if key != sought {
                     cache.remove(&sought).await;
                 }
+                self.end_lease(lease::STORED);
             }
             Err(reason) => {
                 recorder.store(&handle, Some(reason));
                 self.set_apart(reason);
+                self.end_lease(fleet::word(reason));
             }
+        }
+    }
+
+    fn end_lease(&mut self, word: u16) {
+        if let Some(lease) = self.lease.take() {
+            lease.end(word);
         }
     }
 
     /// Whether another fetch has brought something meanwhile that the app dates later: the most recent
     /// answer is the one to use (RFC 9111 §4).
-    fn is_outdated(&self, key: &Key, stored: &Stored, requested: Timestamp) -> bool {
+    async fn is_outdated(&self, key: &Key, stored: &Stored, requested: Timestamp) -> bool {
         let cache = &self.proxy.0.cache;
+        if self.lease.as_ref().is_some_and(Lease::is_overdue) {
+            // We were held up, and another may have fetched it meanwhile, after us.
+            let there = cache.look_again(key, &self.client, self.now());
+            if let Lookup::Found { entry, .. } = Box::pin(there).await
+                && entry.received() >= requested
+            {
+                return true;
+            }
+        }
         match cache.peek(key, &self.client, self.now()) {
             Lookup::Found { entry, .. } => {
                 entry.received() >= requested
@@ -815,7 +939,10 @@ impl Job {
         let is_for_others = self.manner != Manner::Apart || reason == Reason::TooLarge;
         if is_lasting(reason) && is_for_others {
             let coalescer = &self.proxy.0.shared.coalescer;
-            coalescer.set_apart(self.lead.key(), self.now());
+            match reason {
+                Reason::TooLarge => coalescer.set_apart_for_long(self.lead.key(), self.now()),
+                _ => coalescer.set_apart(self.lead.key(), self.now()),
+            }
         }
     }
 
@@ -849,6 +976,7 @@ impl Job {
         let whole_max = bytes_max.min(cache.whole_max());
         // A body that is known not to be held goes into chunks from its beginning.
         let is_large = HttpBody::size_hint(&body).lower() > whole_max;
+        let announced_length = HttpBody::size_hint(&body).exact();
         let mut filling = None;
         let mut not_stored = None;
         let patience = self.snapshot.settings.upstream.timeout;
@@ -901,6 +1029,10 @@ impl Job {
                 }
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
             }
+            if not_stored.is_none() && self.is_dropped(fill, bytes, announced_length) {
+                fill.break_off();
+                return Err(Reason::Incomplete);
+            }
             if let Some(reason) = not_stored
                 && !fill.drained(WINDOW_BYTES).await
             {
@@ -937,6 +1069,15 @@ impl Job {
             trailers,
             last,
         })
+    }
+
+    /// Whether the rest of the body is not worth its fetch: whoever read it has gone in the middle, nobody else
+    /// waits, and it is large and far from its end.
+    fn is_dropped(&self, fill: &Fill, bytes: u64, length: Option<u64>) -> bool {
+        bytes > FINISHED_BYTES
+            && fill.is_forsaken()
+            && length.is_none_or(|length| bytes < length / 100 * FINISHED_PERCENT)
+            && !self.lease.as_ref().is_some_and(Lease::is_waited_for)
     }
 
     /// Stores the next piece in chunks, behind what has come before; it is held already unless it is the
@@ -1057,8 +1198,10 @@ impl Job {
             return Some((Arc::new(stale.with(&merged)), false));
         };
         let mut label = stale.label();
-        if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
+        if self.tags.has_named() {
             label.tags = self.tags.of(&stored);
+        } else if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
+            label.tags = self.tags.with(&stored, &label.tags);
         }
         label.position = self.lead.fill().position();
         let entry = Arc::new(stale.renewed(&stored, &label));
@@ -1099,8 +1242,13 @@ impl Job {
     }
 
     fn label(&self, stored: &Stored, app_time: Duration) -> Label {
+        // What the app has named of a part is of the whole.
+        let part = self.held.as_ref().filter(|_| self.rest.is_some());
         Label {
-            tags: self.tags.of(stored),
+            tags: match part {
+                Some(part) => self.tags.with(stored, &part.label().tags),
+                None => self.tags.of(stored),
+            },
             url: self.url.clone(),
             position: self.lead.fill().position(),
             app_time,
@@ -1115,13 +1263,18 @@ impl Job {
         }
     }
 
-    fn policy(&self) -> Option<&Policy> {
+    /// How long it is waited for another's fetch of the same.
+    pub(super) fn collapse_wait(&self) -> Duration {
+        self.snapshot.settings.routes.all()[self.rule].collapse_wait
+    }
+
+    pub(super) fn policy(&self) -> Option<&Policy> {
         self.snapshot.settings.routes.all()[self.rule]
             .policy
             .as_ref()
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.proxy.0.shared.clock.now()
     }
 }
@@ -1164,19 +1317,4 @@ fn say(tell: Option<oneshot::Sender<Led>>, led: Led) {
     if let Some(tell) = tell {
         let _ = tell.send(led);
     }
-}
-
-/// Whether the next answer under this key will not be stored either, as far as one can tell.
-const fn is_lasting(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Private
-            | Reason::NoStore
-            | Reason::SetCookie
-            | Reason::VaryStar
-            | Reason::TooLarge
-            | Reason::NoLifetime
-            | Reason::EventStream
-            | Reason::ContentType
-    )
 }

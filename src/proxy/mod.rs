@@ -8,9 +8,11 @@ mod coalesce;
 mod content;
 pub mod explain;
 mod fetch;
+mod fleet;
 mod forward;
 mod post;
 mod purge;
+mod purge_request;
 mod ready;
 mod reply;
 mod respond;
@@ -39,14 +41,16 @@ use crate::config::Settings;
 use crate::config::settings::MaxInFlight;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
+use crate::purging::Purging;
 use crate::redis_client;
 use crate::route::{Asked, Content, Match, Per, Plan, RouteId, Rule, Target};
 use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
+use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
-use crate::telemetry::hot::{Hot, What};
+use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
 use crate::upstream::{
@@ -117,8 +121,12 @@ pub struct Shared {
     pub searches: Searches,
     /// Connections handed over.
     pub tunnels: Tunnels,
+    /// Where purges come in.
+    pub purging: Purging,
     /// Which keys are asked for most.
     pub hot: Hot,
+    /// Keys that many wait for at once.
+    pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
     /// What time it is.
@@ -142,7 +150,9 @@ impl Shared {
             coalescer: Arc::default(),
             searches: Searches::default(),
             tunnels: Tunnels::default(),
+            purging: Purging::default(),
             hot: Hot::default(),
+            stampedes: Stampedes::default(),
             ahead: Ahead::default(),
             clock,
             log: AccessLog::default(),
@@ -305,6 +315,9 @@ impl Proxy {
         if hosts.any() && !hosts.serve(&ask.visit.authority()) {
             return Err(Problem::Misdirected);
         }
+        if ask.asks_to_purge() {
+            return Box::pin(self.purge_asked(ask, limits)).await;
+        }
         self.admit(ask, limits).await?;
         if forward::is_last_hop(&ask.visit.method, &ask.visit.headers) {
             return Ok(Reply::own(respond::options()));
@@ -386,8 +399,7 @@ impl Proxy {
         drop(span);
         if reuse != Reuse::Fresh {
             // A fresh hit is counted where it is renewed.
-            let url = || format!("{}{}", visit.authority(), ask.found.rule.url(ask.target)).into();
-            self.count(ask, &key, url);
+            self.count(ask, &key, || ask.url().into());
         }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
@@ -455,14 +467,8 @@ impl Proxy {
 
     /// Counts a use of `key`, which stands for `url`.
     fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
-        let rule = ask.found.rule;
         let hot = &self.0.shared.hot;
-        hot.used(key, ask.visit.now, || What {
-            url: url(),
-            tls: ask.scheme() == "https",
-            route: rule.name.clone(),
-            is_personal: !rule.key.per.is_empty(),
-        });
+        hot.used(key, ask.visit.now, || ask.what(url()));
         if ask.visit.snapshot.settings.predict.is_some() {
             self.observe(ask);
         }
@@ -479,17 +485,18 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
-        let response = self.ask_app(ask, body).await?;
+        let mut response = self.ask_app(ask, body).await?;
+        let tags = tags::take(response.headers_mut());
         if !changes {
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
         }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
-            return Box::pin(self.keep(ask, &get, asked, response, wanted)).await;
+            return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
         let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
-        Box::pin(self.purge_after(ask, wanted, &mut reply)).await;
+        Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }
 
@@ -501,10 +508,11 @@ impl Proxy {
         reason: Reason,
     ) -> Result<Reply, Problem> {
         let requested = self.0.shared.clock.now();
-        let response = match self.ask_app(ask, RequestBody::empty()).await {
+        let mut response = match self.ask_app(ask, RequestBody::empty()).await {
             Ok(response) => response,
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
+        tags::remove(response.headers_mut());
         if let Some((_, entry)) = &stale
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)
@@ -599,6 +607,26 @@ impl Proxy {
 }
 
 impl<'a> Ask<'a> {
+    /// The URL that the answer is known by: `host/path?query`.
+    fn url(&self) -> String {
+        format!(
+            "{}{}",
+            self.visit.authority(),
+            self.found.rule.url(self.target)
+        )
+    }
+
+    /// What its key stands for.
+    fn what(&self, url: Box<str>) -> What {
+        let rule = self.found.rule;
+        What {
+            url,
+            tls: self.scheme() == "https",
+            route: rule.name.clone(),
+            is_personal: !rule.key.per.is_empty(),
+        }
+    }
+
     fn handle(&self) -> &'a RouteHandle {
         &self.visit.snapshot.handles[self.found.rule.id]
     }

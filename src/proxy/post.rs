@@ -78,11 +78,12 @@ impl Proxy {
         get: &Visit,
         asked: Asked,
         response: Response<ResponseBody>,
-        wanted: Option<BodyCopy>,
+        (wanted, tags): (Option<BodyCopy>, Vec<String>),
     ) -> Result<Reply, Problem> {
         let (head, body) = response.into_parts();
         let mut purging = Reply::headed(head.clone());
-        let purges = self.purge_after(ask, wanted, &mut purging).await as u64;
+        let purges = self.purge_after(ask, wanted, tags.clone(), &mut purging);
+        let purges = purges.await as u64;
         let found = get.snapshot.settings.routes.find(&get.method, ask.target);
         let get = Ask {
             visit: get,
@@ -106,7 +107,8 @@ impl Proxy {
         };
         let lead = self.0.shared.coalescer.alone(key, position);
         let (tell, told) = oneshot::channel();
-        let job = self.job(&get, lead, None, Manner::Apart);
+        let mut job = self.job(&get, lead, None, Manner::Apart);
+        job.is_tagged(tags);
         spawn(job.take_in(response, asked.requested, asked.began.elapsed(), Some(tell)));
         let kept = match told.await {
             Ok(Led::Streaming {
@@ -123,7 +125,7 @@ impl Proxy {
             Ok(Led::Apart { response, .. }) => {
                 Reply::app(ask, response, Outcome::Bypass, Reason::Method)
             }
-            Ok(Led::Confirmed { .. } | Led::Failed(_)) | Err(_) => {
+            Ok(Led::Confirmed { .. } | Led::Found(_) | Led::Failed(_)) | Err(_) => {
                 return Err(Problem::App(crate::upstream::UpstreamError::Reset));
             }
         };

@@ -6,9 +6,12 @@ use super::warm::Wish;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
+use crate::purging::request::user_tag;
+use crate::purging::{By, Way};
 use crate::route::{Placeholder, Rule, Target, Template};
 use crate::semantics::line::hex;
 use crate::semantics::search::path_tag;
+use crate::semantics::tags::{TAG_BYTES_MAX, TAGS_MAX};
 use crate::semantics::{Stored, Variation, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
 use http::{Method, Response};
@@ -19,9 +22,9 @@ use std::borrow::Cow;
 
 /// How much of a JSON body is read to fill a placeholder, in bytes.
 const JSON_BYTES_MAX: usize = 64 * 1024;
-/// Tags of one entry, and their length in bytes.
-const TAGS_MAX: usize = 128;
-const TAG_BYTES_MAX: usize = 256;
+
+/// Tags of one response, whoever names them: of the route, of the app, and of its groups.
+const ALL_TAGS_MAX: usize = 2 * TAGS_MAX + groups::GROUPS_MAX;
 
 /// The request body, kept where a purge template asks for one of its fields.
 pub(super) fn wanted(rule: &Rule, method: &Method, body: &mut RequestBody) -> Option<BodyCopy> {
@@ -31,18 +34,20 @@ pub(super) fn wanted(rule: &Rule, method: &Method, body: &mut RequestBody) -> Op
 }
 
 impl Proxy {
-    /// After a good answer to an unsafe request: purges the route's tags and what RFC 9111 §4.4
-    /// says, before the answer leaves. Returns how many purges that were.
+    /// After a good answer to an unsafe request: purges the route's tags, those that the app has `named`
+    /// in fields, and what RFC 9111 §4.4 says, before the answer leaves. Returns how many purges that were.
     pub(super) async fn purge_after(
         &self,
         ask: &Ask<'_>,
         sent: Option<BodyCopy>,
+        named: Vec<String>,
         reply: &mut Reply,
     ) -> usize {
         // What the store answers has changed nothing.
         let Some(answer) = reply.made() else { return 0 };
         let status = answer.status();
-        let mut tags: Vec<String> = Vec::new();
+        let is_good = status.is_success() || status.is_redirection();
+        let mut tags: Vec<String> = if is_good { named } else { Vec::new() };
         if status.is_success() && !ask.found.rule.purge.is_empty() {
             let request = sent
                 .and_then(|copy| copy.take())
@@ -59,7 +64,7 @@ impl Proxy {
         }
         let note = (!tags.is_empty()).then(|| format!("purged {}", tags.join(", ")));
         let hard = |scope| Purge { scope, soft: false };
-        let mut purges: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
+        let mut asked: Vec<Purge> = tags.into_iter().map(Scope::Tag).map(hard).collect();
         let visit = ask.visit;
         let authority = visit.authority();
         let urls = invalidation::invalidated(
@@ -70,20 +75,31 @@ impl Proxy {
             status,
             answer.headers(),
         );
+        let ended = groups::ended(&visit.method, &authority, answer.headers());
+        asked.extend(ended.into_iter().map(Scope::Tag).map(hard));
         let resources = urls.iter().flat_map(|url| ask.resource_tags(url));
         let (resources, paths): (Vec<_>, Vec<_>) = resources.unzip();
-        purges.extend(resources.into_iter().map(Scope::Tag).map(hard));
-        let ended = groups::ended(&visit.method, &visit.authority(), answer.headers());
-        purges.extend(ended.into_iter().map(Scope::Tag).map(hard));
-        if purges.is_empty() {
-            return 0;
+        for _ in &resources {
+            self.0.recorder.purge("tag", false);
         }
-        for purge in &purges {
-            self.0.recorder.purge(purge.scope.word(), purge.soft);
-        }
-        purges.extend(paths.into_iter().map(Scope::Tag).map(hard));
-        let count = purges.len();
-        let outcome = self.0.cache.purge(purges).await;
+        let changed = resources.into_iter().chain(paths);
+        let changed: Vec<Purge> = changed.map(Scope::Tag).map(hard).collect();
+        let count = asked.len() + changed.len();
+        let outcome = match (asked.is_empty(), changed.is_empty()) {
+            (true, true) => return 0,
+            // That a changed resource is changed, nobody has asked for: it happens with every POST.
+            (true, false) => self.0.cache.purge(changed).await,
+            (false, _) => {
+                let by = By {
+                    way: Way::Route,
+                    name: Some(ask.found.rule.name.clone()),
+                    now: visit.now,
+                };
+                let (door, recorder) = (&self.0.shared.purging, &self.0.recorder);
+                let done = door.carry_out(&self.0.cache, recorder, asked, changed, by);
+                done.await.outcome.clone()
+            }
+        };
         if ask.found.rule.refresh_hot {
             self.0.shared.wishes.leave(Wish::Hot);
         }
@@ -167,6 +183,8 @@ pub(super) struct Tags {
     path: Box<str>,
     known: Vec<String>,
     late: Vec<(Template, Vec<(Placeholder, String)>)>,
+    /// Those that the app has named in fields of its answer.
+    named: Vec<String>,
 }
 
 impl Tags {
@@ -179,7 +197,13 @@ impl Tags {
                 (ask.found.rule).resource_tag(&ask.visit.authority(), ask.target),
             ],
             late: Vec::new(),
+            named: Vec::new(),
         };
+        if ask.found.rule.key.has_identity()
+            && let Some(user) = ask.caller.user()
+        {
+            tags.known.push(user_tag(&user.id));
+        }
         for template in &ask.found.rule.tags {
             if template
                 .placeholders()
@@ -197,6 +221,31 @@ impl Tags {
             }
         }
         tags
+    }
+
+    /// Those that are known before the answer is.
+    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(String::as_str)
+    }
+
+    /// The app names these in fields of its answer.
+    pub(super) fn are_named(&mut self, tags: Vec<String>) {
+        self.named = tags;
+    }
+
+    /// Whether it has named any.
+    pub(super) const fn has_named(&self) -> bool {
+        !self.named.is_empty()
+    }
+
+    /// The same as [`Tags::of`], and those that the response had `before`.
+    pub(super) fn with(&self, stored: &Stored, before: &[Box<str>]) -> Box<[Box<str>]> {
+        let mut tags = self.of(stored).into_vec();
+        tags.extend_from_slice(before);
+        tags.sort_unstable();
+        tags.dedup();
+        tags.truncate(ALL_TAGS_MAX);
+        tags.into()
     }
 
     /// All tags, now that the body is there: sorted, each once, bounded.
@@ -222,7 +271,8 @@ impl Tags {
         tags.sort_unstable();
         tags.dedup();
         tags.truncate(TAGS_MAX);
-        // Those of the app's groups have bounds of their own (RFC 9875).
+        // Those that the app names, in whatever field, have bounds of their own.
+        tags.extend_from_slice(&self.named);
         tags.extend(groups::joined(&self.authority, &stored.headers));
         tags.sort_unstable();
         tags.dedup();

@@ -226,9 +226,11 @@ impl Reply {
     /// not; and the content, where that is still to come.
     pub fn brought(self) -> (Result<(), Reason>, Option<Body>) {
         let told = &self.told;
+        // Another sidecar may have fetched it.
+        let is_held = told.stored || matches!(self.answer, Answer::Stored(..));
         let stored = match told.outcome {
             Outcome::Hit | Outcome::Revalidated => Ok(()),
-            Outcome::Miss if told.stored => Ok(()),
+            Outcome::Miss if is_held => Ok(()),
             _ => Err(told.reason),
         };
         match self.answer {

@@ -1,13 +1,15 @@
 //! The one place where larder chooses a status code, and shapes the errors it makes.
 
 use super::body::Body;
+use crate::cache::PurgeOutcome;
 use crate::config::settings::ErrorShape;
 use crate::limit::{self, Decision};
+use crate::purging::Record;
 use crate::semantics::Timestamp;
 use crate::semantics::line::{self, digits};
 use crate::semantics::writing::{Fields, Value};
 use crate::upstream::UpstreamError;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -39,6 +41,12 @@ pub enum Problem {
     OnlyIfCached,
     /// Client: over a limit.
     Limited(Arc<Decision>),
+    /// Client: it may not purge; the words say why.
+    MayNotPurge(&'static str),
+    /// Client: what it sent is no purge; the words say why.
+    NotAPurge(&'static str),
+    /// Client: more purges than are taken; seconds to wait.
+    TooManyPurges(u64),
     /// Operator: Redis is away and `limits.redis_down: deny`.
     LimitsUnavailable,
     /// Operator: the proxy is its own app.
@@ -49,6 +57,8 @@ pub enum Problem {
     App(UpstreamError),
     /// App: the same, and what is stored must not be used without its word.
     Unconfirmed(UpstreamError),
+    /// App: so many wait for one answer of it that one more may not.
+    TooManyWait,
     /// larder: a fault of ours; it ended this request and nothing else.
     Internal,
 }
@@ -76,8 +86,12 @@ impl Problem {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             // Cut off from the app with a stale answer in hand: RFC 9111 §4.2.4, §5.2.2.2.
             Self::OnlyIfCached | Self::Unconfirmed(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::LimitsUnavailable | Self::TooManyTunnels => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Limited(_) | Self::TooManyPurges(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::MayNotPurge(_) => StatusCode::UNAUTHORIZED,
+            Self::NotAPurge(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::LimitsUnavailable | Self::TooManyTunnels | Self::TooManyWait => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
@@ -107,9 +121,13 @@ impl Problem {
             Self::Misdirected => "MISDIRECTED",
             Self::OnlyIfCached => "NOT_CACHED",
             Self::Limited(_) => "RATE_LIMITED",
+            Self::MayNotPurge(_) => "UNAUTHORIZED",
+            Self::NotAPurge(_) => "NOT_A_PURGE",
+            Self::TooManyPurges(_) => "TOO_MANY_PURGES",
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
+            Self::TooManyWait => "TOO_MANY_WAITING",
             Self::Internal => "INTERNAL_ERROR",
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout | UpstreamError::ConnectTimeout => "UPSTREAM_TIMEOUT",
@@ -136,11 +154,15 @@ impl Problem {
             Self::Misdirected => "This host is not served here.".into(),
             Self::OnlyIfCached => "Only a stored answer was asked for, and none is usable.".into(),
             Self::Limited(_) => "Too many requests".into(),
+            Self::MayNotPurge(why) => format!("This may not purge: {why}.").into(),
+            Self::NotAPurge(why) => format!("This is no purge: {why}.").into(),
+            Self::TooManyPurges(_) => "More purges have come than are taken.".into(),
             Self::LimitsUnavailable => "Requests cannot be counted at the moment.".into(),
             Self::Loop => {
                 "The proxy received its own request: its upstream leads back to itself.".into()
             }
             Self::TooManyTunnels => "Too many upgraded connections are open.".into(),
+            Self::TooManyWait => "Too many requests wait for the same answer.".into(),
             Self::Internal => "The proxy failed at this request.".into(),
             Self::App(error) | Self::Unconfirmed(error) => match error {
                 UpstreamError::Timeout => "The app did not answer in time.",
@@ -161,8 +183,10 @@ impl Problem {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Limited(decision) => limit::headers::retry_after(decision),
+            Self::TooManyPurges(secs) => Some(*secs),
             Self::LimitsUnavailable
             | Self::TooManyTunnels
+            | Self::TooManyWait
             | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
             _ => None,
         }
@@ -238,6 +262,9 @@ impl Problem {
         }
         if matches!(self, Self::MethodNotAllowed) {
             fields.put(ALLOW, Value::Static(ALLOWED));
+        }
+        if matches!(self, Self::MayNotPurge(_)) {
+            fields.put(WWW_AUTHENTICATE, Value::Static("Bearer realm=\"larder\""));
         }
         if self.closes() {
             fields.put(CONNECTION, Value::Static("close"));
@@ -319,6 +346,25 @@ pub(super) fn options() -> Response<Body> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer to a purge that was carried out: 200 when it holds everywhere, 202 when the others hear of
+/// it later.
+pub(super) fn purged(record: &Record) -> Response<Body> {
+    let content = serde_json::json!({
+        "purges": record.purges,
+        "soft": record.soft == record.purges,
+        "outcome": record.outcome.word(),
+    });
+    let mut response = Response::new(Body::full(format!("{content}\n")));
+    *response.status_mut() = match record.outcome {
+        PurgeOutcome::Queued => StatusCode::ACCEPTED,
+        PurgeOutcome::Logged | PurgeOutcome::Local => StatusCode::OK,
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

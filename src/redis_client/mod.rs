@@ -260,6 +260,16 @@ impl Redis {
         }
     }
 
+    /// The same, from the primary even where replicas are read from.
+    pub async fn get_newest(&self, name: &[u8]) -> Result<Option<Bytes>, Outage> {
+        let mut get = redis::cmd("GET");
+        match self.query("get", get.arg(name)).await? {
+            Value::BulkString(bytes) => Ok(Some(bytes.into())),
+            Value::Nil => Ok(None),
+            _ => Err(Outage::Protocol),
+        }
+    }
+
     /// One command on `key`, which is its first argument. `operation` is its name for the metrics.
     ///
     /// A bulk string comes back in the room that it was read to, so that `Bytes` is made of it without

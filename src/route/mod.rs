@@ -61,6 +61,9 @@ pub struct Rule {
     pub slide_up_to: Option<Duration>,
     /// Requests of this route that the app may have at a time; `None` = as many as it may have at all.
     pub max_in_flight: Option<NonZeroU32>,
+    /// How long a request waits for another's fetch of the same, here or in another sidecar, before it asks
+    /// the app itself.
+    pub collapse_wait: Duration,
 }
 
 impl Rule {

@@ -59,16 +59,20 @@ fn tags(authority: &str, response: &HeaderMap, field: &HeaderName) -> Vec<String
         .into_iter()
         .filter(fits)
         .take(GROUPS_MAX)
-        .map(|name| {
-            let mut key = KeyBuilder::new("group");
-            key.part(authority.as_bytes());
-            key.part(name.as_bytes());
-            key.finish().tag()
-        })
+        .map(|name| tag(authority, name))
         .collect();
     tags.sort_unstable();
     tags.dedup();
     tags
+}
+
+/// The tag that the group `name` of this origin is; `authority` in normal form.
+#[must_use]
+pub fn tag(authority: &str, name: &str) -> String {
+    let mut key = KeyBuilder::new("group");
+    key.part(authority.as_bytes());
+    key.part(name.as_bytes());
+    key.finish().tag()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod search;
 pub mod slices;
 pub mod stored;
 pub mod storing;
+pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod time;

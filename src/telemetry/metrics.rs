@@ -164,6 +164,8 @@ pub struct Gauges {
     pub memory_evictions: Vec<(&'static str, u64)>,
     /// Values in Redis that could not be read, by reason.
     pub cache_unreadable: Vec<(&'static str, u64)>,
+    /// Responses that were asked for and found to be purged, by tier.
+    pub purged_objects: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
     /// Whether limits are counted here because Redis is away.
@@ -483,12 +485,14 @@ impl Metrics {
         for worker in &self.workers {
             for (family, slots) in [
                 ("larder_cache_purges_total", &worker.purges),
+                ("larder_purge_requests_total", &worker.purge_requests),
                 ("larder_limit_decisions_total", &worker.limits),
                 (
                     "larder_redis_breaker_transitions_total",
                     &worker.transitions,
                 ),
                 ("larder_client_errors_total", &worker.client_errors),
+                ("larder_cache_leases_total", &worker.leases),
                 ("larder_warm_requests_total", &worker.warmed),
             ] {
                 for ((first, second), count) in slots.iter() {
@@ -567,6 +571,11 @@ impl Recorder {
         }
     }
 
+    /// Many wait for one key of this route.
+    pub fn stampede(&self, route: &RouteHandle) {
+        self.0.block(route).stampedes.fetch_add(1, Relaxed);
+    }
+
     /// The app was asked.
     pub fn upstream(&self, route: &RouteHandle, result: UpstreamResult, duration: Duration) {
         let key = match result {
@@ -608,6 +617,12 @@ impl Recorder {
         self.0.coalescing.fetch_add(change, Relaxed);
     }
 
+    /// What came of asking for the lease of a fetch: `led`, `found`, `apart`, `took_over`, `lost`, `timed_out` or
+    /// `unavailable`.
+    pub fn lease(&self, outcome: &'static str) {
+        count(&self.0.leases, outcome, "");
+    }
+
     /// A limit decided: `allowed`, `near`, `limited` or `shadow`.
     pub fn limit(&self, limit: &str, decision: &'static str) {
         count(&self.0.limits, limit, decision);
@@ -627,6 +642,12 @@ impl Recorder {
     /// A purge was carried out: `tag`, `url`, `prefix`, `all`.
     pub fn purge(&self, kind: &'static str, soft: bool) {
         count(&self.0.purges, kind, if soft { "true" } else { "false" });
+    }
+
+    /// Purges were asked for by this way (`api`, `webhook` …), and this became of it: `logged`, `queued`,
+    /// `local`, or why not.
+    pub fn purge_asked(&self, way: &'static str, outcome: &'static str) {
+        count(&self.0.purge_requests, way, outcome);
     }
 
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
@@ -666,9 +687,11 @@ struct Worker {
     active: AtomicI64,
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
+    purge_requests: Named<AtomicU64>,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
+    leases: Named<AtomicU64>,
     warmed: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
@@ -682,9 +705,11 @@ impl Worker {
             active: AtomicI64::new(0),
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
+            purge_requests: Slots::new((OTHER.into(), OTHER.into())),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
+            leases: Slots::new((OTHER.into(), "".into())),
             warmed: Slots::new((OTHER.into(), "".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
@@ -709,6 +734,7 @@ struct Block {
     stored: AtomicU64,
     refused: [AtomicU64; REASONS],
     coalesced: AtomicU64,
+    stampedes: AtomicU64,
     bytes: [AtomicU64; Source::ALL.len()],
     saved_nanos: AtomicU64,
 }
@@ -723,6 +749,7 @@ impl Block {
             stored: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             coalesced: AtomicU64::new(0),
+            stampedes: AtomicU64::new(0),
             bytes: std::array::from_fn(|_| AtomicU64::new(0)),
             saved_nanos: AtomicU64::new(0),
         }
@@ -774,6 +801,7 @@ impl Block {
             );
         }
         out.count("larder_cache_coalesced_total", &[name], &self.coalesced);
+        out.count("larder_cache_stampedes_total", &[name], &self.stampedes);
         for source in Source::ALL {
             out.count(
                 "larder_cache_bytes_total",
@@ -931,6 +959,9 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
     }
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
+    }
+    for (tier, count) in &gauges.purged_objects {
+        out.number("larder_cache_purged_objects_total", &[tier], *count as f64);
     }
     for (reason, count) in &gauges.memory_evictions {
         out.number("larder_memory_evictions_total", &[reason], *count as f64);
@@ -1134,6 +1165,7 @@ mod tests {
                 memory_objects: Some(3),
                 memory_evictions: vec![("size", 4)],
                 cache_unreadable: vec![("checksum", 5)],
+                purged_objects: vec![("redis", 6)],
                 purge_log_followed: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
@@ -1180,11 +1212,15 @@ mod tests {
         recorder.store(&route, Some(Reason::TooLarge));
         recorder.saved(&route, Duration::from_millis(1_500));
         recorder.coalescing(1);
+        recorder.stampede(&route);
+        recorder.warmed("stored");
         recorder.limit("public", "near");
         recorder.redis("GET", Some("timeout"), Duration::from_millis(100));
         recorder.breaker("open");
         recorder.purge("tag", true);
+        recorder.purge_asked("api", "logged");
         recorder.client_error("head-too-large");
+        recorder.lease("led");
         recorder.warmed("stored");
         let series = parse(&metrics.prometheus());
         for (name, value) in [
@@ -1218,6 +1254,11 @@ mod tests {
             ("larder_cache_saved_seconds_total{route=\"fleet\"}", 1.5),
             ("larder_cache_purges_total{kind=\"tag\",soft=\"true\"}", 1.0),
             (
+                "larder_purge_requests_total{way=\"api\",outcome=\"logged\"}",
+                1.0,
+            ),
+            ("larder_cache_purged_objects_total{tier=\"redis\"}", 6.0),
+            (
                 "larder_limit_decisions_total{limit=\"public\",decision=\"near\"}",
                 1.0,
             ),
@@ -1242,6 +1283,7 @@ mod tests {
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
+            ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {
             assert_eq!(series.get(name), Some(&value), "{name}");
         }

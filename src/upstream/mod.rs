@@ -31,6 +31,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use plain::Wire;
 use pool::Pool;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use streamed::Sender;
 
 /// Interim answers (1xx) before the answer itself.
@@ -102,6 +103,8 @@ pub struct Upstream {
     pools: Pools,
     gate: Gate,
     news: Arc<News>,
+    /// The last probe failed, and nothing has been answered since.
+    down: Arc<AtomicBool>,
 }
 
 /// The idle connections of either kind.
@@ -134,6 +137,7 @@ impl Upstream {
             address: Arc::new(ArcSwap::from_pointee(Address::new(settings))),
             pools: Pools::default(),
             news: Arc::default(),
+            down: Arc::default(),
         }
     }
 
@@ -155,6 +159,18 @@ impl Upstream {
     /// Whether the app answers: its health path with anything below 500, or a connection at all; and
     /// if not, why.
     pub async fn probe(&self) -> Result<(), Down> {
+        let probed = self.ask_for_health().await;
+        self.down.store(probed.is_err(), Ordering::Relaxed);
+        probed
+    }
+
+    /// Whether the last probe failed, and the app has answered nobody since.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    async fn ask_for_health(&self) -> Result<(), Down> {
         let address = self.address.load_full();
         let stream = connect(&address).await?;
         let Some(path) = &address.settings.health else {
@@ -247,7 +263,12 @@ impl Upstream {
             None => Box::pin(self.streamed(&address, head, body)).await,
         };
         match &outcome {
-            Ok(_) => self.news.answered(),
+            Ok(_) => {
+                self.news.answered();
+                if self.is_down() {
+                    self.down.store(false, Ordering::Relaxed);
+                }
+            }
             Err(failure) => self.news.failed(failure),
         }
         let outcome = outcome.map_err(|failure| failure.error);

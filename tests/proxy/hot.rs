@@ -34,6 +34,42 @@ async fn hot_keys_are_named_with_their_rate_hottest_first_and_forgotten() {
     assert_eq!(hot["keys"], json!([]));
 }
 
+#[tokio::test]
+async fn a_stampede_is_told_with_its_key_and_how_many_waited() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |_| Answer::public("x").behind(&held)).await;
+    let larder = larder(&app)
+        .yaml("routes: [{ name: fleet, path: /fleet, ttl: 1m }]")
+        .start()
+        .await;
+    let all: Vec<_> = (0..45)
+        .map(|_| {
+            let client = larder.client();
+            tokio::spawn(async move { client.get("/fleet?page=1").await.status })
+        })
+        .collect();
+    let told = eventually("it is told", async || {
+        let hot = larder.admin().get("/v1/hot").await.json();
+        let told = hot["stampedes"][0].clone();
+        (told["waiting"] == json!(40)).then_some(told)
+    })
+    .await;
+    assert_eq!(told["route"], json!("fleet"));
+    assert!(
+        told["url"].as_str().unwrap().ends_with("/fleet?page=1"),
+        "{told}"
+    );
+    larder.says("a stampede").await;
+    gate.open();
+    for one in all {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    assert_eq!(app.count("/fleet"), 1);
+    let metrics = larder.metrics().await;
+    assert!(metrics.contains("larder_cache_stampedes_total{route=\"fleet\"} 1"));
+}
+
 const LAST_FIFTH: &str = "routes:\n  - { name: cars, path: /cars/*, ttl: 100s, refresh_ahead: 20% }\n\
                           defaults: { ttl_jitter: 0% }\n";
 

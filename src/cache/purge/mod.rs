@@ -13,6 +13,7 @@ mod wire;
 pub use log::{LOG_AWAY_MAX, LOST_MAX, OUTBOX_MAX, PurgeLog, STREAM_MAX, STREAM_TTL};
 pub use pattern::PATTERN_BYTES_MAX;
 pub use table::{BANS_MAX, PURGES_MAX, Table};
+pub(super) use wire::{log_id, stream_entries};
 
 use crate::semantics::search::path_tag;
 use pattern::Matcher;
@@ -84,6 +85,18 @@ pub enum PurgeOutcome {
     Queued,
     /// There is no Redis: done here, and here is everywhere.
     Local,
+}
+
+impl PurgeOutcome {
+    /// Its word in answers, logs and metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Logged => "logged",
+            Self::Queued => "queued",
+            Self::Local => "local",
+        }
+    }
 }
 
 impl Scope {

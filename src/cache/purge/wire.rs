@@ -101,9 +101,9 @@ pub(super) fn beat_script() -> &'static Script {
     })
 }
 /// Fields of one entry of the stream.
-pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
+pub(in crate::cache) type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
-pub(super) fn log_id(value: &Value) -> Option<LogId> {
+pub(in crate::cache) fn log_id(value: &Value) -> Option<LogId> {
     let text = match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
         Value::SimpleString(text) => text,
@@ -115,7 +115,7 @@ pub(super) fn log_id(value: &Value) -> Option<LogId> {
 
 /// What XREAD answered for its one stream; what cannot be read is left out but for its place, so
 /// that it counts as a purge of everything.
-pub(super) fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
+pub(in crate::cache) fn stream_entries(answer: Value) -> Vec<(LogId, Fields)> {
     let array = |value: Value| match value {
         Value::Array(values) => values,
         _ => Vec::new(),

@@ -284,16 +284,17 @@ impl Proxy {
     async fn renew_now(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) -> Warmed {
         let coalescer = &self.0.shared.coalescer;
         self.refresh(ask, key, entry, None);
-        let Join::Follow(fill) = coalescer.join(key, self.0.cache.position(), ask.visit.now) else {
+        let joined = coalescer.join(key, self.0.cache.position(), ask.visit.now);
+        let Join::Follow(follower) = joined else {
             // It is over already, or another sidecar is at it.
             return Warmed::Fresh(left(entry, ask.visit));
         };
-        match fill.outcome().await {
+        match follower.fill().outcome().await {
             Filled::Streaming(stored, reader) => {
                 let body = self.shared(ask, &stored, reader);
                 self.read_out(ask, body).await
             }
-            Filled::Ready(_) => Warmed::Stored,
+            Filled::Ready(_) | Filled::Found(_) => Warmed::Stored,
             Filled::Failed(error) => Warmed::Failed(error.word()),
             Filled::Released(reason) => Warmed::NotStored(reason),
         }

@@ -90,9 +90,7 @@ impl Warmer {
 
     fn fulfil(&self, wish: Wish) {
         match wish {
-            Wish::Hot => {
-                self.refresh_hot();
-            }
+            Wish::Hot => self.refresh_hot(),
             Wish::Linked(pages) => {
                 let name = "links of stored answers".to_owned();
                 self.begin(Cause::Link, name, Pace::DEFAULT, pages, true);
@@ -158,8 +156,8 @@ impl Warmer {
     }
 
     /// Sees to it that what is asked for most is fresh; to be called after a purge. What it has not hit
-    /// costs a look into the store, and no request to the app. Returns how many pages it looks at.
-    pub fn refresh_hot(&self) -> usize {
+    /// costs a look into the store, and no request to the app.
+    fn refresh_hot(&self) {
         let shared = &self.proxy().0.shared;
         let now = shared.clock.now();
         let top = shared.hot.top(REFRESHED_MAX, now).into_iter();
@@ -167,10 +165,8 @@ impl Warmer {
             .filter(|key| !key.what.is_personal && !shared.coalescer.is_apart(&key.key, now))
             .filter_map(|key| known(&key.what.url, key.what.tls))
             .collect();
-        let count = pages.len();
         let name = "hot pages, after a purge".to_owned();
         self.begin(Cause::Purge, name, Pace::DEFAULT, pages, true);
-        count
     }
 }
 

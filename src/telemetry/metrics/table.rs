@@ -63,8 +63,15 @@ table! {
     Counter "larder_cache_stores_total" ["route", "outcome", "reason"]
         "Responses of the app that were stored, or refused for this reason.";
     Counter "larder_cache_coalesced_total" ["route"] "Requests that waited for another request's fetch.";
+    Counter "larder_cache_stampedes_total" ["route"] "Fetches that twenty or more requests waited for at the same time.";
     Gauge "larder_cache_coalescing" [] "Requests that wait for another request's fetch now.";
+    Counter "larder_cache_leases_total" ["outcome"]
+        "Fetches by whose turn it was among all sidecars: led, took_over (after a wait), found (another's answer), apart (not shared), lost (Redis went away), timed_out, unavailable.";
     Counter "larder_cache_purges_total" ["kind", "soft"] "Purges carried out, by what they hit.";
+    Counter "larder_cache_purged_objects_total" ["tier"]
+        "Stored responses that were asked for and found to be purged, and so were fetched anew. A purge itself touches none: what nobody asks for any more is not counted.";
+    Counter "larder_purge_requests_total" ["way", "outcome"]
+        "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
