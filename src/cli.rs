@@ -276,6 +276,9 @@ struct Purge {
     /// Gone at once, instead of stale and refreshed behind the next visitor
     #[arg(long)]
     hard: bool,
+    /// Fetch again at once what of it is asked for most
+    #[arg(long)]
+    refresh_hot: bool,
     /// Say what it would hit, and purge nothing
     #[arg(long)]
     dry_run: bool,
@@ -692,7 +695,7 @@ fn count(number: usize, what: &str) -> String {
 }
 
 fn purge(options: &Purge) -> Exit {
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "tags": options.tag,
         "urls": options.url,
         "prefixes": options.prefix,
@@ -706,6 +709,9 @@ fn purge(options: &Purge) -> Exit {
         "soft": !options.hard,
         "dry_run": options.dry_run,
     });
+    if options.refresh_hot {
+        body["refresh"] = "hot".into();
+    }
     let request = Request {
         admin: options.port.url(),
         path: "/v1/purge",

@@ -12,8 +12,10 @@ use std::time::Duration;
 const USUAL_WEIGHT: f32 = 1.0 / 64.0;
 /// Weight of one answer in how the app does now.
 const NOW_WEIGHT: f32 = 1.0 / 16.0;
+/// The same of one that is faster than the last ones: while little is asked, it is not long known to be slow.
+const FASTER_WEIGHT: f32 = 1.0 / 8.0;
 /// One answer counts as no slower than so many times the usual.
-const SLOWNESS_MAX: f32 = 16.0;
+const SLOWNESS_MAX: f32 = 4.0;
 /// What takes less than this in seconds is fast, however much faster it usually is.
 const FAST_SECONDS: f32 = 0.025;
 
@@ -52,7 +54,11 @@ impl Pulse {
             return;
         }
         let slowness = took.max(FAST_SECONDS) / known.max(FAST_SECONDS);
-        toward(&self.slowness, slowness.min(SLOWNESS_MAX), NOW_WEIGHT);
+        let weight = match slowness < self.slowness() {
+            true => FASTER_WEIGHT,
+            false => NOW_WEIGHT,
+        };
+        toward(&self.slowness, slowness.min(SLOWNESS_MAX), weight);
         toward(usual, took, USUAL_WEIGHT);
     }
 

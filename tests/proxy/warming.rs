@@ -669,3 +669,64 @@ async fn a_restart_of_everything_warms_within_the_bound_while_users_come_first()
         redis.restart_empty().await;
     }
 }
+
+#[tokio::test]
+async fn a_reload_takes_up_other_lists_and_lets_the_same_go_on() {
+    let app = shop().await;
+    let one = "{ urls: [/api/one], host: shop.test, on_start: true }";
+    let larder = larder(&app)
+        .yaml(ROUTES)
+        .yaml(&format!("warm: [{one}]"))
+        .start()
+        .await;
+    done(&larder, 1).await;
+    let two = "{ urls: [/api/two], host: shop.test, on_start: true }";
+    larder.configure(&format!("[{one}]"), &format!("[{one}, {two}]"));
+    larder.signal("HUP");
+    eventually("the other list is warmed", async || {
+        (app.count("/api/two") == 1).then_some(())
+    })
+    .await;
+    let standing = larder.admin().get("/v1/warm").await.json();
+    assert_eq!(standing["jobs"].as_array().unwrap().len(), 2, "{standing}");
+    assert_eq!(app.count("/api/one"), 1);
+}
+
+#[tokio::test]
+async fn an_app_that_turns_slow_is_warmed_slowly_until_it_is_well() {
+    let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_slow = slow.clone();
+    let app = App::says(move |_| {
+        let pause = match is_slow.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Duration::from_millis(400),
+            false => Duration::from_millis(1),
+        };
+        Answer::ok("x").after(pause)
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let urls = |from: usize, to: usize| -> Vec<String> {
+        (from..to).map(|number| format!("/api/{number}")).collect()
+    };
+    let (job, _) = warm(
+        &larder,
+        json!({"urls": urls(0, 80), "host": "shop.test", "rate": 1000}),
+    )
+    .await;
+    assert_eq!(job["stored"], 80);
+    slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    let json = [("Content-Type", "application/json")];
+    let what = json!({"urls": urls(100, 400), "host": "shop.test", "rate": 1000}).to_string();
+    larder.admin().post("/v1/warm", &json, what).await;
+    eventually("it says that the app is slow", async || {
+        let told = larder.admin().get("/v1/warm").await.json();
+        (told["paused"] == "the app is slower than usual").then_some(())
+    })
+    .await;
+    let before = app.total();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let meanwhile = app.total() - before;
+    assert!(meanwhile <= 4, "{meanwhile} pages in two seconds");
+    slow.store(false, std::sync::atomic::Ordering::SeqCst);
+    larder.says("warming goes on").await;
+}

@@ -296,6 +296,8 @@ impl Proxy {
             }
             Filled::Ready(_) | Filled::Found(_) => Warmed::Stored,
             Filled::Failed(error) => Warmed::Failed(error.word()),
+            // Another sidecar is at it.
+            Filled::Released(Reason::CollapsedFailed) => Warmed::Fresh(left(entry, ask.visit)),
             Filled::Released(reason) => Warmed::NotStored(reason),
         }
     }

@@ -140,13 +140,10 @@ impl Warmer {
             let pressure = proxy.pressure();
             let step = {
                 let mut state = self.state();
-                let held = state.brake.why();
-                state.brake = brake(pressure, state.brake);
-                if state.brake.why() != held && state.queue.load().0 > 0 {
-                    match state.brake.why() {
-                        Some(why) => tracing::info!(why, "warming is held"),
-                        None => tracing::info!("warming goes on"),
-                    }
+                let before = state.brake;
+                state.brake = brake(pressure, before);
+                if state.queue.load().0 > 0 {
+                    tell_of(before, state.brake);
                 }
                 let brake = state.brake;
                 state.queue.next(brake, Instant::now())
@@ -198,6 +195,17 @@ impl Warmer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says in the log when the app is not well enough to be warmed, and when it is again. That users come
+/// first happens all the time, and is not said.
+fn tell_of(before: Brake, now: Brake) {
+    match (before, now) {
+        (Brake::Slow(before), Brake::Slow(now)) if before == now => {}
+        (_, Brake::Slow(why)) => tracing::info!(why, "warming goes slowly"),
+        (Brake::Slow(_), Brake::Off(_)) => tracing::info!("warming goes on"),
+        _ => {}
     }
 }
 
