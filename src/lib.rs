@@ -6,7 +6,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`semantics`]: HTTP caching as pure decisions |
-//! | 1 | [`clock`], [`cgroup`], [`route`], [`identity`] |
+//! | 1 | [`clock`], [`cgroup`], [`route`], [`identity`], [`evidence`] |
 //! | 2 | [`config`] |
 //! | 3 | [`telemetry`] |
 //! | 4 | [`redis_client`] |
@@ -25,6 +25,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod evidence;
 pub mod identity;
 pub mod limit;
 pub mod proxy;

@@ -206,6 +206,7 @@ fn the_examples_of_the_manual_load() {
         "configuration",
         "presets",
         "post-and-query",
+        "audit",
         "redis-security",
     ];
     let text =

@@ -24,7 +24,7 @@ pub(super) struct Check {
 }
 
 /// Redis is not among them: without it larder does its work, only slower.
-pub(super) fn checks(state: &AdminState) -> [Check; 5] {
+pub(super) fn checks(state: &AdminState) -> [Check; 6] {
     let condition = &state.condition;
     let check = |name, ok, yes, no| Check {
         name,
@@ -58,6 +58,16 @@ pub(super) fn checks(state: &AdminState) -> [Check; 5] {
                 "away; the store can answer"
             },
             "away, and the store is empty",
+        ),
+        // A route that is shut is served by the app: that is no reason to send visitors elsewhere.
+        check(
+            "quarantine",
+            true,
+            match state.shared.evidence.quarantines.names().is_empty() {
+                true => "no route",
+                false => "some routes store nothing, for what was found: GET /v1/audit",
+            },
+            "",
         ),
         check(
             "draining",
@@ -220,6 +230,10 @@ impl Admin {
                     false => "ok",
                 },
             },
+            // Each route with what was found: GET /v1/audit.
+            "quarantined": (state.shared.evidence.quarantines.all_shut().iter())
+                .map(|shut| &shut.route)
+                .collect::<Vec<_>>(),
             "draining": state.condition.draining.load(Relaxed),
         });
         json(status, &body)

@@ -7,6 +7,7 @@
 mod api;
 mod guard;
 mod health;
+mod honest;
 mod hot;
 mod problem;
 mod purge;
@@ -195,6 +196,8 @@ impl Admin {
             "/v1/redis" if get => Ok(json(StatusCode::OK, &self.redis())),
             "/v1/capacity" if get => Ok(json(StatusCode::OK, &self.capacity())),
             "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
+            "/v1/audit" if get => Ok(json(StatusCode::OK, &self.audits())),
+            "/v1/audit/release" if post => self.release(request).await,
             "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
             "/v1/purges" if get => Ok(json(StatusCode::OK, &self.purges())),
@@ -203,9 +206,10 @@ impl Admin {
             "/v1/warm" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" => {
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" | "/v1/audit" => {
                 Err(Problem::method("GET, HEAD"))
             }
+            "/v1/audit/release" => Err(Problem::method("POST")),
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
             _ => Err(Problem::new(
@@ -262,6 +266,7 @@ fn page() -> Reply {
         "/v1/capacity",
         "/v1/purges",
         "/v1/hot",
+        "/v1/audit",
         "/v1/explain?url=/",
         "/v1/warm",
     ]

@@ -19,6 +19,8 @@ fn settings() -> Settings {
         ..crate::route::Rule::default()
     };
     Settings {
+        audit: None,
+        alerts: settings::Alerts { webhook: None },
         listen: settings::Listen {
             address: "127.0.0.1:8080".parse().unwrap(),
             tls: None,

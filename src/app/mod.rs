@@ -3,10 +3,12 @@
 //! Traffic is served by the workers, each on a thread of its own; this thread's runtime has the
 //! admin port, the purge log, the probes, the signals and everything else that no request waits for.
 
+mod alerts;
 mod banner;
 mod demo;
 pub mod doctor;
 mod keys;
+mod quarantine;
 mod reload;
 mod ways;
 mod worker;
@@ -18,6 +20,7 @@ use crate::cache::Cache;
 use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
+use crate::evidence::Verdict;
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::warm::{Lists, Popular, Record, Warmer};
@@ -25,6 +28,7 @@ use crate::proxy::{Proxy, Rooms, Shared};
 use crate::redis_client::Redis;
 use crate::server::{self, Connections, Stop, tls::Tls};
 use crate::telemetry::log::Log;
+use crate::telemetry::metrics::AuditGauges;
 use crate::telemetry::otlp::Otlp;
 use crate::telemetry::{self, Metrics};
 use crate::upstream::{Down, Upstream};
@@ -214,6 +218,12 @@ impl House {
         let redis = kit.background_redis();
         let cache = kit.background_cache(redis.clone());
         tokio::spawn(keys::keep(kit.shared.clone()));
+        tokio::spawn(alerts::keep_telling(kit.shared.clone()));
+        tokio::spawn(quarantine::keep(
+            kit.shared.clone(),
+            cache.clone(),
+            redis.clone(),
+        ));
         if cache.has_memory() {
             tokio::spawn(fit_memory(cache.clone(), kit.settings.cache.memory));
         }
@@ -298,6 +308,7 @@ impl House {
             self.condition.clone(),
         );
         let ways = kit.settings.redis.as_ref().map(|_| kit.ways.clone());
+        let shared = kit.shared.clone();
         let clock = kit.shared.clock.clone();
         kit.metrics.watch(move |gauges| {
             let status = cache.status();
@@ -317,6 +328,11 @@ impl House {
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
+            gauges.audits = audit_gauges(&shared);
+            gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())
+                .map(|shut| shut.route)
+                .collect();
+            gauges.alarms = shared.evidence.alarms.counts();
             gauges.draining = Some(condition.draining.load(Ordering::Relaxed));
         });
     }
@@ -342,6 +358,27 @@ impl House {
             }
         }
     }
+}
+
+/// What audits have found, arms of experiments added up, as the table of metrics shows it.
+fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
+    let mut routes: Vec<AuditGauges> = Vec::new();
+    for (route, _, tally) in shared.evidence.audits.read() {
+        if routes.last().is_none_or(|last| last.route != *route) {
+            routes.push(AuditGauges {
+                route: route.to_string(),
+                ..AuditGauges::default()
+            });
+        }
+        let Some(last) = routes.last_mut() else {
+            continue;
+        };
+        for verdict in Verdict::ALL {
+            last.add(verdict.word(), tally.count(verdict));
+        }
+        last.add("skipped", tally.skipped);
+    }
+    routes
 }
 
 /// The files that are watched now. A reload may name others.

@@ -4,6 +4,7 @@
 //! the rest can be looked at, and the whole is refused in the end.
 
 mod purging;
+mod scrutiny;
 mod warm;
 
 use super::env::Environment;
@@ -23,7 +24,7 @@ use super::values::{
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
 use crate::route::{
-    Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Template,
+    Bypass, ContentKey, KeyRule, Pattern, Per, Placeholder, Routes, Rule, Scrutiny, Template,
 };
 use crate::secret::{self, Secret};
 use crate::semantics::{Hosts, Policy, SetCookie, Ttl};
@@ -98,8 +99,10 @@ pub(super) fn compile(
     let cache = compiler.cache(raw.cache.get(), redis.is_some());
     identity.seal = cache.encrypt.first().cloned();
     let mut limits = compiler.limits(raw.limits.get());
-    let routes = compiler.routes(raw, &mut limits);
+    let (routes, audit) = compiler.routes(raw, &mut limits);
     let mut settings = Settings {
+        audit,
+        alerts: compiler.alerts(raw.alerts.get()),
         listen: compiler.listen(raw.listen.get()),
         workers: compiler.workers(raw),
         hosts: compiler.hosts(raw),
@@ -124,7 +127,6 @@ pub(super) fn compile(
         hash: String::new(),
         places: super::Places::default(),
     };
-    compiler.alerts(raw.alerts.get());
     compiler.ports(&settings);
     compiler.purge_method(&settings);
     settings.files = compiler.files;
@@ -1087,7 +1089,7 @@ impl Compiler<'_> {
         None
     }
 
-    fn routes(&mut self, raw: &Raw, limits: &mut Limits) -> Arc<Routes> {
+    fn routes(&mut self, raw: &Raw, limits: &mut Limits) -> (Arc<Routes>, Option<Audit>) {
         let cache = raw.cache.get();
         let ignore_query: Arc<[String]> = match cache.and_then(|cache| cache.ignore_query.get()) {
             Some(list) => list.iter().map(|text| text.0.clone()).collect(),
@@ -1181,7 +1183,8 @@ impl Compiler<'_> {
         for addition in &additions {
             addition.extend(&mut fallback, None);
         }
-        Arc::new(Routes::new(rules, fallback))
+        let audit = self.audit(raw.audit.get(), &mut rules, &mut fallback);
+        (Arc::new(Routes::new(rules, fallback)), audit)
     }
 
     fn rule(
@@ -1382,6 +1385,11 @@ impl Compiler<'_> {
             keyed_cookies: key.cookies.clone(),
             keyed_headers: key.headers.clone(),
         });
+        let scrutiny = Scrutiny {
+            audit: None,
+            experiment: self.experiment(route, &name, policy.as_ref(), &path),
+            shadow: self.shadow(route, stored, &path),
+        };
         Rule {
             id: index,
             name,
@@ -1400,6 +1408,7 @@ impl Compiler<'_> {
             slide_up_to,
             max_in_flight,
             collapse_wait: COLLAPSE_WAIT,
+            scrutiny,
         }
     }
 
@@ -1697,18 +1706,6 @@ impl Compiler<'_> {
         Admin {
             listen: Some(listen),
             token,
-        }
-    }
-
-    fn alerts(&mut self, raw: Option<&raw::Alerts>) {
-        let webhook = raw.and_then(|alerts| alerts.webhook.get());
-        if webhook.is_some_and(|webhook| !webhook.0.is_empty()) {
-            self.tell(
-                Code::E108,
-                "alerts.webhook",
-                "`alerts.webhook` is not supported yet",
-                "remove it, or leave it empty",
-            );
         }
     }
 }

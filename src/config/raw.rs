@@ -45,8 +45,9 @@ pub(super) struct Raw {
     pub admin: Given<Short<Admin>>,
     /// Further ways by which purges come in, and whom they are told to.
     pub purge: Given<Purging>,
-    /// Alerts; not supported yet, an empty webhook is accepted.
-    #[schemars(skip)]
+    /// A share of hits is asked of the app again, behind the scenes, and compared.
+    pub audit: Given<Audit>,
+    /// Who is told of what cannot wait.
     pub alerts: Given<Alerts>,
     /// Logging.
     pub log: Given<Log>,
@@ -378,6 +379,10 @@ pub(super) struct Route {
     pub set_cookie: Given<CookieRule>,
     /// As in `defaults`.
     pub heuristic: Given<Flag>,
+    /// Some of the keys live by another `ttl`.
+    pub experiment: Given<Experiment>,
+    /// The app is always asked, and what the store would have answered is only counted; false by default.
+    pub shadow: Given<Flag>,
 }
 
 /// A lifetime at length.
@@ -674,10 +679,45 @@ impl OneLine for PurgeNotify {
     }
 }
 
+/// Hits asked of the app again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map with sample and routes"
+)]
+pub(super) struct Audit {
+    /// Share of hits; 1% by default.
+    pub sample: Given<Percent>,
+    /// Names of routes; every one by default.
+    pub routes: Given<List<Name>>,
+    /// Questions that this sidecar puts to the app; 5/s by default.
+    pub rate: Given<Rate>,
+    /// JSON members that differ each time, left out of the comparison: `generatedAt`, `meta.requestId`.
+    pub ignore: Given<List<Text>>,
+    /// Also asks as the client, where a hit's request proves who sends it; true by default.
+    pub leaks: Given<Flag>,
+    /// A route that leaks is shut until it is released; true by default.
+    pub quarantine: Given<Flag>,
+    /// What is found stale by a route's ttl is let go, which flatters the figures; false by default.
+    pub drop_stale: Given<Flag>,
+}
+
+/// Two lifetimes side by side.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map with ttl and share")]
+pub(super) struct Experiment {
+    /// The lifetime that is tried out.
+    pub ttl: Given<Span>,
+    /// Share of the route's keys that live by it; 20% by default.
+    pub share: Given<Percent>,
+}
+
 /// Alerts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, expecting = "a map with webhook")]
 pub(super) struct Alerts {
+    /// Where alarms are posted as JSON with a `text`, as Slack and others take it; nowhere by default.
     pub webhook: Given<SecretText>,
 }
 

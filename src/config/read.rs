@@ -21,24 +21,13 @@ pub(super) const UNSET_IS_EMPTY: &str = "unset is empty";
 
 /// Keys of the design that do not work yet, by the raw type they will belong to.
 const NOT_YET: &[(&str, &[&str])] = &[
-    ("Raw", &["warm", "audit", "tests"]),
+    ("Raw", &["warm", "tests"]),
     ("Listen", &["proxy_protocol"]),
     ("Limits", &["count"]),
     ("Limit", &["burst", "status", "count", "algorithm"]),
     ("Tier", &["burst", "status", "count", "algorithm"]),
     ("Redis", &["cluster", "sentinel"]),
-    (
-        "Route",
-        &[
-            "host",
-            "query",
-            "headers",
-            "experiment",
-            "shadow",
-            "status",
-            "warm",
-        ],
-    ),
+    ("Route", &["host", "query", "headers", "status", "warm"]),
 ];
 
 /// What people are used to from elsewhere, beside our word; too far apart for a spelling mistake.
@@ -165,9 +154,6 @@ impl Reader<'_> {
         });
     }
 }
-
-/// Keys that are accepted only while they are empty.
-const IDLE: [&str; 1] = ["alerts"];
 
 /// The way from the root, on the stack.
 enum Path<'a> {
@@ -333,12 +319,7 @@ impl<'a, 'de> At<'a, 'de> {
         let meant = habit.map(|(_, meant)| *meant);
         let fix = match meant.or_else(|| closest(key, keys.iter().copied())) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => {
-                // What is read, but does nothing yet, is nothing to choose.
-                let known = keys.iter().filter(|key| !IDLE.contains(key));
-                let known: Vec<&str> = known.copied().collect();
-                format!("known here: {}", known.join(", "))
-            }
+            None => format!("known here: {}", keys.join(", ")),
         };
         let place = self::owner(self.reader.root, &self.path.to_string());
         Fault::new(Code::E107, format!("unknown key `{key}` in {place}"), fix)

@@ -39,6 +39,10 @@ pub struct Settings {
     pub warm: Vec<WarmList>,
     /// What is likely to be asked for next is warmed, if at all by this.
     pub predict: Option<Predict>,
+    /// What is asked of the app again; the routes know how much of theirs.
+    pub audit: Option<Audit>,
+    /// Who is told of what cannot wait.
+    pub alerts: Alerts,
     /// Which header dialects are spoken.
     pub headers: Headers,
     /// Shape of the errors we make.
@@ -71,6 +75,7 @@ impl Settings {
             && self.cache.encrypt == other.cache.encrypt
             && self.admin == other.admin
             && self.purging == other.purging
+            && self.alerts == other.alerts
             && self.headers.debug_token == other.headers.debug_token
             && self.places == other.places
     }
@@ -534,6 +539,28 @@ pub struct PurgeNotify {
     pub url: Secret,
     /// What they are signed with.
     pub key: Option<SigningKey>,
+}
+
+/// `audit:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Questions that this sidecar puts to the app.
+    pub rate: Rate,
+    /// Paths of JSON members that are left out of the comparison.
+    pub ignore: Vec<Box<[Box<str>]>>,
+    /// Whether the app is also asked as the client, where a hit's request proves who sends it.
+    pub leaks: bool,
+    /// Whether a route that leaks is shut.
+    pub quarantine: bool,
+    /// Whether what is found stale by a route's ttl is let go.
+    pub drop_stale: bool,
+}
+
+/// `alerts:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// Where alarms are posted.
+    pub webhook: Option<Secret>,
 }
 
 /// `log:`

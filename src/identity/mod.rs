@@ -123,6 +123,15 @@ impl Identity {
         next
     }
 
+    /// The field that names users, where one does.
+    #[must_use]
+    pub const fn named_by(&self) -> Option<&HeaderName> {
+        match &self.settings.user {
+            UserSource::Header(name) => Some(name),
+            UserSource::Claim(_) => None,
+        }
+    }
+
     /// Where keys have to be fetched from, if anywhere.
     #[must_use]
     pub fn source(&self) -> Option<&JwtSource> {

@@ -3,6 +3,7 @@
 //! Decisions are made in lower rooms; this one asks them in order and carries out what they say.
 
 mod ahead;
+mod audit;
 mod body;
 mod coalesce;
 mod content;
@@ -25,6 +26,7 @@ mod wire;
 
 pub use crate::upstream::{Interim, Interims};
 pub use ahead::Ahead;
+pub use audit::{LEAK, Turned, UnderWay, Watched};
 pub use body::{Body, BodyError, Meter};
 pub use coalesce::Coalescer;
 pub use ready::{Begun, Outgoing, Rest, Waits};
@@ -39,6 +41,7 @@ use crate::cache::{Cache, Chunks, Entry, Lookup, Tier};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::MaxInFlight;
+use crate::evidence::Evidence;
 use crate::identity::{Caller, Identity};
 use crate::limit::{self, Decision, Limiter};
 use crate::purging::Purging;
@@ -78,6 +81,8 @@ pub struct Snapshot {
     pub identity: Arc<Identity>,
     /// The routes' places in the table of metrics, by route id.
     pub handles: Vec<RouteHandle>,
+    /// The routes that are audited, and which of them are shut for what was found.
+    pub watched: Watched,
     /// The bounds that routes have of their own, by route id.
     gates: Vec<Option<Gate>>,
 }
@@ -103,6 +108,7 @@ impl Snapshot {
         };
         Self {
             gates: settings.routes.all().iter().map(gate).collect(),
+            watched: Watched::of(&settings),
             settings,
             identity,
             handles,
@@ -129,6 +135,10 @@ pub struct Shared {
     pub stampedes: Stampedes,
     /// What is renewed while it is still fresh.
     pub ahead: Ahead,
+    /// What traffic has shown.
+    pub evidence: Evidence,
+    /// Audits under way.
+    pub audits: UnderWay,
     /// What time it is.
     pub clock: Clock,
     /// Where finished requests are told.
@@ -154,6 +164,8 @@ impl Shared {
             hot: Hot::default(),
             stampedes: Stampedes::default(),
             ahead: Ahead::default(),
+            evidence: Evidence::default(),
+            audits: UnderWay::default(),
             clock,
             log: AccessLog::default(),
             traces: Traces::default(),
@@ -426,6 +438,7 @@ impl Proxy {
                 Ok(stored(Outcome::Hit, tier.reason()))
             }
             Reuse::StaleWhileRevalidate(reason) => {
+                self.audit(ask, &key, &entry);
                 self.refresh(ask, key, &entry, None);
                 Ok(stored(Outcome::Stale, reason))
             }
@@ -457,6 +470,7 @@ impl Proxy {
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let now = ask.visit.now;
         self.count(ask, &key, || entry.url().into());
+        self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
         self.renew_ahead(ask, key, entry, &lifetime);
         if let Some(slid) = ask.slid(entry, &lifetime) {

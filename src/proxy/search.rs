@@ -8,7 +8,7 @@
 
 use super::{Ask, Shared};
 use crate::route::{Content, Plan, Rule, Target};
-use crate::semantics::{Key, Variation};
+use crate::semantics::{Key, Reason, Variation};
 use http::{HeaderMap, Method};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -111,11 +111,15 @@ impl Places {
 impl Ask<'_> {
     /// What is to be done, with the key that an answer most likely lies under.
     pub(super) fn plan(&self, content: Content<'_>) -> Plan {
+        let rule = self.found.rule;
         match (self.exact_plan(self.target, content), &self.search) {
+            (Plan::Lookup(_), _) if rule.scrutiny.shadow => Plan::Pass(Reason::Shadow),
+            (Plan::Lookup(_), _) if self.visit.snapshot.watched.is_shut(rule.id) => {
+                Plan::Pass(Reason::Quarantined)
+            }
             (Plan::Lookup(exact), Some(stated)) if self.has_places() => {
                 match self.exact_plan(&self.without_query(), Content::None) {
                     Plan::Lookup(without) => {
-                        let rule = self.found.rule;
                         Plan::Lookup(rule.loosened_key(&without, self.target.query, stated))
                     }
                     _ => Plan::Lookup(exact),

@@ -5,16 +5,18 @@
 mod index;
 pub mod pattern;
 pub mod plan;
+pub mod scrutiny;
 pub mod target;
 pub mod template;
 
 pub use pattern::{Captures, Pattern};
 pub use plan::{Asked, Content, Plan};
+pub use scrutiny::{Arm, Experiment, Scrutiny};
 pub use target::Target;
 pub use template::{Placeholder, Template};
 
-use crate::semantics::Policy;
 use crate::semantics::fields::cookies;
+use crate::semantics::{Key, KeyBuilder, Policy};
 use http::{HeaderMap, HeaderName, Method};
 use index::Index;
 use std::num::NonZeroU32;
@@ -64,6 +66,8 @@ pub struct Rule {
     /// How long a request waits for another's fetch of the same, here or in another sidecar, before it asks
     /// the app itself.
     pub collapse_wait: Duration,
+    /// What of it is put to the test.
+    pub scrutiny: Scrutiny,
 }
 
 impl Rule {
@@ -71,6 +75,37 @@ impl Rule {
     #[must_use]
     pub fn own_tag(&self) -> String {
         format!("route:{}", self.name)
+    }
+
+    /// What the route says of storing and keys, as one digest: a route that says something else is another one,
+    /// wherever it stands and however it is put to the test.
+    #[must_use]
+    pub fn definition(&self) -> Key {
+        let Self {
+            id: _,
+            name,
+            paths,
+            methods,
+            policy,
+            key,
+            bypass,
+            tags: _,
+            purge: _,
+            refresh_hot: _,
+            prefetch: _,
+            limits: _,
+            refresh_ahead: _,
+            early_refresh: _,
+            slide_up_to,
+            max_in_flight: _,
+            collapse_wait: _,
+            scrutiny: _,
+        } = self;
+        let mut digest = KeyBuilder::new("route");
+        digest.part(name.as_bytes());
+        let said = format!("{paths:?} {methods:?} {policy:?} {key:?} {bypass:?} {slide_up_to:?}");
+        digest.part(said.as_bytes());
+        digest.finish()
     }
 }
 

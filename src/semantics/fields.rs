@@ -189,6 +189,25 @@ pub fn is_unkeyed(name: &HeaderName, keyed: &[HeaderName]) -> bool {
     (UNKEYED.contains(&text) || text.starts_with("x-middleware-")) && !keyed.contains(name)
 }
 
+/// Takes out of a request all that names or proves who sends it: credentials, the field `named_by` which users
+/// are known, and cookies but for `kept` ones. What `selects` the answer stays.
+pub fn remove_identity(
+    headers: &mut HeaderMap,
+    named_by: Option<&HeaderName>,
+    kept: &[String],
+    selects: impl Fn(&HeaderName) -> bool,
+) {
+    let credentials = [AUTHORIZATION].into_iter().chain(CREDENTIALS);
+    for name in credentials.chain(named_by.cloned()) {
+        if !selects(&name) {
+            headers.remove(&name);
+        }
+    }
+    if !selects(&COOKIE) {
+        keep_cookies(headers, kept);
+    }
+}
+
 /// Takes all cookies out of a request but those with one of these names.
 pub fn keep_cookies(headers: &mut HeaderMap, names: &[String]) {
     let kept: Vec<Vec<u8>> = cookies(headers)

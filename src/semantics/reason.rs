@@ -214,6 +214,12 @@ reasons! {
     /// Caching is switched off.
     KillSwitch => "kill-switch", "the switch",
         "Wait until it turns itself off, or turn it off.";
+    /// The route is tried out: the store is looked up and filled beside, and the app always asked.
+    Shadow => "shadow", "shadow",
+        "Nothing, if it is to be tried out; without shadow: true the route answers from the store.";
+    /// The route gave one client's answer to another, and stores nothing until it is released.
+    Quarantined => "quarantined", "audit",
+        "See GET /v1/audit for what was found; mend the route's key or the app's Cache-Control, then POST /v1/audit/release.";
     /// A limit is exceeded.
     Limited => "limited", "RFC 6585 §4",
         "Wait as long as Retry-After says; or raise the rate, or set limits.mode: shadow while you measure.";

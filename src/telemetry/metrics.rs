@@ -180,6 +180,31 @@ pub struct Gauges {
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
     pub draining: Option<bool>,
+    /// What audits have found, by route.
+    pub audits: Vec<AuditGauges>,
+    /// Routes that are quarantined.
+    pub quarantined: Vec<String>,
+    /// Alarms raised, and how many of them could not be handed on.
+    pub alarms: (u64, u64),
+}
+
+/// What audits have found on one route.
+#[derive(Clone, Debug, Default)]
+pub struct AuditGauges {
+    /// Its name.
+    pub route: String,
+    /// How often each was found, by its word.
+    pub found: Vec<(&'static str, u64)>,
+}
+
+impl AuditGauges {
+    /// Adds so many of a kind.
+    pub fn add(&mut self, word: &'static str, count: u64) {
+        match self.found.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, sum)) => *sum += count,
+            None => self.found.push((word, count)),
+        }
+    }
 }
 
 /// How the connections to Redis stand, over all workers.
@@ -957,6 +982,20 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
         }
         out.number("larder_prediction_precision_ratio", &[], precision.into());
     }
+    for audits in &gauges.audits {
+        for (word, count) in audits.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&audits.route), word];
+            out.number("larder_audits_total", &labels, *count as f64);
+        }
+    }
+    for route in &gauges.quarantined {
+        out.number("larder_route_quarantined", &[cut(route)], 1.0);
+    }
+    for (outcome, count) in [("raised", gauges.alarms.0), ("dropped", gauges.alarms.1)] {
+        if count > 0 {
+            out.number("larder_alarms_total", &[outcome], count as f64);
+        }
+    }
     for (reason, count) in &gauges.cache_unreadable {
         out.number("larder_cache_unreadable_total", &[reason], *count as f64);
     }
@@ -1189,6 +1228,12 @@ mod tests {
                 predictions: Some((6, 2, 0.75)),
                 bypass: Some(false),
                 draining: Some(false),
+                audits: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("same", 8)],
+                }],
+                quarantined: vec!["fleet".into()],
+                alarms: (1, 0),
             };
         });
         let recorder = metrics.recorder(0);

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod audit;
 mod before_and_after;
 mod browser;
 mod caching;

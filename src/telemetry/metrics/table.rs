@@ -76,6 +76,11 @@ table! {
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
         "Values in Redis that could not be read: misses, overwritten by the next fetch.";
+    Counter "larder_audits_total" ["route", "verdict"]
+        "Hits asked of the app again: same, stale, unstable, unkeyed, leak, failed; skipped ones were drawn and not asked.";
+    Gauge "larder_route_quarantined" ["route"]
+        "1 for each route that gave one client's answer to another, and stores nothing until it is released.";
+    Counter "larder_alarms_total" ["outcome"] "Alarms raised, and those that could not be handed on.";
     Gauge "larder_memory_bytes" [] "Bytes in the memory tier.";
     Gauge "larder_memory_limit_bytes" [] "Most bytes of the memory tier now: less than configured while the process comes near its own limit.";
     Gauge "larder_memory_objects" [] "Responses in the memory tier.";
