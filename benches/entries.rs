@@ -159,7 +159,10 @@ impl Store {
             cache = cache.with_redis(redis.clone(), behind);
             let followed = cache.clone();
             follower = tokio::spawn(async move {
-                followed.follow_purges(&redis).await;
+                let recorder = Metrics::new(1).recorder(0);
+                followed
+                    .follow_purges(&redis, &Clock::system(), &recorder)
+                    .await;
             });
             while !cache.status().log_followed {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
+mod suggest;
 mod warm;
 
 use crate::app;
@@ -142,6 +143,13 @@ enum Verb {
         after_help = "Examples:\n  larder capacity\n  larder capacity --keys 100000 --size 4KiB --max-memory 256MiB"
     )]
     Capacity(Capacity),
+    /// Say what traffic is worth a route, as YAML to paste, and why the rest is not
+    ///
+    /// Asks a running larder to look at what goes to the app for a while.
+    #[command(
+        after_help = "Examples:\n  larder suggest --for 10m\n  larder suggest --json --admin http://127.0.0.1:9800"
+    )]
+    Suggest(suggest::Suggest),
     /// Ask a running larder whether it is well; exits 0 or 1
     #[command(
         after_help = "Examples:\n  larder healthcheck\n  larder healthcheck --ready --admin http://127.0.0.1:9800"
@@ -459,6 +467,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Stats(options)) => stats(&options),
         Some(Verb::Capacity(options)) => capacity(&options),
+        Some(Verb::Suggest(options)) => suggest::suggest(&options),
         Some(Verb::Doctor(options)) => doctor(&options, cli.color),
         Some(Verb::Export(options)) => export(&options, cli.color),
         Some(Verb::Completions { shell }) => {

@@ -207,6 +207,7 @@ fn the_examples_of_the_manual_load() {
         "presets",
         "post-and-query",
         "audit",
+        "warming",
         "redis-security",
     ];
     let text =

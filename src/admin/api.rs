@@ -210,7 +210,7 @@ fn quantile_ms(read: &Distribution, share: f64) -> f64 {
 }
 
 /// `90s`, `5m`, `1h`.
-fn span(text: &str) -> Option<Duration> {
+pub(super) fn span(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let seconds: u64 = match unit {

@@ -4,6 +4,7 @@ use super::{Admin, AdminState, Reply, json};
 use crate::config::settings::LimitMode;
 use crate::redis_client::Redis;
 use crate::redis_client::info::Info;
+use crate::semantics::Timestamp;
 use http::StatusCode;
 use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
@@ -207,6 +208,9 @@ impl Admin {
                 "memoryObjects": gauges.memory_objects,
                 "coalesced": totals.coalesced,
                 "purgeLogFollowed": gauges.purge_log_followed,
+                "purgesQueued": gauges.purges_queued,
+                // What others have purged since may be served from memory, within `cache.trust`.
+                "staleRiskSince": gauges.cut_off_since.map(Timestamp::rfc3339),
             },
             "limits": {
                 "mode": mode,

@@ -1,19 +1,34 @@
 //! What was found out about the answers themselves: audits and quarantines.
 
-use super::api::{parse, unprocessable};
+use super::api::{parse, span, unprocessable};
 use super::problem::Problem;
 use super::{Admin, Reply, json};
 use crate::evidence::staleness::Advice;
+use crate::evidence::suggest::LOOK_MAX;
+use crate::evidence::trial::{Side, compare};
 use crate::evidence::{Tally, Verdict};
+use crate::route::Arm;
+use crate::telemetry::metrics::{Family, Value as Number};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// At most this share of hits should be stale where a lifetime is advised.
 const STALE_WANTED: f64 = 0.01;
+
+/// The shortest that is looked.
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LookRequest {
+    #[serde(rename = "for")]
+    length: String,
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,15 +55,104 @@ impl Admin {
                 Value::Object(told)
             })
             .collect();
+        let shadow = |tally: &Tally| {
+            let mut told = told(tally);
+            told.insert("missed".into(), tally.missed.into());
+            told
+        };
+        let shadows: Vec<_> = (evidence.shadows.read().iter())
+            .map(|(route, _, tally)| {
+                let mut told = shadow(tally);
+                told.insert("route".into(), (**route).into());
+                Value::Object(told)
+            })
+            .collect();
         let (raised, dropped) = evidence.alarms.counts();
         json!({
             "configured": snapshot.settings.audit.is_some(),
             "routes": routes,
+            "shadow": shadows,
             "quarantined": evidence.quarantines.all_shut(),
             "alarms": evidence.alarms.last(),
             "alarms_raised": raised,
             "alarms_dropped": dropped,
         })
+    }
+
+    /// `GET /v1/experiments`: both sides of each, and what follows.
+    pub(super) fn experiments(&self) -> Value {
+        let shared = &self.state.shared;
+        let snapshot = shared.snapshot.load();
+        let families = self.state.metrics.read();
+        let audits = shared.evidence.audits.read();
+        let rules = snapshot.settings.routes.all().iter();
+        let tried = rules.filter_map(|rule| Some((rule, rule.scrutiny.experiment.as_ref()?)));
+        let experiments: Vec<_> = tried
+            .map(|(rule, experiment)| {
+                let side = |arm| side(&families, &audits, &rule.name, arm);
+                let (control, trial) = (side(Arm::Control), side(Arm::Trial));
+                let told = |side: Side, ttl: Option<Duration>| {
+                    json!({
+                        "ttl": ttl.map(|ttl| format!("{}s", ttl.as_secs())),
+                        "looked_up": side.looked_up,
+                        "hits": side.hits,
+                        "hit_rate": side.hit_rate(),
+                        "audited": side.audited,
+                        "stale": side.stale,
+                        "staleness": side.staleness(),
+                    })
+                };
+                let own = rule.policy.as_ref().and_then(|policy| policy.ttl.as_ref());
+                json!({
+                    "route": &*rule.name,
+                    "share": super::api::thousandths(f64::from(experiment.share) / 2.0_f64.powi(32)),
+                    "control": told(control, own.map(|ttl| ttl.default)),
+                    "trial": told(trial, Some(experiment.ttl)),
+                    "finding": compare(control, trial),
+                })
+            })
+            .collect();
+        json!({ "experiments": experiments })
+    }
+
+    /// `GET /v1/suggest`: what follows from what was looked at.
+    pub(super) fn suggestions(&self) -> Result<Reply, Problem> {
+        let now = self.state.clock.now();
+        let Some(suggestion) = self.state.shared.evidence.sights.suggest(now) else {
+            return Err(unprocessable(
+                "not-looking",
+                "Nobody has looked at traffic yet.",
+                "POST /v1/suggest {\"for\": \"10m\"}, or larder suggest --for 10m.",
+            ));
+        };
+        let mut told = json!(suggestion);
+        told["yaml"] = suggestion.yaml().into();
+        Ok(json(StatusCode::OK, &told))
+    }
+
+    /// `POST /v1/suggest`: looks at what goes to the app, for so long.
+    pub(super) async fn look<B>(&self, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let asked: LookRequest = parse(request, r#"{"for": "10m"}"#).await?;
+        let length = span(&asked.length).filter(|length| (ONE_SECOND..=LOOK_MAX).contains(length));
+        let Some(length) = length else {
+            return Err(unprocessable(
+                "bad-duration",
+                "`for` is not a duration of 1s to 1d.",
+                "Write 10m.",
+            ));
+        };
+        self.state
+            .shared
+            .evidence
+            .sights
+            .look(length, self.state.clock.now());
+        tracing::info!(action = "suggest", length = asked.length, "admin");
+        let told = json!({ "looking_seconds": length.as_secs() });
+        Ok(json(StatusCode::OK, &told))
     }
 
     /// `POST /v1/audit/release`: opens a route that is shut, for all sidecars.
@@ -89,6 +193,47 @@ impl Admin {
             &json!({ "route": route, "quarantined": false }),
         ))
     }
+}
+
+/// What one side of a route's experiment has seen.
+fn side(
+    families: &[Family],
+    audits: &[(Arc<str>, &'static str, Tally)],
+    route: &str,
+    arm: Arm,
+) -> Side {
+    let mut side = Side::default();
+    let counts = families
+        .iter()
+        .filter(|family| family.row.name == "larder_experiment_requests_total");
+    for series in counts.flat_map(|family| &family.series) {
+        let label = |name: &str| {
+            let found = series.labels.iter().find(|(known, _)| *known == name);
+            found.map_or("", |(_, value)| &**value)
+        };
+        let Number::Number(count) = series.value else {
+            continue;
+        };
+        if label("route") != route || label("arm") != arm.word() {
+            continue;
+        }
+        let count = count as u64;
+        match label("cache") {
+            "hit" | "stale" | "revalidated" => {
+                side.hits += count;
+                side.looked_up += count;
+            }
+            "miss" => side.looked_up += count,
+            _ => {}
+        }
+    }
+    let tally = audits
+        .iter()
+        .find(|(name, of, _)| **name == *route && *of == arm.word());
+    if let Some((_, _, tally)) = tally {
+        (side.stale, side.audited) = tally.ages.totals();
+    }
+    side
 }
 
 /// What audits have found on one route.

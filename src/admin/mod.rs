@@ -197,6 +197,9 @@ impl Admin {
             "/v1/capacity" if get => Ok(json(StatusCode::OK, &self.capacity())),
             "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
             "/v1/audit" if get => Ok(json(StatusCode::OK, &self.audits())),
+            "/v1/experiments" if get => Ok(json(StatusCode::OK, &self.experiments())),
+            "/v1/suggest" if get => self.suggestions(),
+            "/v1/suggest" if post => self.look(request).await,
             "/v1/audit/release" if post => self.release(request).await,
             "/v1/redis/breaker" if post => self.force_breaker(request).await,
             "/v1/purge" if post => self.purge(request).await,
@@ -206,9 +209,9 @@ impl Admin {
             "/v1/warm" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/clock" if post && self.clock_moves() => self.advance(request).await,
             "/" | "/livez" | "/readyz" | "/healthz" | "/metrics" | "/v1/stats" | "/v1/explain"
-            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" | "/v1/audit" => {
-                Err(Problem::method("GET, HEAD"))
-            }
+            | "/v1/redis" | "/v1/capacity" | "/v1/hot" | "/v1/purges" | "/v1/audit"
+            | "/v1/experiments" => Err(Problem::method("GET, HEAD")),
+            "/v1/suggest" => Err(Problem::method("GET, HEAD, POST")),
             "/v1/audit/release" => Err(Problem::method("POST")),
             "/v1/purge" | "/v1/redis/breaker" => Err(Problem::method("POST")),
             "/v1/clock" if self.clock_moves() => Err(Problem::method("POST")),
@@ -267,6 +270,7 @@ fn page() -> Reply {
         "/v1/purges",
         "/v1/hot",
         "/v1/audit",
+        "/v1/experiments",
         "/v1/explain?url=/",
         "/v1/warm",
     ]

@@ -44,6 +44,7 @@ fn settings() -> Settings {
             max_body: 1 << 20,
             whole_max: 1 << 20,
             compress: None,
+            trust: None,
             encrypt: Vec::new(),
             client_refresh: settings::ClientRefreshPolicy::Never,
         },

@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::cgroup;
 use crate::clock::Clock;
 use crate::config::{RunOptions, Settings, settings, watch};
-use crate::evidence::Verdict;
+use crate::evidence::{Ledger, Verdict};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
 use crate::proxy::warm::{Lists, Popular, Record, Warmer};
@@ -171,6 +171,7 @@ impl House {
         });
         let store = Cache::new(cache.memory, &cache.namespace, cache.whole_max);
         store.seal_with(cache.compress, &cache.encrypt);
+        store.trust(cache.trust);
         let condition = Arc::new(Condition::default());
         condition.app_up.store(true, Ordering::Relaxed);
         let waits = settings.warm.iter().any(|list| list.wait_ready);
@@ -229,9 +230,11 @@ impl House {
         }
         tokio::spawn(look(kit.clone(), cache.clone(), self.condition.clone()));
         if let Some(redis) = redis.clone() {
-            let cache = cache.clone();
+            let (cache, clock) = (cache.clone(), kit.shared.clock.clone());
+            let recorder = kit.metrics.recorder(kit.settings.workers.get());
             tokio::spawn(async move {
-                tokio::join!(cache.follow_purges(&redis), cache.follow_wakes(&redis))
+                let purges = cache.follow_purges(&redis, &clock, &recorder);
+                tokio::join!(purges, cache.follow_wakes(&redis))
             });
         }
         if let Some(redis) = redis.clone() {
@@ -325,10 +328,13 @@ impl House {
             };
             gauges.purged_objects = ["memory", "redis"].into_iter().zip(status.purged).collect();
             gauges.purge_log_followed = ways.as_ref().map(|_| status.log_followed);
+            gauges.purges_queued = ways.as_ref().map(|_| status.purges_queued as u64);
+            gauges.cut_off_since = status.cut_off_since;
             gauges.limit_local_fallback = ways.as_ref().map(|_| limits.redis_away());
             gauges.redis = ways.as_ref().map(|ways| ways.gauges(clock.now()));
             gauges.upstream_up = Some(condition.app_up.load(Ordering::Relaxed));
-            gauges.audits = audit_gauges(&shared);
+            gauges.audits = audit_gauges(&shared.evidence.audits);
+            gauges.shadows = audit_gauges(&shared.evidence.shadows);
             gauges.quarantined = (shared.evidence.quarantines.all_shut().into_iter())
                 .map(|shut| shut.route)
                 .collect();
@@ -361,9 +367,9 @@ impl House {
 }
 
 /// What audits have found, arms of experiments added up, as the table of metrics shows it.
-fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
+fn audit_gauges(ledger: &Ledger) -> Vec<AuditGauges> {
     let mut routes: Vec<AuditGauges> = Vec::new();
-    for (route, _, tally) in shared.evidence.audits.read() {
+    for (route, _, tally) in ledger.read() {
         if routes.last().is_none_or(|last| last.route != *route) {
             routes.push(AuditGauges {
                 route: route.to_string(),
@@ -377,6 +383,7 @@ fn audit_gauges(shared: &Shared) -> Vec<AuditGauges> {
             last.add(verdict.word(), tally.count(verdict));
         }
         last.add("skipped", tally.skipped);
+        last.add("miss", tally.missed);
     }
     routes
 }

@@ -103,6 +103,7 @@ fn take_up(house: &House, settings: Settings) {
     }
     let cache = &settings.cache;
     kit.cache.seal_with(cache.compress, &cache.encrypt);
+    kit.cache.trust(cache.trust);
     reload_certificate(house, &settings);
     house.log.set_level(settings.log.level);
     let in_force = &kit.shared.snapshot;

@@ -27,10 +27,12 @@ pub use preview::{Hits, Preview};
 pub use purge::{Position, Purge, PurgeOutcome, Scope};
 
 use crate::cgroup;
+use crate::clock::Clock;
 use crate::config::settings::WHOLE_BYTES_MAX;
 use crate::redis_client::Redis;
 use crate::secret;
 use crate::semantics::{Key, KeyBuilder, Reason, Stored, Timestamp, Vary, content};
+use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::VARY;
@@ -146,6 +148,8 @@ pub struct CacheStatus {
     pub purges_queued: usize,
     /// Whether the purge log is being followed; without it Redis holds nothing that can be trusted.
     pub log_followed: bool,
+    /// Since when it is not known here what other sidecars have purged, where it is not.
+    pub cut_off_since: Option<Timestamp>,
 }
 
 impl Cache {
@@ -255,8 +259,7 @@ impl Cache {
             }
         };
         let entry = entry(chunks);
-        let since = Since::Local(entry.checked());
-        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+        if self.is_purged(&entry) {
             return false;
         }
         if !tier.put_chunked(&filling, &entry, now).await {
@@ -317,8 +320,19 @@ impl Cache {
 
     /// Follows the purge log for as long as it is polled. Once a process, on the background runtime;
     /// until it has caught up, nothing is read from Redis.
-    pub async fn follow_purges(&self, redis: &Redis) -> Infallible {
-        self.shared.purges.follow(redis).await
+    pub async fn follow_purges(
+        &self,
+        redis: &Redis,
+        clock: &Clock,
+        recorder: &Recorder,
+    ) -> Infallible {
+        self.shared.purges.follow(redis, clock, recorder).await
+    }
+
+    /// From now on memory is served so long after it was last known to be good, where it cannot be heard
+    /// what other sidecars purge; `None`: as long as it is fresh.
+    pub fn trust(&self, trust: Option<Duration>) {
+        self.shared.purges.trust(trust);
     }
 
     /// What is held for `key` and the Vary-selecting fields of `request`.
@@ -397,8 +411,7 @@ impl Cache {
     /// Returns whether any tier keeps it, as far as is known without waiting: a Redis that is away
     /// or full does not.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, now: Timestamp) -> bool {
-        let since = Since::Local(entry.checked());
-        if self.shared.purges.verdict(entry.subject(), since) == Verdict::Hard {
+        if self.is_purged(&entry) {
             return false;
         }
         let variant = (!entry.is_for_all()).then(|| {
@@ -511,7 +524,15 @@ impl Cache {
             purged: [0, 1].map(|tier| shared.counters.purged[tier].load(Ordering::Relaxed)),
             purges_queued: shared.purges.queued(),
             log_followed: shared.purges.is_current(),
+            cut_off_since: shared.purges.cut_off_since(),
         }
+    }
+
+    /// Whether what has just been fetched was purged (hard) meanwhile.
+    fn is_purged(&self, entry: &Entry) -> bool {
+        let since = Since::Local(entry.checked());
+        let verdict = self.shared.purges.verdict(entry.subject(), since);
+        verdict == Verdict::Hard
     }
 
     /// What memory holds, and the key's Vary rule where it is known.
@@ -555,15 +576,12 @@ impl Cache {
             return Lookup::Absent(Reason::Expired);
         }
         let checked = entry.checked();
-        let purges = self.shared.purges.local();
+        let purges = &self.shared.purges;
         let mut softly_purged = false;
-        if checked != purges {
-            match self
-                .shared
-                .purges
-                .verdict(entry.subject(), Since::Local(checked))
-            {
-                Verdict::Valid => entry.check(purges),
+        if !purges.is_checked(checked) {
+            let applied = purges.local();
+            match purges.held(entry.subject(), (checked, entry.received()), now) {
+                Verdict::Valid => entry.check(applied),
                 Verdict::Soft => softly_purged = true,
                 Verdict::Hard => {
                     self.shared.memory.remove_this(at, &entry);
@@ -599,8 +617,8 @@ impl Cache {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
                     }
-                    let since = Since::Log(entry.position().log);
-                    let verdict = self.shared.purges.verdict(entry.subject(), since);
+                    let log = entry.position().log;
+                    let verdict = self.shared.purges.found(entry.subject(), log);
                     if verdict == Verdict::Hard {
                         self.shared.counters.found_purged(Tier::Redis);
                         return Lookup::Absent(Reason::Purged);
@@ -753,7 +771,6 @@ fn better(here: Lookup, there: Lookup) -> Lookup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
     use crate::redis_client::testing::{Server, connect, until};
     use http::header::{ACCEPT_LANGUAGE, HeaderValue};
 
@@ -761,6 +778,13 @@ mod tests {
 
     fn key(n: u8) -> Key {
         Key::from_bytes([n; 16])
+    }
+
+    async fn follow(cache: &Cache, redis: &Redis) -> Infallible {
+        let recorder = crate::redis_client::testing::recorder();
+        cache
+            .follow_purges(redis, &Clock::system(), &recorder)
+            .await
     }
 
     /// A sidecar of a test: its store, its Redis, its follower.
@@ -781,7 +805,7 @@ mod tests {
                 cache,
                 redis,
                 clock: Clock::system(),
-                follower: tokio::spawn(async move { follower.follow_purges(&followed).await }),
+                follower: tokio::spawn(async move { follow(&follower, &followed).await }),
             }
         }
 
@@ -982,7 +1006,7 @@ mod tests {
         let redis = connect(&server.url());
         let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), server.connect());
         let (follower, followed) = (cache.clone(), redis.clone());
-        let follower = tokio::spawn(async move { follower.follow_purges(&followed).await });
+        let follower = tokio::spawn(async move { follow(&follower, &followed).await });
         until("the log is followed", || cache.status().log_followed).await;
         let now = Clock::system().now();
         let label = Label {
@@ -1240,19 +1264,88 @@ mod tests {
             });
             assert!(one.body(n).await.is_some());
             let (cache, redis) = (one.cache.clone(), one.redis.clone());
-            one.follower = tokio::spawn(async move { cache.follow_purges(&redis).await });
+            one.follower = tokio::spawn(async move { follow(&cache, &redis).await });
             eventually_absent(&one, n).await;
-            // What this sidecar knew of is in the log again for those who come later.
-            until("it is said again", || {
-                server
-                    .cli(&["XRANGE", "test:purges", "-", "+"])
-                    .contains("other")
-            })
-            .await;
             one = one.ready().await;
         }
         one.fill(9, &[], b"new");
         assert!(one.body(9).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_evicted_costs_nothing_where_its_witness_says_that_all_of_it_was_read() {
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let witness = "test:end:{test:purges}";
+        one.purge_tag("other", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        one.fill(1, &["a"], b"kept");
+        let begins = async |kind: &str| {
+            let begun = std::time::Instant::now();
+            let there = || server.cli(&["XRANGE", "test:purges", "-", "+", "COUNT", "1"]);
+            while !there().contains(kind) {
+                assert!(begun.elapsed() < Duration::from_secs(5), "{}", there());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // The log alone: where it ended is known, and that we had read so far.
+        server.cli(&["DEL", "test:purges"]);
+        begins("resumed").await;
+        assert!(one.body(1).await.is_some());
+        // The witness alone is written anew.
+        server.cli(&["DEL", witness]);
+        let begun = std::time::Instant::now();
+        while server.cli(&["EXISTS", witness]) != "1" {
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(one.body(1).await.is_some());
+        // A purge that comes behind the eviction hides nothing, and is obeyed.
+        server.cli(&["DEL", "test:purges"]);
+        one.purge_tag("more", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        assert!(one.body(1).await.is_some());
+        // Both: nobody knows what the log held.
+        server.cli(&["DEL", "test:purges", witness]);
+        eventually_absent(&one, 1).await;
+        begins("genesis").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_evicted_before_it_was_read_makes_everything_older_stale() {
+        let server = Server::start().await;
+        let mut one = Sidecar::start(&server, 1 << 20).ready().await;
+        let two = Sidecar::start(&server, 0).ready().await;
+        one.purge_tag("other", false).await;
+        until("our own purge came back", || {
+            one.cache.status().purges_queued == 0
+        })
+        .await;
+        one.fill(1, &["a"], b"old");
+        one.follower.abort();
+        two.purge_tag("a", false).await;
+        server.cli(&["DEL", "test:purges"]);
+        // Hides from who looks for his place that there was something before it.
+        two.purge_tag("b", false).await;
+        let (cache, redis) = (one.cache.clone(), one.redis.clone());
+        one.follower = tokio::spawn(async move { follow(&cache, &redis).await });
+        eventually_absent(&one, 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_sidecar_that_starts_where_purges_were_lost_before_knows_nothing_of_its_memory() {
+        let mut server = Server::absent();
+        let one = Sidecar::start(&server, 1 << 20);
+        one.fill(1, &["a"], b"from before Redis was there");
+        assert!(one.body(1).await.is_some());
+        server.run().await;
+        eventually_absent(&one, 1).await;
     }
 
     #[tokio::test]

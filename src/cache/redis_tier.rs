@@ -607,10 +607,13 @@ impl Writing {
             } => {
                 let bytes = entry.bytes();
                 self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                let since = Since::Local(entry.checked());
                 let life = entry.keep(now).min(TTL_MAX);
                 // Redis takes no life of nothing; and what is purged already needs no place.
-                if millis(life) == 0 || self.purges.verdict(entry.subject(), since) == Verdict::Hard
+                if millis(life) == 0
+                    || self
+                        .purges
+                        .verdict(entry.subject(), Since::Local(entry.checked()))
+                        == Verdict::Hard
                 {
                     return 0;
                 }

@@ -19,7 +19,7 @@ use super::tree::{Node, Value};
 use super::values::{
     BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
     MaybeRedis, Mode, OneOrMany, PerWho, Percent, PoolProfile, ReadFromWord, Refresh, Relation,
-    Shape, Short, Span, TagTemplate, Text, Whole,
+    Shape, Short, Span, TagTemplate, Text, Trust, Whole,
 };
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
@@ -44,6 +44,9 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const BODY_BYTES: u64 = 1 << 20;
 /// Largest body that may be stored at all: some thousand chunks in Redis.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+/// How long memory is trusted by a sidecar that is cut off, where the file says nothing: as long as most
+/// lifetimes, so that an outage of Redis costs the app little and a purge missed is no worse than a TTL.
+const TRUST: Duration = Duration::from_secs(300);
 /// Bodies above this are compressed where the file says nothing.
 const COMPRESS_ABOVE_BYTES: u64 = 1 << 10;
 /// Keys of `cache.encrypt`: the one that writes, and the one before.
@@ -785,6 +788,10 @@ impl Compiler<'_> {
             compress: match raw.compress.get() {
                 Some(Compress(above)) => *above,
                 None => Some(COMPRESS_ABOVE_BYTES),
+            },
+            trust: match raw.trust.get() {
+                Some(Trust(trust)) => *trust,
+                None => Some(TRUST),
             },
             encrypt,
             namespace: raw

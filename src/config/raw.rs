@@ -210,6 +210,9 @@ pub(super) struct Cache {
     pub max_body: Given<Size>,
     /// Bodies above this are stored compressed in Redis where that pays, 1KiB by default; or `off`.
     pub compress: Given<Compress>,
+    /// Where it cannot be heard what other sidecars purge, memory is served so long after it was last
+    /// known to be good, 5m by default; then the app is asked. `off` = as long as it is fresh.
+    pub trust: Given<Trust>,
     /// AES-256-GCM in Redis: a key of 32 bytes in base64 or hexadecimal digits; two, the new one
     /// first, with a comma between them, while keys are changed.
     pub encrypt: Given<SecretText>,

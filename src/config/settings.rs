@@ -273,6 +273,8 @@ pub struct Cache {
     pub whole_max: u64,
     /// Bodies of more bytes are compressed in Redis where that pays; `None` = never.
     pub compress: Option<u64>,
+    /// How long memory is served where it cannot be heard what other sidecars purge; `None` = without bound.
+    pub trust: Option<Duration>,
     /// Keys that everything in Redis is encrypted with: the first writes, all read. None: nothing is.
     pub encrypt: Vec<secret::Key>,
     /// Whether requests' cache directives are looked at.

@@ -100,7 +100,8 @@ scalars!(
     Compress,
     PageAddress,
     HostAddress,
-    Schedule
+    Schedule,
+    Trust
 );
 
 struct ScalarVisitor<T>(PhantomData<T>);
@@ -537,6 +538,25 @@ impl Scalar for Compress {
 
     fn schema() -> Schema {
         pattern_schema("^(off|[0-9]+(B|KiB|MiB|GiB|kB|MB|GB))$", "1KiB")
+    }
+}
+
+/// For how long, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trust(pub Option<Duration>);
+
+impl Scalar for Trust {
+    const WHAT: &'static str = "a duration like 5m, or off";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => Span::parse(text).map(|span| Self(Some(span.0))),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "enum": ["off"] }, Span::schema()] })
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Tally {
     /// Audits that were drawn and not made: the budget was spent, the app was busy, or what was
     /// served is of a kind that is not compared.
     pub skipped: u64,
+    /// In the shadow: requests that the store would not have answered.
+    pub missed: u64,
     /// Hits by age, as far as they were the same or stale.
     pub ages: Ages,
 }
@@ -57,6 +59,11 @@ impl Ledger {
     /// One was drawn and not made.
     pub fn skipped(&self, route: &Arc<str>, arm: &'static str) {
         self.with(route, arm, |tally| tally.skipped += 1);
+    }
+
+    /// In the shadow: the store would not have answered.
+    pub fn missed(&self, route: &Arc<str>) {
+        self.with(route, "", |tally| tally.missed += 1);
     }
 
     /// All routes with their arms, by name.

@@ -5,14 +5,19 @@
 
 pub mod alarms;
 pub mod audit;
+pub mod identities;
 pub mod ledger;
 pub mod quarantine;
 pub mod staleness;
+pub mod suggest;
+pub mod trial;
 
 pub use alarms::{Alarm, Alarms};
 pub use audit::{Inquiry, Next, Print, Verdict, Who};
+pub use identities::Identities;
 pub use ledger::{Ledger, Tally};
 pub use quarantine::Quarantines;
+pub use suggest::{Sight, Sights};
 
 use crate::semantics::Timestamp;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,6 +34,12 @@ pub struct Evidence {
     pub quarantines: Quarantines,
     /// What people are to be told at once.
     pub alarms: Alarms,
+    /// What a store would have answered on routes in the shadow.
+    pub shadows: Ledger,
+    /// Who was given which answer there.
+    pub identities: Identities,
+    /// What is looked at to suggest routes.
+    pub sights: Sights,
 }
 
 /// So many in a window, and no more saved up than one window's: what background work may cost the app.

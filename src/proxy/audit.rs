@@ -20,7 +20,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Audits of one process under way at a time; what would be one more is not made.
@@ -75,7 +75,8 @@ pub struct Watched(Vec<Option<Route>>);
 struct Route {
     definition: Key,
     name: Arc<str>,
-    is_shut: AtomicBool,
+    /// Since when it is shut, in milliseconds; 0: it is not.
+    shut_since: AtomicU64,
 }
 
 impl Watched {
@@ -90,7 +91,7 @@ impl Watched {
             rule.scrutiny.audit.map(|_| Route {
                 definition: rule.definition(),
                 name: Arc::clone(&rule.name),
-                is_shut: AtomicBool::new(false),
+                shut_since: AtomicU64::new(0),
             })
         };
         Self(rules.iter().map(route).collect())
@@ -99,9 +100,16 @@ impl Watched {
     /// Whether nothing of this route is to be stored or served from the store.
     pub(super) fn is_shut(&self, route: RouteId) -> bool {
         match self.0.get(route) {
-            Some(Some(route)) => route.is_shut.load(Ordering::Relaxed),
+            Some(Some(route)) => route.shut_since.load(Ordering::Relaxed) != 0,
             _ => false,
         }
+    }
+
+    /// Since when that is so.
+    pub(super) fn shut_since(&self, route: RouteId) -> Option<Timestamp> {
+        let route = self.0.get(route)?.as_ref()?;
+        let since = route.shut_since.load(Ordering::Relaxed);
+        (since != 0).then(|| Timestamp::from_millis(since))
     }
 
     /// Each route that is audited: what defines it, and its name.
@@ -114,14 +122,14 @@ impl Watched {
     pub fn obey(&self, quarantines: &Quarantines) -> Turned {
         let mut turned = Turned::default();
         for route in self.0.iter().flatten() {
-            let shut = quarantines.is_shut(&route.definition);
-            if route.is_shut.swap(shut, Ordering::Relaxed) != shut {
-                let names = if shut {
-                    &mut turned.shut
-                } else {
-                    &mut turned.opened
-                };
-                names.push(Arc::clone(&route.name));
+            let mark = quarantines.mark(&route.definition);
+            let since = mark
+                .filter(|mark| mark.shut)
+                .map_or(0, |mark| mark.since.max(1));
+            match (route.shut_since.swap(since, Ordering::Relaxed), since) {
+                (0, 1..) => turned.shut.push(Arc::clone(&route.name)),
+                (1.., 0) => turned.opened.push(Arc::clone(&route.name)),
+                _ => {}
             }
         }
         turned

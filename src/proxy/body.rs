@@ -3,6 +3,7 @@
 
 use super::coalesce::{Next, Reader};
 use super::resume::Resume;
+use super::tap::Tap;
 use crate::cache::{Cache, ChunkReader, Gone};
 use crate::semantics::Slices;
 use crate::telemetry::metrics::{ActiveGuard, RouteHandle, Source};
@@ -34,6 +35,8 @@ enum Content {
     App {
         body: ResponseBody,
         patience: Option<Patience>,
+        /// Looks at what passes.
+        tap: Option<Box<Tap>>,
     },
     Chunks(Box<Chunks>),
     Shared(Box<Shared>),
@@ -122,9 +125,21 @@ impl Body {
     pub fn app(body: ResponseBody, patience: Option<Duration>) -> Self {
         let patience = patience.map(|limit| Patience { limit, sleep: None });
         Self {
-            content: Content::App { body, patience },
+            content: Content::App {
+                body,
+                patience,
+                tap: None,
+            },
             meter: None,
         }
+    }
+
+    /// Lets `tap` look at what passes, if it comes from the app.
+    pub(super) fn tapped(mut self, by: Box<Tap>) -> Self {
+        if let Content::App { tap, .. } = &mut self.content {
+            *tap = Some(by);
+        }
+        self
     }
 
     /// A stored body that is read as it leaves, and its trailers. What the store turns out not to have
@@ -223,8 +238,12 @@ impl Content {
                     .take()
                     .map(|trailers| Ok(Frame::trailers(trailers))),
             }),
-            Self::App { body, patience } => {
-                let Poll::Ready(polled) = Pin::new(body).poll_frame(context) else {
+            Self::App {
+                body,
+                patience,
+                tap,
+            } => {
+                let Poll::Ready(polled) = Pin::new(&mut *body).poll_frame(context) else {
                     let over = patience
                         .as_mut()
                         .is_some_and(|patience| patience.is_over(context));
@@ -236,6 +255,14 @@ impl Content {
                 };
                 if let Some(patience) = patience {
                     patience.sleep = None;
+                }
+                if let Some(tap) = tap {
+                    if let Some(Ok(frame)) = &polled {
+                        tap.sees(frame);
+                    }
+                    if polled.is_none() || (matches!(polled, Some(Ok(_))) && body.is_end_stream()) {
+                        tap.ends();
+                    }
                 }
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::App)))
             }
@@ -260,7 +287,11 @@ impl Content {
             Came::Frame(frame) => Poll::Ready(frame),
             Came::Rest(body, limit) => {
                 let patience = Some(Patience { limit, sleep: None });
-                *self = Self::App { body, patience };
+                *self = Self::App {
+                    body,
+                    patience,
+                    tap: None,
+                };
                 self.poll(context)
             }
         }

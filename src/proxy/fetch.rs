@@ -256,7 +256,9 @@ impl Proxy {
                 }
                 _ => {
                     let reason = ask.reason_word(reason);
-                    Ok(Reply::app(ask, response, Outcome::Bypass, reason).because(why))
+                    let tap = self.sight(ask, &response);
+                    let reply = Reply::app(ask, response, Outcome::Bypass, reason);
+                    Ok(reply.tapped(tap).because(why))
                 }
             },
             Ok(Led::Failed(error)) => self.stand_in(ask, stale, Problem::App(error)),
@@ -414,7 +416,9 @@ impl Proxy {
             let places = ask.places(&self.0.shared);
             places.is_none_or(|places| places.under(ask.found.rule, &stored.headers) == key)
         };
-        match validation::judge_head(&entry.stored(), &exchange, ask.policy()) {
+        let policy = ask.found.rule.policy_of(&key);
+        let policy = policy.unwrap_or(ask.policy());
+        match validation::judge_head(&entry.stored(), &exchange, policy) {
             HeadVerdict::Unrelated => {}
             // What is said of queries now is not said of what this was stored for.
             HeadVerdict::Freshened(stored) if !belongs(&stored) => self.0.cache.remove(&key).await,
@@ -1269,9 +1273,8 @@ impl Job {
     }
 
     pub(super) fn policy(&self) -> Option<&Policy> {
-        self.snapshot.settings.routes.all()[self.rule]
-            .policy
-            .as_ref()
+        let rule = &self.snapshot.settings.routes.all()[self.rule];
+        rule.policy_of(&self.lead.key())
     }
 
     pub(super) fn now(&self) -> Timestamp {

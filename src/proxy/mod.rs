@@ -19,6 +19,9 @@ mod reply;
 mod respond;
 mod resume;
 mod search;
+mod shadow;
+mod sight;
+mod tap;
 mod tunnel;
 mod visit;
 pub mod warm;
@@ -499,17 +502,21 @@ impl Proxy {
     ) -> Result<Reply, Problem> {
         let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
         let asked = post::Asked::begin(self);
+        if reason == Reason::Shadow {
+            return Box::pin(self.shadow(ask, body)).await;
+        }
         let mut response = self.ask_app(ask, body).await?;
         let tags = tags::take(response.headers_mut());
+        let tap = self.sight(ask, &response);
         if !changes {
-            return Ok(Reply::app(ask, response, Outcome::Bypass, reason));
+            return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
         }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {
             return Box::pin(self.keep(ask, &get, asked, response, (wanted, tags))).await;
         }
-        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason);
+        let mut reply = Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap);
         Box::pin(self.purge_after(ask, wanted, tags, &mut reply)).await;
         Ok(reply)
     }

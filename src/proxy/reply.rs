@@ -4,11 +4,13 @@ use super::body::{Body, Meter};
 use super::ready::Rest;
 use super::respond::Problem;
 use super::resume::Resume;
+use super::tap::Tap;
 use super::visit::Visit;
 use super::wire::{self, Head, Over};
 use super::{Ask, Rooms, forward};
 use crate::cache::{Cache, Chunks, Entry, Tier};
 use crate::limit::{self, Decision};
+use crate::route::{Arm, Content, Plan};
 use crate::semantics::answer::REPLACED;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::fields;
@@ -152,6 +154,15 @@ impl Reply {
         let patience = ask.visit.snapshot.settings.upstream.timeout;
         let patience = (!fields::is_event_stream(&head.headers)).then_some(patience);
         Self::from_app(head, Body::app(body, patience), outcome, reason)
+    }
+
+    /// Lets its content be looked at as it passes.
+    pub fn tapped(mut self, tap: Option<Box<Tap>>) -> Self {
+        if let (Answer::Made(response), Some(tap)) = (&mut self.answer, tap) {
+            let body = std::mem::replace(response.body_mut(), Body::empty());
+            *response.body_mut() = body.tapped(tap);
+        }
+        self
     }
 
     /// The head of what the app said, for who has to see it before the content may leave.
@@ -500,6 +511,10 @@ impl Told {
             coalesced: self.coalesced,
         };
         rooms.recorder.request(ask.handle(), &finished);
+        if let Some(arm) = ask.arm() {
+            let route = &ask.found.rule.name;
+            rooms.recorder.tried(route, arm == Arm::Trial, self.outcome);
+        }
         if matches!(self.outcome, Outcome::Hit | Outcome::Stale) {
             rooms.recorder.saved(ask.handle(), self.app_time);
         }
@@ -529,6 +544,18 @@ impl Told {
             ttl: self.ttl,
             note: self.note.take(),
         });
+    }
+}
+
+impl Ask<'_> {
+    /// On which side of its route's experiment the request is. The key is made once more, which only
+    /// routes with an experiment pay for.
+    fn arm(&self) -> Option<Arm> {
+        let experiment = self.found.rule.scrutiny.experiment.as_ref()?;
+        match self.plan(Content::None) {
+            Plan::Lookup(key) if self.has_places() => Some(experiment.arm(&key)),
+            _ => None,
+        }
     }
 }
 

@@ -77,6 +77,15 @@ impl Rule {
         format!("route:{}", self.name)
     }
 
+    /// What it asks of storing what lies under `key`: its policy, or what an experiment tries out there.
+    #[must_use]
+    pub fn policy_of(&self, key: &Key) -> Option<&Policy> {
+        match &self.scrutiny.experiment {
+            Some(experiment) if experiment.arm(key) == Arm::Trial => Some(&experiment.policy),
+            _ => self.policy.as_ref(),
+        }
+    }
+
     /// What the route says of storing and keys, as one digest: a route that says something else is another one,
     /// wherever it stands and however it is put to the test.
     #[must_use]

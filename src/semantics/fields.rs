@@ -208,6 +208,25 @@ pub fn remove_identity(
     }
 }
 
+/// Tells each value that names or proves who sends a request: credentials, the field `named_by` which users are
+/// known, and cookies that do more than measure.
+pub fn each_identity(
+    headers: &HeaderMap,
+    named_by: Option<&HeaderName>,
+    mut each: impl FnMut(&[u8]),
+) {
+    let credentials = [AUTHORIZATION].into_iter().chain(CREDENTIALS);
+    for name in credentials.chain(named_by.cloned()) {
+        for value in headers.get_all(&name) {
+            each(value.as_bytes());
+        }
+    }
+    for (name, value) in cookies(headers).filter(|(name, _)| !is_analytics(name)) {
+        each(name);
+        each(value);
+    }
+}
+
 /// Takes all cookies out of a request but those with one of these names.
 pub fn keep_cookies(headers: &mut HeaderMap, names: &[String]) {
     let kept: Vec<Vec<u8>> = cookies(headers)

@@ -70,6 +70,24 @@ const METHODS: [Method; 9] = [
 /// OTel's word for a method that is not one of the known ones.
 const METHOD_OTHER: &str = "_OTHER";
 const OTHER: &str = "other";
+/// Arm and outcome in one word, by outcome.
+const CONTROL: [&str; OUTCOMES] = [
+    "control hit",
+    "control stale",
+    "control revalidated",
+    "control miss",
+    "control bypass",
+    "control refused",
+];
+/// The same of the arm that is tried out.
+const TRIAL: [&str; OUTCOMES] = [
+    "trial hit",
+    "trial stale",
+    "trial revalidated",
+    "trial miss",
+    "trial bypass",
+    "trial refused",
+];
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len();
 
@@ -168,6 +186,10 @@ pub struct Gauges {
     pub purged_objects: Vec<(&'static str, u64)>,
     /// Whether the purge log is followed: without it nothing that Redis holds is trusted.
     pub purge_log_followed: Option<bool>,
+    /// Purges that the other sidecars have not been told of yet.
+    pub purges_queued: Option<u64>,
+    /// Since when it is not known here what other sidecars have purged.
+    pub cut_off_since: Option<Timestamp>,
     /// Whether limits are counted here because Redis is away.
     pub limit_local_fallback: Option<bool>,
     /// The Redis of the cache, if one is configured.
@@ -182,6 +204,8 @@ pub struct Gauges {
     pub draining: Option<bool>,
     /// What audits have found, by route.
     pub audits: Vec<AuditGauges>,
+    /// What the store would have answered on routes in the shadow.
+    pub shadows: Vec<AuditGauges>,
     /// Routes that are quarantined.
     pub quarantined: Vec<String>,
     /// Alarms raised, and how many of them could not be handed on.
@@ -524,6 +548,17 @@ impl Metrics {
                     out.count(family, &[first, second], count);
                 }
             }
+            for ((route, words), count) in worker.tried.iter() {
+                if let Some((arm, outcome)) = words.split_once(' ') {
+                    let labels = [&**route, arm, outcome];
+                    out.count("larder_experiment_requests_total", &labels, count);
+                }
+            }
+            out.histogram(
+                "larder_purge_visible_seconds",
+                &[],
+                &worker.purge_visible.read(),
+            );
             for ((operation, error), durations) in worker.redis.iter() {
                 out.histogram(
                     "db_client_operation_duration_seconds",
@@ -675,6 +710,18 @@ impl Recorder {
         count(&self.0.purge_requests, way, outcome);
     }
 
+    /// A request on a route with an experiment was answered: `larder_experiment_requests_total`.
+    pub fn tried(&self, route: &str, is_trial: bool, outcome: Outcome) {
+        let words = if is_trial { &TRIAL } else { &CONTROL };
+        count(&self.0.tried, route, words[outcome.index()]);
+    }
+
+    /// Another sidecar's purge is obeyed here, so long after it was made.
+    pub fn purge_visible(&self, delay: Duration) {
+        let nanos = nanos(delay);
+        self.0.purge_visible.add(bucket(nanos), nanos);
+    }
+
     /// Something was refused at the door: `larder_client_errors_total{reason}`.
     pub fn client_error(&self, reason: &'static str) {
         count(&self.0.client_errors, reason, "");
@@ -713,11 +760,14 @@ struct Worker {
     coalescing: AtomicI64,
     purges: Named<AtomicU64>,
     purge_requests: Named<AtomicU64>,
+    purge_visible: Histogram,
     limits: Named<AtomicU64>,
     transitions: Named<AtomicU64>,
     client_errors: Named<AtomicU64>,
     leases: Named<AtomicU64>,
     warmed: Named<AtomicU64>,
+    /// By route, and arm and outcome.
+    tried: Named<AtomicU64>,
     redis: Named<Histogram>,
 }
 
@@ -731,11 +781,13 @@ impl Worker {
             coalescing: AtomicI64::new(0),
             purges: Slots::new((OTHER.into(), OTHER.into())),
             purge_requests: Slots::new((OTHER.into(), OTHER.into())),
+            purge_visible: Histogram::default(),
             limits: Slots::new((OTHER.into(), OTHER.into())),
             transitions: Slots::new((OTHER.into(), "".into())),
             client_errors: Slots::new((OTHER.into(), "".into())),
             leases: Slots::new((OTHER.into(), "".into())),
             warmed: Slots::new((OTHER.into(), "".into())),
+            tried: Slots::new((OTHER.into(), "control other".into())),
             redis: Slots::new((OTHER.into(), OTHER.into())),
         }
     }
@@ -988,6 +1040,12 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number("larder_audits_total", &labels, *count as f64);
         }
     }
+    for shadow in &gauges.shadows {
+        for (word, count) in shadow.found.iter().filter(|(_, count)| *count > 0) {
+            let labels = [cut(&shadow.route), word];
+            out.number("larder_shadow_requests_total", &labels, *count as f64);
+        }
+    }
     for route in &gauges.quarantined {
         out.number("larder_route_quarantined", &[cut(route)], 1.0);
     }
@@ -1206,6 +1264,8 @@ mod tests {
                 cache_unreadable: vec![("checksum", 5)],
                 purged_objects: vec![("redis", 6)],
                 purge_log_followed: None,
+                purges_queued: None,
+                cut_off_since: None,
                 limit_local_fallback: Some(true),
                 redis: Some(RedisGauges {
                     up: true,
@@ -1231,6 +1291,10 @@ mod tests {
                 audits: vec![AuditGauges {
                     route: "fleet".into(),
                     found: vec![("same", 8)],
+                }],
+                shadows: vec![AuditGauges {
+                    route: "fleet".into(),
+                    found: vec![("miss", 9)],
                 }],
                 quarantined: vec!["fleet".into()],
                 alarms: (1, 0),
@@ -1264,9 +1328,11 @@ mod tests {
         recorder.breaker("open");
         recorder.purge("tag", true);
         recorder.purge_asked("api", "logged");
+        recorder.purge_visible(Duration::from_millis(3));
         recorder.client_error("head-too-large");
         recorder.lease("led");
         recorder.warmed("stored");
+        recorder.tried("fleet", true, Outcome::Hit);
         let series = parse(&metrics.prometheus());
         for (name, value) in [
             ("http_server_active_requests", 1.0),
@@ -1327,6 +1393,10 @@ mod tests {
             ("larder_config_last_reload_successful", 0.0),
             ("larder_config_last_reload_timestamp_seconds", 5.0),
             ("larder_config_reloads_total{outcome=\"failure\"}", 1.0),
+            (
+                "larder_experiment_requests_total{route=\"fleet\",arm=\"trial\",cache=\"hit\"}",
+                1.0,
+            ),
             ("larder_client_errors_total{reason=\"head-too-large\"}", 1.0),
             ("larder_cache_leases_total{outcome=\"led\"}", 1.0),
         ] {

@@ -127,7 +127,7 @@ async fn a_large_body_is_stored_while_it_streams_and_every_sidecar_has_it_then()
         let ttl: i64 = redis.cli(&["PTTL", &key]).await.parse().unwrap();
         let is_gone = ttl == -2;
         assert!(
-            ttl > 0 || is_gone || key.ends_with(":purges"),
+            ttl > 0 || is_gone || key.contains(":purges"),
             "{key}: {ttl}"
         );
     }
@@ -391,7 +391,7 @@ async fn nothing_is_stored_of_a_fill_that_is_cut_and_what_was_written_ends_by_it
         let mut ttls = Vec::new();
         for key in redis.keys().await {
             let ttl: i64 = redis.cli(&["PTTL", &key]).await.parse().unwrap();
-            if !key.ends_with(":purges") {
+            if !key.contains(":purges") {
                 ttls.push(ttl);
             }
         }

@@ -1,21 +1,23 @@
-//! One process's share in the purge log: its table, what it has still to append, what it replays.
+//! One process's way to and from the purge log: its connection, its appends, what its workers ask it.
+//!
+//! What is decided is decided by the [`Ledger`]; here is what reaches Redis and what is read without a lock.
 
-use super::table::Table;
-use super::wire::{Fields, beat_script, log_id, look_script, read, stream_entries, written};
-use super::{LogId, Position, Purge, PurgeOutcome, Scope, Since, Subject, Verdict};
+use super::ledger::{Doubt, Ledger, Pending};
+use super::wire;
+use super::{LogId, Position, Purge, PurgeOutcome, Since, Subject, Verdict};
 use crate::cache::seal::Seal;
+use crate::clock::Clock;
 use crate::redis_client::{Outage, PrivateLine, Redis};
+use crate::semantics::Timestamp;
+use crate::telemetry::Recorder;
 use arc_swap::ArcSwap;
 use redis::Value;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Purges kept for a Redis that is away; more become one purge of everything.
-pub const OUTBOX_MAX: usize = 10_000;
 /// Entries of the stream, about; older ones are trimmed.
 pub const STREAM_MAX: usize = 100_000;
 /// Life of the stream's key, renewed as long as anybody follows it. Longer than any entry's.
@@ -26,51 +28,53 @@ const BLOCK: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(1);
 /// Pause before the log is asked for again where our user may not read it.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(1);
-/// A log that was followed until now is current for so long while its server answers: time to connect
-/// anew and to catch up.
-pub const LOST_MAX: Duration = Duration::from_millis(250);
-/// For so long where its server is away while others of the same Redis answer. Nobody appends to a
-/// server that is gone, so that nothing is missed until its replica takes over; a sidecar that alone
-/// is cut off from it misses purges for this long at most. A Cluster with its usual node timeout of 15 s
-/// needs less.
-pub const LOG_AWAY_MAX: Duration = Duration::from_secs(20);
+/// Who knows of purges tries to connect so often, even where its breaker is open: within
+/// [`SETTLE`](super::SETTLE) everyone has said what others must know.
+const TRY_EVERY: Duration = Duration::from_millis(400);
 /// Entries replayed at a time.
 const BATCH: usize = 1_000;
-/// An appended purge that has not come back through the log by then is appended again.
-const APPEND_AGAIN: Duration = Duration::from_secs(2);
-/// Purges so recent are appended again when the log has lost its end.
-const RECENT: Duration = Duration::from_secs(600);
+/// Purges appended in one step.
+const APPENDED_MAX: usize = 500;
 /// How often a sidecar shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often it looks whether the others have said what they had to say.
+const SETTLING: Duration = Duration::from_millis(50);
 /// A sidecar not seen for so long is gone.
 const SEEN_WITHIN: Duration = Duration::from_secs(16);
-/// A purge of this process that has not come back through the log yet.
-#[derive(Clone, Debug)]
-struct Pending {
-    local: u64,
-    purge: Purge,
-    appended: Option<Instant>,
-}
+/// In the count of purges that workers compare: what memory holds is to be looked at more closely.
+const DOUBTED: u64 = 1 << 63;
+/// No bound on how long memory is trusted while the log is not followed.
+const FOREVER: u64 = u64::MAX;
 
 /// The purge table of this process and its way to and from the stream.
 #[derive(Debug)]
 pub struct PurgeLog {
     stream: String,
+    witness: String,
     sidecars: String,
     /// How what is purged is sealed: tags and URLs tell of those whom they are about.
     seal: Arc<ArcSwap<Seal>>,
     /// Names this process in the log, so that it knows its own purges again.
     origin: String,
-    table: RwLock<Table>,
-    /// The table's `local`, readable without its lock.
+    began: Instant,
+    ledger: RwLock<Ledger>,
+    /// The number of purges applied here, readable without the lock, with [`DOUBTED`] beside it.
     local: AtomicU64,
     /// Whether the log has been replayed to its end and is being followed.
     current: AtomicBool,
-    outbox: Mutex<VecDeque<Pending>>,
-    recent: Mutex<VecDeque<(Instant, Purge)>>,
+    /// How long memory is trusted while the log is not followed, in milliseconds.
+    trust: AtomicU64,
     replicas: AtomicU32,
     /// Purges appended here so far.
     appended: AtomicU64,
+}
+
+/// By which way something is appended.
+enum Way<'a> {
+    /// That of requests.
+    Shared(&'a Redis),
+    /// The follower's own, which stands before the breaker has closed.
+    Own(&'a PrivateLine),
 }
 
 impl PurgeLog {
@@ -79,20 +83,22 @@ impl PurgeLog {
     pub fn new(namespace: &str, seal: Arc<ArcSwap<Seal>>) -> Self {
         Self {
             stream: format!("{namespace}:purges"),
-            sidecars: format!("{namespace}:sidecars"),
+            // In the slot of the stream, as all that its server is asked.
+            witness: format!("{namespace}:end:{{{namespace}:purges}}"),
+            sidecars: format!("{namespace}:sidecars:{{{namespace}:purges}}"),
             seal,
             origin: format!("{:016x}", fastrand::u64(..)),
-            table: RwLock::default(),
+            began: Instant::now(),
+            ledger: RwLock::default(),
             local: AtomicU64::new(0),
             current: AtomicBool::new(false),
-            outbox: Mutex::default(),
-            recent: Mutex::default(),
+            trust: AtomicU64::new(FOREVER),
             replicas: AtomicU32::new(1),
             appended: AtomicU64::new(0),
         }
     }
 
-    /// See [`Table::position`].
+    /// See [`Table::position`](super::Table::position).
     #[must_use]
     pub fn position(&self) -> Position {
         self.read().position()
@@ -101,7 +107,14 @@ impl PurgeLog {
     /// Purges applied in this process so far: one atomic load.
     #[must_use]
     pub fn local(&self) -> u64 {
-        self.local.load(Ordering::Acquire)
+        self.local.load(Ordering::Acquire) & !DOUBTED
+    }
+
+    /// Whether an entry in memory that was found good when so many purges had been applied needs no
+    /// further look: one atomic load.
+    #[must_use]
+    pub fn is_checked(&self, checked: u64) -> bool {
+        self.local.load(Ordering::Acquire) == checked
     }
 
     /// Whether entries from Redis can be judged: the log has been replayed and is being followed.
@@ -110,10 +123,18 @@ impl PurgeLog {
         self.current.load(Ordering::Acquire)
     }
 
+    /// Since when it is not known here what other sidecars have purged; `None` while the log is followed, and
+    /// where there is none.
+    #[must_use]
+    pub fn cut_off_since(&self) -> Option<Timestamp> {
+        let ledger = self.read();
+        (ledger.doubt() != Doubt::None).then(|| ledger.heard())
+    }
+
     /// Purges that other sidecars have not been told of yet.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.outbox().len()
+        self.read().queued()
     }
 
     /// Sidecars of this namespace seen lately, this one included.
@@ -122,7 +143,13 @@ impl PurgeLog {
         self.replicas.load(Ordering::Relaxed).max(1)
     }
 
-    /// See [`Table::verdict`].
+    /// From now on memory is trusted so long while the log is not followed; `None`: without bound.
+    pub fn trust(&self, trust: Option<Duration>) {
+        let millis = trust.map_or(FOREVER, |trust| trust.as_millis() as u64);
+        self.trust.store(millis, Ordering::Relaxed);
+    }
+
+    /// See [`Table::verdict`](super::Table::verdict).
     #[must_use]
     pub fn verdict<'a>(
         &self,
@@ -132,15 +159,44 @@ impl PurgeLog {
         self.read().verdict(subject, since)
     }
 
+    /// Whether an entry from Redis that carries this place may be shown.
+    #[must_use]
+    pub fn found<'a>(
+        &self,
+        subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
+        log: LogId,
+    ) -> Verdict {
+        self.read().found(subject, log)
+    }
+
+    /// Whether an entry that memory holds may be shown; see [`PurgeLog::trust`].
+    #[must_use]
+    pub fn held<'a>(
+        &self,
+        subject: Subject<'a, impl IntoIterator<Item = &'a str>>,
+        known: (u64, Timestamp),
+        now: Timestamp,
+    ) -> Verdict {
+        let trust = match self.trust.load(Ordering::Relaxed) {
+            FOREVER => None,
+            millis => Some(Duration::from_millis(millis)),
+        };
+        self.read().held(subject, known, trust, now)
+    }
+
     /// Applies purges here at once and appends them to the log, or keeps them until it can.
     pub async fn purge(&self, purges: Vec<Purge>, redis: Option<&Redis>) -> PurgeOutcome {
+        let now = self.now();
         let Some(redis) = redis else {
-            self.apply(&purges);
+            self.change(|ledger| drop(ledger.apply(&purges, now)));
             return PurgeOutcome::Local;
         };
-        let pending = self.apply(&purges);
-        self.keep(&pending);
-        match self.append(redis, &pending).await {
+        let pending = self.change(|ledger| {
+            let pending = ledger.apply(&purges, now);
+            ledger.keep(&pending);
+            pending
+        });
+        match self.append(Way::Shared(redis), &pending).await {
             Ok(()) => PurgeOutcome::Logged,
             Err(_) => PurgeOutcome::Queued,
         }
@@ -149,161 +205,116 @@ impl PurgeLog {
     /// Appends what the log has not taken yet, once: the last thing a process does. Returns how many
     /// purges it leaves behind that no other sidecar will ever hear of.
     pub async fn flush(&self, redis: &Redis) -> usize {
-        let unsaid = || -> Vec<_> {
-            let outbox = self.outbox();
-            let unsaid = outbox.iter().filter(|kept| kept.appended.is_none());
-            unsaid.cloned().collect()
-        };
-        match self.append(redis, &unsaid()).await {
+        let unsaid = self.read().unsaid();
+        match self.append(Way::Shared(redis), &unsaid).await {
             Ok(()) => 0,
-            Err(_) => unsaid().len(),
+            Err(_) => self.read().unsaid().len(),
         }
     }
 
     /// Replays the log as it grows, for as long as it is polled; appends what was kept while Redis
-    /// was away, and shows that this sidecar lives. Once a process, on the background runtime.
+    /// was away, and shows that this sidecar lives. Once a process, on the background runtime. How long
+    /// others' purges took to come here, the `recorder` is told.
     ///
     /// A log that is lost for a moment, or whose server is away while others of the same Redis answer,
-    /// is taken for current a while longer: see [`LOST_MAX`] and [`LOG_AWAY_MAX`].
-    pub async fn follow(&self, redis: &Redis) -> Infallible {
+    /// is taken for current a while longer: see [`LOST_MAX`](super::LOST_MAX) and
+    /// [`LOG_AWAY_MAX`](super::LOG_AWAY_MAX).
+    pub async fn follow(&self, redis: &Redis, clock: &Clock, recorder: &Recorder) -> Infallible {
         let stream = self.stream.as_bytes();
-        let mut lost: Option<Instant> = None;
-        // Whether the log's server was seen to be away, and nothing proved otherwise since.
-        let mut away = false;
+        let mut tried: Option<Instant> = None;
+        self.change(|ledger| ledger.begins(self.now(), clock.now()));
         loop {
             let mut pause = Duration::from_millis(fastrand::u64(20..60));
-            if redis.serves(stream)
-                && let Ok(line) = redis.private_line(stream).await
-            {
-                let caught_up = AtomicBool::new(false);
-                let ended = tokio::select! {
-                    ended = self.session(redis, line, &caught_up) => ended,
-                    never = self.distrust(&caught_up) => match never {},
-                };
-                if caught_up.into_inner() {
-                    lost = Some(Instant::now());
-                    away = false;
+            let is_due = tried.is_none_or(|at| at.elapsed() >= TRY_EVERY);
+            if redis.serves(stream) || (is_due && self.read().has_to_speak()) {
+                tried = Some(Instant::now());
+                if let Ok(line) = redis.private_line(stream).await {
+                    self.change(|ledger| ledger.session_begins(self.now()));
+                    let ended = tokio::select! {
+                        ended = self.session(redis, line, clock, recorder) => ended,
+                        never = self.turn() => match never {},
+                    };
+                    self.change(|ledger| ledger.session_ends(ended, self.now(), clock.now()));
+                    redis.line_ended(ended);
+                    if ended == Outage::Forbidden {
+                        // Somebody has to allow it first.
+                        pause = FORBIDDEN_PAUSE;
+                    }
+                    tracing::debug!(kind = ended.word(), "the purge log is not followed");
                 }
-                // A server that cannot take it for us yet takes it for nobody.
-                away &= matches!(
-                    ended,
-                    Outage::Connection | Outage::NotReady | Outage::Moved | Outage::ReadOnly
-                );
-                redis.line_ended(ended);
-                if ended == Outage::Forbidden {
-                    // Somebody has to allow it first.
-                    pause = FORBIDDEN_PAUSE;
-                }
-                tracing::debug!(kind = ended.word(), "the purge log is not followed");
             }
-            away |= !redis.serves(stream);
-            let lost_for = lost.map_or(Duration::MAX, |at| at.elapsed());
-            // One server that answers again may have been told anything while we were away.
-            let others_answer = redis.is_divided() && redis.is_up();
-            let trusted = lost_for < LOST_MAX || (away && others_answer && lost_for < LOG_AWAY_MAX);
-            self.current.store(trusted, Ordering::Release);
+            let (serves, others) = (redis.serves(stream), redis.is_divided() && redis.is_up());
+            self.change(|ledger| ledger.tick(serves, others, self.now()));
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// A log that is not caught up with in time is not current.
-    async fn distrust(&self, caught_up: &AtomicBool) -> Infallible {
-        tokio::time::sleep(LOST_MAX).await;
-        if !caught_up.load(Ordering::Acquire) {
-            self.current.store(false, Ordering::Release);
-        }
-        std::future::pending().await
-    }
-
-    fn apply(&self, purges: &[Purge]) -> Vec<Pending> {
-        let mut table = self.write();
-        let pending = purges
-            .iter()
-            .map(|purge| {
-                let mut purge = purge.clone();
-                if purge.scope.check().is_err() {
-                    purge.scope = Scope::All;
-                }
-                Pending {
-                    local: table.apply(&purge, None),
-                    purge,
-                    appended: None,
-                }
-            })
-            .collect();
-        self.local.store(table.position().local, Ordering::Release);
-        pending
-    }
-
-    fn keep(&self, pending: &[Pending]) {
-        self.outbox().extend(pending.iter().cloned());
-        if self.outbox().len() > OUTBOX_MAX {
-            // So much cannot be kept one by one, so the others are told to drop everything.
-            let everything = self.apply(&[Purge {
-                scope: Scope::All,
-                soft: false,
-            }]);
-            let mut outbox = self.outbox();
-            outbox.clear();
-            outbox.extend(everything);
+    /// Lets time pass where it changes what may be trusted though nothing happens.
+    async fn turn(&self) -> Infallible {
+        loop {
+            let now = self.now();
+            let turns = self.read().turns(now);
+            let wait = turns.map_or(BLOCK, |at| at.saturating_sub(now));
+            tokio::time::sleep(wait.clamp(Duration::from_millis(1), BLOCK)).await;
+            self.change(|ledger| ledger.tick(true, false, self.now()));
         }
     }
 
-    async fn append(&self, redis: &Redis, pending: &[Pending]) -> Result<(), Outage> {
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let mut commands = redis::pipe();
-        let seal = self.seal.load_full();
-        for Pending { local, purge, .. } in pending {
-            let (field, value) = written(&purge.scope, &seal);
-            commands
-                .cmd("XADD")
-                .arg(&self.stream)
-                .arg("MAXLEN")
-                .arg("~")
-                .arg(STREAM_MAX)
-                .arg("*")
-                .arg("k")
-                .arg(purge.scope.word())
-                .arg(field)
-                .arg(value)
-                .arg("s")
-                .arg(u8::from(purge.soft))
-                .arg("o")
-                .arg(format!("{}:{local}", self.origin));
-        }
-        commands
-            .cmd("PEXPIRE")
-            .arg(&self.stream)
-            .arg(STREAM_TTL.as_millis() as u64);
-        let answers = redis.pipeline("purge", &commands).await;
-        let mut missing = None;
-        let mut table = self.write();
-        let mut outbox = self.outbox();
-        for (pending, answer) in pending.iter().zip(&answers) {
-            let id = match answer {
-                Ok(answer) => log_id(answer).ok_or(Outage::Protocol),
-                Err(outage) => Err(*outage),
-            };
-            match id {
-                Ok(id) => {
-                    table.confirm(&pending.purge, pending.local, id);
-                    self.appended.fetch_add(1, Ordering::Relaxed);
-                    // It stays in the outbox until it has come back: what Redis acknowledged may
-                    // still be lost in a failover.
-                    outbox
-                        .iter_mut()
-                        .filter(|kept| kept.local == pending.local)
-                        .for_each(|kept| kept.appended = Some(Instant::now()));
-                }
+    async fn append(&self, way: Way<'_>, pending: &[Pending]) -> Result<(), Outage> {
+        for some in pending.chunks(APPENDED_MAX) {
+            let places = match self.append_some(&way, some).await {
+                Ok(places) => places,
                 Err(outage) => {
-                    tracing::debug!(kind = outage.word(), "a purge was not taken by the log");
-                    missing = Some(outage);
+                    tracing::debug!(kind = outage.word(), "purges were not taken by the log");
+                    return Err(outage);
                 }
+            };
+            let now = self.now();
+            let mut ledger = self.write();
+            for (pending, place) in some.iter().zip(places) {
+                ledger.appended(pending, place, now);
+                self.appended.fetch_add(1, Ordering::Relaxed);
             }
         }
-        missing.map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    async fn append_some(&self, way: &Way<'_>, pending: &[Pending]) -> Result<Vec<LogId>, Outage> {
+        let (seal, now) = (self.seal.load_full(), self.now());
+        let mut arguments: Vec<Vec<u8>> = vec![
+            wire::known(self.position().log).into(),
+            STREAM_TTL.as_millis().to_string().into(),
+            STREAM_MAX.to_string().into(),
+        ];
+        for Pending {
+            local,
+            purge,
+            begun,
+            ..
+        } in pending
+        {
+            let (field, value) = wire::written(&purge.scope, &seal);
+            let waited = begun.map(|begun| now.saturating_sub(begun).as_micros());
+            arguments.extend([
+                purge.scope.word().into(),
+                field.into(),
+                value,
+                u8::from(purge.soft).to_string().into(),
+                format!("{}:{local}", self.origin).into(),
+                waited.map_or_else(String::new, |it| it.to_string()).into(),
+            ]);
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let (script, keys) = (wire::append_script(), self.keys());
+        let numbers = match way {
+            Way::Shared(redis) => redis.script("purge", script, &keys, &arguments).await?,
+            Way::Own(line) => match line.script(script, &keys, &arguments, GRACE).await? {
+                Value::Array(values) => values.iter().map_while(number).collect(),
+                _ => return Err(Outage::Protocol),
+            },
+        };
+        let places = wire::places(&numbers).filter(|places| places.len() == pending.len());
+        places.ok_or(Outage::Protocol)
     }
 
     /// One connection's time of following; ends with the connection.
@@ -311,31 +322,36 @@ impl PurgeLog {
         &self,
         redis: &Redis,
         mut line: PrivateLine,
-        caught_up: &AtomicBool,
+        clock: &Clock,
+        recorder: &Recorder,
     ) -> Outage {
-        let mut known = self.position().log;
-        let had_history = known != (0, 0);
+        let stream = self.stream.as_bytes();
         let mut beaten: Option<Instant> = None;
-        let has_caught_up = || caught_up.load(Ordering::Acquire);
         let mut looked: Option<Instant> = None;
+        let mut has_said = false;
+        // What was purged before this process could hear of it is no delay.
+        let is_known = self.position().log != LogId::default();
         loop {
             if looked.is_none_or(|at| at.elapsed() >= BLOCK) {
                 // The log is read on from where we are, whoever brings it.
-                if let Some(renewed) = redis.renewed_line(self.stream.as_bytes(), &line).await {
+                if let Some(renewed) = redis.renewed_line(stream, &line).await {
                     line = renewed;
                 }
-                match self
-                    .look(&line, known, had_history || has_caught_up())
-                    .await
-                {
+                match self.look(&line).await {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
-                let due = self.due();
+                let due = self.read().due(self.now());
                 // What cannot be appended now stays and is tried again at the next look.
-                let _ = self.append(redis, &due).await;
+                has_said = self.append(Way::Own(&line), &due).await.is_ok();
             }
-            if beaten.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
+            let (has_caught_up, is_settled) = {
+                let ledger = self.read();
+                (ledger.has_caught_up(), ledger.is_settled(self.now()))
+            };
+            let every = if is_settled { HEARTBEAT } else { SETTLING };
+            // To beat is to have said it all.
+            if (is_settled || has_said) && beaten.is_none_or(|at| at.elapsed() >= every) {
                 if let Err(outage) = self.beat(&line).await {
                     return outage;
                 }
@@ -343,139 +359,76 @@ impl PurgeLog {
             }
             let mut read = redis::cmd("XREAD");
             read.arg("COUNT").arg(BATCH);
-            if has_caught_up() {
-                read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
+            if has_caught_up {
+                let block = if is_settled { BLOCK } else { SETTLING };
+                read.arg("BLOCK").arg(block.as_millis() as u64);
             }
+            let (millis, sequence) = self.position().log;
             read.arg("STREAMS")
                 .arg(&self.stream)
-                .arg(format!("{}-{}", known.0, known.1));
+                .arg(format!("{millis}-{sequence}"));
             let entries = match line.query(&read, BLOCK + GRACE).await {
-                Ok(answer) => stream_entries(answer),
+                Ok(answer) => wire::stream_entries(answer),
                 Err(outage) => return outage,
             };
-            let last_batch = entries.len() < BATCH;
+            let is_end = entries.len() < BATCH;
+            let at = clock.now();
+            let offset = redis.time_offset(stream, at);
             for (id, fields) in entries {
-                known = known.max(id);
-                self.replay(id, &fields, had_history || has_caught_up());
+                let delay = self.replay(id, &fields, at, offset);
+                if let Some(delay) = delay.filter(|_| is_known || has_caught_up) {
+                    recorder.purge_visible(delay);
+                }
             }
-            if last_batch && !has_caught_up() {
-                caught_up.store(true, Ordering::Release);
-                self.current.store(true, Ordering::Release);
-            }
+            self.change(|ledger| ledger.heard_of(is_end, self.now(), at));
         }
     }
 
     /// Whether the log still holds our place; begins a log where there is none.
-    async fn look(&self, line: &PrivateLine, known: LogId, history: bool) -> Result<(), Outage> {
-        let known = match known {
-            (0, 0) => String::new(),
-            (millis, sequence) => format!("{millis}-{sequence}"),
-        };
+    async fn look(&self, line: &PrivateLine) -> Result<(), Outage> {
+        let known = wire::known(self.position().log);
         let ttl = STREAM_TTL.as_millis().to_string();
-        let answer = line
-            .script(
-                look_script(),
-                &[self.stream.as_bytes()],
-                &[known.as_bytes(), ttl.as_bytes()],
-                GRACE,
-            )
-            .await?;
-        let Value::Array(answer) = answer else {
-            return Err(Outage::Protocol);
-        };
-        let [Value::Int(lost), first] = answer.as_slice() else {
-            return Err(Outage::Protocol);
-        };
-        let first = log_id(first).ok_or(Outage::Protocol)?;
-        if *lost == 1 && history {
+        let arguments = [known.as_bytes(), ttl.as_bytes()];
+        let script = wire::look_script();
+        let answer = line.script(script, &self.keys(), &arguments, GRACE).await?;
+        let look = wire::look(&answer).ok_or(Outage::Protocol)?;
+        if self.change(|ledger| ledger.looked(&look, self.now())) {
             tracing::warn!("the purge log has lost our place: everything stored before is stale");
-            let mut table = self.write();
-            table.raise_floor(first, true);
-            self.local.store(table.position().local, Ordering::Release);
-            drop(table);
-            self.say_again();
-        } else if known.is_empty() {
-            // What was trimmed before we came may have hit anything older.
-            self.write().raise_floor(first, false);
         }
         Ok(())
     }
 
-    /// Puts the purges of the last minutes into the outbox once more: they are idempotent, and a
-    /// failover may have lost them for those who come later.
-    fn say_again(&self) {
-        let recent: Vec<_> = {
-            let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.iter().map(|(_, purge)| purge.clone()).collect()
-        };
-        let pending = self.apply(&recent);
-        self.keep(&pending);
-    }
-
-    fn replay(&self, id: LogId, fields: &Fields, history: bool) {
-        let text = |name: &[u8]| {
-            fields
-                .get(name)
-                .and_then(|value| std::str::from_utf8(value).ok())
-        };
-        if text(b"k") == Some("genesis") {
-            let mut table = self.write();
-            // Where the loss was seen before, what came into memory since is no older than this log.
-            let is_news = table.floor() < id;
-            table.raise_floor(id, history && is_news);
-            table.replayed(id);
-            self.local.store(table.position().local, Ordering::Release);
-            return;
-        }
-        let scope = read(fields, &self.seal.load());
-        let purge = Purge {
-            scope,
-            soft: text(b"s") == Some("1"),
-        };
-        let ours = text(b"o")
-            .and_then(|origin| origin.split_once(':'))
-            .filter(|(origin, _)| *origin == self.origin)
-            .and_then(|(_, local)| local.parse::<u64>().ok());
-        let mut table = self.write();
-        match ours {
-            Some(local) => {
-                table.confirm(&purge, local, id);
-                table.replayed(id);
-                self.outbox().retain(|kept| kept.local != local);
-            }
-            None => {
-                table.apply(&purge, Some(id));
-                self.local.store(table.position().local, Ordering::Release);
-            }
-        }
-        drop(table);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_back((Instant::now(), purge));
-        while recent.len() > OUTBOX_MAX / 2
-            || recent.front().is_some_and(|(at, _)| at.elapsed() > RECENT)
-        {
-            recent.pop_front();
-        }
-    }
-
-    /// What has to be appended (again).
-    fn due(&self) -> Vec<Pending> {
-        self.outbox()
-            .iter()
-            .filter(|kept| kept.appended.is_none_or(|at| at.elapsed() > APPEND_AGAIN))
-            .cloned()
-            .collect()
+    /// The next entry of the log. Of a purge that another made, returns how long it took from there to here,
+    /// by Redis's clock, which is `offset` milliseconds ahead of ours.
+    fn replay(
+        &self,
+        id: LogId,
+        fields: &wire::Fields,
+        at: Timestamp,
+        offset: i64,
+    ) -> Option<Duration> {
+        let (said, waited) = wire::read(fields, &self.seal.load(), &self.origin);
+        let is_others = matches!(said, super::ledger::Said::Purge(_, None));
+        self.change(|ledger| ledger.replay(id, said));
+        let there = at.as_millis().saturating_add_signed(offset);
+        let delay = Duration::from_millis(there.saturating_sub(id.0));
+        waited.filter(|_| is_others).map(|waited| delay + waited)
     }
 
     /// Shows that this sidecar lives, and counts those that do.
     async fn beat(&self, line: &PrivateLine) -> Result<(), Outage> {
         let within = SEEN_WITHIN.as_millis().to_string();
-        let keys: [&[u8]; 1] = [self.sidecars.as_bytes()];
+        let server = self.read().server().to_owned();
+        let spoken = format!("{}:{server}", self.sidecars);
+        let keys: [&[u8]; 2] = [self.sidecars.as_bytes(), spoken.as_bytes()];
         let args: [&[u8]; 2] = [self.origin.as_bytes(), within.as_bytes()];
-        match line.script(beat_script(), &keys, &args, GRACE).await {
-            Ok(Value::Int(count)) => {
-                let count = u32::try_from(count).unwrap_or(1);
-                self.replicas.store(count, Ordering::Relaxed);
+        match line.script(wire::beat_script(), &keys, &args, GRACE).await {
+            Ok(Value::Array(counts)) => {
+                let count = |at: usize| counts.get(at).and_then(number);
+                let count = |at| count(at).and_then(|it| u32::try_from(it).ok());
+                let (all, said) = (count(0).unwrap_or(1), count(1).unwrap_or_default());
+                self.replicas.store(all, Ordering::Relaxed);
+                self.change(|ledger| ledger.seen(all, said, self.now()));
                 Ok(())
             }
             // A Redis that takes no writes is still followed.
@@ -484,21 +437,49 @@ impl PurgeLog {
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    fn keys(&self) -> [&[u8]; 2] {
+        [self.stream.as_bytes(), self.witness.as_bytes()]
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    /// On the clock of the ledger.
+    fn now(&self) -> Duration {
+        self.began.elapsed()
     }
 
-    fn outbox(&self) -> MutexGuard<'_, VecDeque<Pending>> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes the ledger, and shows the workers what they read without its lock.
+    fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.write();
+        let changed = change(&mut ledger);
+        let doubted = match ledger.doubt() {
+            Doubt::None => 0,
+            Doubt::CutOff | Doubt::CatchingUp(_) => DOUBTED,
+        };
+        let local = ledger.position().local | doubted;
+        self.local.store(local, Ordering::Release);
+        self.current.store(ledger.is_current(), Ordering::Release);
+        changed
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Ledger> {
+        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Scope;
+    use super::super::ledger::Said;
     use super::*;
     use proptest::prelude::*;
 
@@ -526,40 +507,40 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_log_that_is_known_to_be_new_makes_nothing_stale_once_more() {
-        let log = PurgeLog::new("test", Arc::default());
-        let genesis = Fields::from([(b"k".to_vec(), b"genesis".to_vec())]);
-        log.write().raise_floor((5, 0), true);
-        let since = Since::Local(log.position().local);
-        let subject = || Subject {
-            tags: [],
-            url: "host/",
-        };
-        log.replay((5, 0), &genesis, true);
-        assert_eq!(log.verdict(subject(), since), Verdict::Valid);
-        assert_eq!(log.position().log, (5, 0));
-        log.replay((6, 0), &genesis, true);
-        assert_eq!(log.verdict(subject(), since), Verdict::Hard);
+    fn whatever_its_server_is_asked_lies_in_the_slot_of_the_log() {
+        let log = PurgeLog::new("shop", Arc::default());
+        for key in [&log.witness, &log.sidecars] {
+            assert!(key.starts_with("shop:"), "{key}");
+            assert!(key.ends_with(&format!("{{{}}}", log.stream)), "{key}");
+        }
+    }
+
+    fn replay(log: &PurgeLog, id: LogId, fields: &wire::Fields) {
+        log.replay(id, fields, Timestamp::default(), 0);
     }
 
     proptest! {
         #[test]
         fn no_answer_of_a_server_makes_the_log_panic(answer in any_answer()) {
             let log = PurgeLog::new("test", Arc::default());
-            for (id, fields) in stream_entries(answer) {
-                log.replay(id, &fields, true);
+            let _ = wire::look(&answer);
+            for (id, fields) in wire::stream_entries(answer) {
+                replay(&log, id, &fields);
             }
         }
 
         #[test]
-        fn an_entry_of_the_log_without_a_meaning_purges_everything(kind in "tag|url|prefix|new|", value in prop::option::of(prop::collection::vec(any::<u8>(), 0..5))) {
+        fn an_entry_of_the_log_without_a_meaning_purges_everything(
+            kind in "tag|url|prefix|regex|geo|",
+            value in prop::option::of(prop::collection::vec(any::<u8>(), 0..5)),
+        ) {
             let log = PurgeLog::new("test", Arc::default());
-            let mut fields = Fields::from([(b"k".to_vec(), kind.clone().into_bytes())]);
-            let readable = value.as_ref().is_some_and(|value| std::str::from_utf8(value).is_ok());
+            let mut fields = wire::Fields::from([(b"k".to_vec(), kind.clone().into_bytes())]);
+            let readable = value.as_ref().and_then(|value| String::from_utf8(value.clone()).ok());
             fields.extend(value.map(|value| (b"v".to_vec(), value)));
-            log.replay((5, 1), &fields, true);
-            let verdict = log.verdict(Subject { tags: [], url: "h/a" }, Since::Log((5, 0)));
-            if !readable || !matches!(kind.as_str(), "tag" | "url" | "prefix") {
+            replay(&log, (5, 1), &fields);
+            let verdict = log.found(Subject { tags: [], url: "h/a" }, (5, 0));
+            if readable.and_then(|value| Scope::of(&kind, value)).is_none() {
                 prop_assert_eq!(verdict, Verdict::Hard);
             }
         }
@@ -576,10 +557,14 @@ mod tests {
         };
         let scope = Scope::Tag("user:ann".to_owned());
         let fields = |scope: &Scope, by: &Seal| {
-            let (field, value) = written(scope, by);
+            let (field, value) = wire::written(scope, by);
             let kind = scope.word().as_bytes().to_vec();
             assert_eq!(value.windows(3).any(|part| part == b"ann"), !by.encrypts());
-            Fields::from([(b"k".to_vec(), kind), (field.as_bytes().to_vec(), value)])
+            wire::Fields::from([(b"k".to_vec(), kind), (field.as_bytes().to_vec(), value)])
+        };
+        let read = |fields: &wire::Fields, by: &Seal| match wire::read(fields, by, "me").0 {
+            Said::Purge(purge, None) => purge.scope,
+            other => panic!("{other:?}"),
         };
         let sealed = fields(&scope, &seal(&[1]));
         assert_eq!(read(&sealed, &seal(&[2, 1])), scope);

@@ -1,16 +1,21 @@
 //! Purges: what they hit, in which order, and how every sidecar comes to obey them.
 //!
-//! [`Table`] is pure: purges go in, verdicts on entries come out. [`PurgeLog`] shares one table among all
+//! [`Table`] is pure: purges go in, verdicts on entries come out. The ledger is pure, too: what a sidecar
+//! has still to say, and how far it may trust what it holds. [`PurgeLog`] shares one of them among all
 //! workers, appends their purges to one Redis Stream per namespace and replays what others appended. A
 //! log that is missing, was trimmed past our place or went backwards means that everything older is
 //! stale, never that nothing was purged. Nothing here fetches or removes an entry.
 
+mod ledger;
 mod log;
 mod pattern;
+#[cfg(test)]
+mod simulation;
 mod table;
 mod wire;
 
-pub use log::{LOG_AWAY_MAX, LOST_MAX, OUTBOX_MAX, PurgeLog, STREAM_MAX, STREAM_TTL};
+pub use ledger::{LOG_AWAY_MAX, LOST_MAX, OUTBOX_MAX, SETTLE};
+pub use log::{PurgeLog, STREAM_MAX, STREAM_TTL};
 pub use pattern::PATTERN_BYTES_MAX;
 pub use table::{BANS_MAX, PURGES_MAX, Table};
 pub(super) use wire::{log_id, stream_entries};

@@ -135,6 +135,12 @@ impl Table {
         local
     }
 
+    /// Draws a line between what was stored before and after: the local number of no purge.
+    pub fn advance(&mut self) -> u64 {
+        self.local += 1;
+        self.local
+    }
+
     /// The purge with this local number now has a place in the log.
     pub fn confirm(&mut self, purge: &Purge, local: u64, log: LogId) {
         if purge.scope == Scope::All && !purge.soft {

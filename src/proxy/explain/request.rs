@@ -5,7 +5,7 @@ use crate::config::settings::{LimitMode, LimitPer, RedisDown};
 use crate::limit::checks::checks;
 use crate::limit::{Check, Counted, Decision, Limiter, State};
 use crate::proxy::Ask;
-use crate::route::{Per, Plan, Rule};
+use crate::route::{Arm, Per, Plan, Rule};
 use crate::semantics::Reason;
 use crate::semantics::fields::{remove_unkeyed, telling_cookies};
 use crate::semantics::search::told;
@@ -207,7 +207,12 @@ impl Ask<'_> {
             Plan::Pass(reason) => {
                 let step = Step::new("key", format!("none: {}", reason.word()));
                 let (by, change) = self.why_passed(*reason);
-                return step.detail(reason.meaning()).by(by, change);
+                let mut step = step.detail(reason.meaning());
+                let shut = self.visit.snapshot.watched.shut_since(self.found.rule.id);
+                if let Some(since) = shut.filter(|_| *reason == Reason::Quarantined) {
+                    step = step.detail(format!("quarantined since {}", since.rfc3339()));
+                }
+                return step.by(by, change);
             }
             Plan::Tunnel | Plan::Read => {
                 let step = Step::new("key", "none: upgrade");
@@ -254,6 +259,16 @@ impl Ask<'_> {
             format!("one per {per}")
         });
         step.details.extend(headers.chain(cookies).chain(per));
+        if let Some(experiment) = &self.found.rule.scrutiny.experiment {
+            let (arm, ttl) = match experiment.arm(key) {
+                Arm::Control => ("control", self.policy().ttl.as_ref().map(|ttl| ttl.default)),
+                Arm::Trial => ("trial", Some(experiment.ttl)),
+            };
+            let ttl = ttl
+                .map(|ttl| format!(": ttl {}", span(ttl)))
+                .unwrap_or_default();
+            step = step.detail(format!("on the {arm} side of the route's experiment{ttl}"));
+        }
         step = self.unkeyed(step);
         let place = match self.is_fallback() || rule.query.is_none() {
             true => self.setting("cache.ignore_query"),

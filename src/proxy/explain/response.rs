@@ -247,7 +247,11 @@ impl Ask<'_> {
             // The longest that jitter leaves.
             chance: 0.0,
         };
-        let account = what_if::account(&exchange, self.policy());
+        let policy = match plan {
+            Plan::Lookup(key) => self.found.rule.policy_of(key),
+            _ => None,
+        };
+        let account = what_if::account(&exchange, policy.unwrap_or(self.policy()));
         let refused = match &account.verdict {
             Ok(_) if self.is_too_large(app) => Some(Reason::TooLarge),
             Ok(_) => None,

@@ -72,12 +72,18 @@ table! {
         "Stored responses that were asked for and found to be purged, and so were fetched anew. A purge itself touches none: what nobody asks for any more is not counted.";
     Counter "larder_purge_requests_total" ["way", "outcome"]
         "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
+    Histogram "larder_purge_visible_seconds" []
+        "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
     Counter "larder_cache_bytes_total" ["route", "source"] "Bytes of content sent to clients, by where they came from.";
     Counter "larder_cache_saved_seconds_total" ["route"] "Time of the app that hits spared.";
     Counter "larder_cache_unreadable_total" ["reason"]
         "Values in Redis that could not be read: misses, overwritten by the next fetch.";
     Counter "larder_audits_total" ["route", "verdict"]
         "Hits asked of the app again: same, stale, unstable, unkeyed, leak, failed; skipped ones were drawn and not asked.";
+    Counter "larder_experiment_requests_total" ["route", "arm", "cache"]
+        "Requests on routes with an experiment, by its arm (control, trial) and what became of them at the cache.";
+    Counter "larder_shadow_requests_total" ["route", "outcome"]
+        "Requests on routes in the shadow, by what the store would have done: same, stale, leak, failed (not comparable), miss.";
     Gauge "larder_route_quarantined" ["route"]
         "1 for each route that gave one client's answer to another, and stores nothing until it is released.";
     Counter "larder_alarms_total" ["outcome"] "Alarms raised, and those that could not be handed on.";

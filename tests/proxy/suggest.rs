@@ -1,0 +1,99 @@
+//! What would be worth a route, from traffic: YAML that can be used as it is, with reasons for the rest.
+
+use crate::support::*;
+use serde_json::{Value, json};
+
+impl Larder {
+    async fn look(&self, length: &str) -> Response {
+        let json = [("Content-Type", "application/json")];
+        let body = json!({ "for": length }).to_string();
+        self.admin().post("/v1/suggest", &json, body).await
+    }
+
+    async fn suggested(&self) -> Value {
+        let answer = self.admin().get("/v1/suggest").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+}
+
+/// A shop that says nothing of caching.
+async fn shop() -> App {
+    App::says(|seen| {
+        let name = seen.header("cookie").unwrap_or("stranger").to_owned();
+        match seen.path() {
+            "/me" => Answer::ok(format!("hello {name}")),
+            "/login" => Answer::ok("welcome").header("Set-Cookie", "sid=1"),
+            "/secret" => Answer::ok("x").header("Cache-Control", "private"),
+            path => Answer::ok(path.to_owned()),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn traffic_turns_into_routes_that_load_and_save_what_was_said() {
+    let app = shop().await;
+    let watching = larder(&app).manual_clock().start().await;
+    assert_eq!(watching.admin().get("/v1/suggest").await.status, 422);
+    assert_eq!(watching.look("never").await.status, 422);
+    assert_eq!(watching.look("1h").await.status, 200);
+    let client = watching.client();
+    let users = [("Cookie", "sid=alice"), ("Cookie", "sid=bob")];
+    for round in 0..60_usize {
+        for car in 0..5 {
+            client.get(&format!("/api/cars/{car}?page=1")).await;
+        }
+        client.get("/api/fleet").await;
+        client.get("/login").await;
+        client.get("/secret").await;
+        client.get_with("/me", &[users[round % 2]]).await;
+        client.post("/api/bookings", &[], "{}").await;
+        watching.advance("60s").await;
+    }
+    let told = watching.suggested().await;
+    let paths: Vec<_> = told["routes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| route["path"].clone())
+        .collect();
+    assert_eq!(paths, ["/api/fleet", "/api/cars/{id}"], "{told:#}");
+    let yaml = told["yaml"].as_str().unwrap();
+    for why in [
+        "# not /me (60 requests): differs by who asks",
+        "# not /login (60 requests): set-cookie",
+        "# not /secret (60 requests): private",
+        "# not /api/bookings (60 requests): only requests that change something",
+        "# In the key: page.",
+    ] {
+        assert!(yaml.contains(why), "{yaml}");
+    }
+    let admin = format!("http://{}", watching.admin_address);
+    let shown = larder_cli(&["suggest", "--admin", &admin], "").await;
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), yaml);
+    // It passes a check as it is, and does what it says.
+    let whole = format!("upstream: {}\n{yaml}", app.url());
+    let checked = larder_cli(&["check", "-c", "-", "--strict"], &whole).await;
+    assert!(checked.status.success(), "{checked:?}");
+    let using = larder(&app).yaml(yaml).start().await;
+    for cache in ["MISS", "HIT"] {
+        assert_eq!(using.get("/api/cars/7").await.cache(), cache);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_looked_at_before_and_after() {
+    let app = shop().await;
+    let larder = larder(&app).manual_clock().start().await;
+    larder.get("/api/fleet").await;
+    larder.look("1m").await;
+    larder.get("/api/fleet").await;
+    larder.advance("2m").await;
+    larder.get("/api/fleet").await;
+    let told = larder.suggested().await;
+    assert_eq!(
+        (&told["requests"], &told["looking"], &told["seconds"]),
+        (&1.into(), &false.into(), &60.into())
+    );
+}
