@@ -3,6 +3,7 @@
 //! Nothing is decided here: each verb gathers its options and hands them to the room that knows.
 
 mod suggest;
+mod warm;
 
 use crate::app;
 use crate::app::doctor::{Finding, Grade, examine};
@@ -106,6 +107,14 @@ enum Verb {
         after_help = "Examples:\n  larder purge --tag car:42 --url https://shop.example/api/fleet --hard\n  larder purge --prefix /api/cars/ --dry-run"
     )]
     Purge(Purge),
+    /// Ask for pages before anybody has to wait for them
+    ///
+    /// Tells of each page what became of it: MISS → stored, or why it is not. Without URLs, warms what the
+    /// configuration lists. Exits 1 where the app failed.
+    #[command(
+        after_help = "Examples:\n  larder warm /api/fleet /api/cars/42 --host shop.example\n  larder warm --sitemap /sitemap.xml --rate 20"
+    )]
+    Warm(warm::Warm),
     /// Say what would become of a request and why; or what a code or a reason means
     ///
     /// Asks a running larder for the five steps: limit, route, key, lookup, answer; with --response also
@@ -275,6 +284,9 @@ struct Purge {
     /// Gone at once, instead of stale and refreshed behind the next visitor
     #[arg(long)]
     hard: bool,
+    /// Fetch again at once what of it is asked for most
+    #[arg(long)]
+    refresh_hot: bool,
     /// Say what it would hit, and purge nothing
     #[arg(long)]
     dry_run: bool,
@@ -450,6 +462,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Some(Verb::Check(options)) => check(&options, cli.color),
         Some(Verb::Demo(options)) => demo(&options, cli.color),
         Some(Verb::Purge(options)) => purge(&options),
+        Some(Verb::Warm(options)) => warm::warm(&options),
         Some(Verb::Explain(options)) => explain(&options),
         Some(Verb::Healthcheck(options)) => healthcheck(&options),
         Some(Verb::Stats(options)) => stats(&options),
@@ -691,7 +704,7 @@ fn count(number: usize, what: &str) -> String {
 }
 
 fn purge(options: &Purge) -> Exit {
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "tags": options.tag,
         "urls": options.url,
         "prefixes": options.prefix,
@@ -705,6 +718,9 @@ fn purge(options: &Purge) -> Exit {
         "soft": !options.hard,
         "dry_run": options.dry_run,
     });
+    if options.refresh_hot {
+        body["refresh"] = "hot".into();
+    }
     let request = Request {
         admin: options.port.url(),
         path: "/v1/purge",

@@ -208,6 +208,7 @@ fn the_examples_of_the_manual_load() {
         "post-and-query",
         "purging",
         "audit",
+        "warming",
         "redis-security",
     ];
     let text =

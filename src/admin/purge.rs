@@ -4,6 +4,7 @@ use super::api::{parse, thousandths};
 use super::problem::Problem;
 use super::{Admin, Reply, json};
 use crate::cache::{Preview, Purge, PurgeOutcome};
+use crate::proxy::warm::Wish;
 use crate::purging::{self, By, Record, Refusal, Request as Asked, Way};
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What could have been meant.
-const EXAMPLE: &str = r#"{"tags": ["car:42"]}; also urls, prefixes, globs, regexes, routes, users, groups (with origin), all, soft, dry_run, and a list of such in purges."#;
+const EXAMPLE: &str = r#"{"tags": ["car:42"]}; also urls, prefixes, globs, regexes, routes, users, groups (with origin), all, soft, dry_run, refresh (hot), and a list of such in purges."#;
 
 impl Admin {
     /// `POST /v1/purge`: 200 when it holds everywhere, 202 when the others hear of it later.
@@ -24,7 +25,7 @@ impl Admin {
     {
         let settings = self.state.settings.load_full();
         let asked: Asked = parse(request, EXAMPLE).await?;
-        let dry_run = asked.dry_run;
+        let (dry_run, refresh_hot) = (asked.dry_run, asked.refresh_hot);
         let purges = asked.purges(&settings.routes).map_err(unprocessable)?;
         if dry_run {
             return self.would_purge(purges).await;
@@ -47,6 +48,9 @@ impl Admin {
         let record = door
             .carry_out(&self.state.cache, &recorder, purges, Vec::new(), by)
             .await;
+        if refresh_hot {
+            self.state.shared.wishes.leave(Wish::Hot);
+        }
         let status = match record.outcome {
             PurgeOutcome::Queued => StatusCode::ACCEPTED,
             PurgeOutcome::Logged | PurgeOutcome::Local => StatusCode::OK,

@@ -58,6 +58,7 @@ fn settings() -> Settings {
         },
         routes: Arc::new(Routes::new(Vec::new(), fallback)),
         warm: Vec::new(),
+        predict: None,
         headers: settings::Headers {
             cache_standard: true,
             cache_legacy: true,

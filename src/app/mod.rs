@@ -24,7 +24,7 @@ use crate::config::{RunOptions, Settings, settings, watch};
 use crate::evidence::{Ledger, Verdict};
 use crate::identity::Identity;
 use crate::limit::{Limiter, LocalLimits};
-use crate::proxy::warm::{Lists, Popular, Warmer};
+use crate::proxy::warm::{Lists, Popular, Record, Warmer};
 use crate::proxy::{Proxy, Rooms, Shared};
 use crate::purging::Listening;
 use crate::redis_client::Redis;
@@ -316,7 +316,8 @@ impl House {
         });
         let popular = Popular::new(redis.clone(), cache.clone(), &namespace);
         let warmer = Warmer::new(proxy, popular);
-        let (running, adding) = (warmer.clone(), warmer.clone());
+        let (running, adding, hearing) = (warmer.clone(), warmer.clone(), warmer.clone());
+        tokio::spawn(async move { hearing.hear().await });
         tokio::spawn(async move { running.run().await });
         let shared = kit.shared.clone();
         tokio::spawn(async move { adding.popular().keep_adding(&shared).await });
@@ -326,6 +327,11 @@ impl House {
             namespace,
             ready: self.condition.warmed.clone(),
         };
+        let watched = warmer.clone();
+        kit.metrics.watch(move |gauges| {
+            let told = |record: Record| (record.came_true, record.failed, record.precision);
+            gauges.predictions = watched.record().map(told);
+        });
         let mut stop = kit.stop.clone();
         tokio::spawn(async move { lists.keep(stop.called()).await });
         warmer

@@ -18,8 +18,8 @@ use super::settings::*;
 use super::tree::{Node, Value};
 use super::values::{
     BodyKey, Compress, CookieRule, Count, Dialect, Down, FilePath, Keys, Level, LineFormat, List,
-    MaybeRedis, Mode, OneOrMany, PerWho, Percent, PoolProfile, ReadFromWord, Refresh, Shape, Short,
-    Span, TagTemplate, Text, Trust, Whole,
+    MaybeRedis, Mode, OneOrMany, PerWho, Percent, PoolProfile, ReadFromWord, Refresh, Relation,
+    Shape, Short, Span, TagTemplate, Text, Trust, Whole,
 };
 use crate::cgroup;
 use crate::identity::{IdentitySettings, JwtSource, UserSource};
@@ -116,6 +116,7 @@ pub(super) fn compile(
         limits,
         routes,
         warm: compiler.warm(raw),
+        predict: compiler.predict(raw),
         headers: compiler.headers(raw.headers.get()),
         errors: match raw.errors.get().and_then(|errors| errors.body.get()) {
             Some(Shape::Exodrive) => ErrorShape::Exodrive,
@@ -1327,6 +1328,14 @@ impl Compiler<'_> {
                 },
             );
         }
+        if !route.refresh.is_absent() && purge.is_empty() && route.purge.is_absent() {
+            self.tell(
+                Code::W202,
+                &at("refresh"),
+                "`refresh` has no effect without `purge`",
+                "add `purge: [tag]`, or remove it",
+            );
+        }
         let mut own_limits = Vec::new();
         if let Some(limit) = route.limit.get() {
             if limit.rate.is_absent() {
@@ -1398,6 +1407,8 @@ impl Compiler<'_> {
             bypass: bypass(route.bypass_when.get()),
             tags,
             purge,
+            refresh_hot: !route.refresh.is_absent(),
+            prefetch: prefetch(route.prefetch.get()),
             limits: own_limits,
             refresh_ahead,
             early_refresh: share(&route.early_refresh),
@@ -1739,6 +1750,19 @@ fn shutdown(raw: Option<&raw::Shutdown>) -> Shutdown {
 fn share(given: &Given<Percent>) -> Option<f32> {
     let share = given.get().map(|percent| percent.0 as f32);
     share.filter(|share| *share > 0.0)
+}
+
+/// The relations that are followed, by their names.
+fn prefetch(given: Option<&List<Relation>>) -> Vec<String> {
+    let word = |relation: &Relation| match relation {
+        Relation::Preload => "preload",
+        Relation::Prefetch => "prefetch",
+        Relation::Next => "next",
+    };
+    let relations = given.into_iter().flat_map(List::iter);
+    relations
+        .map(|relation| word(relation).to_owned())
+        .collect()
 }
 
 fn span(given: &Given<Span>) -> Option<Duration> {

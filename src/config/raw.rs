@@ -35,6 +35,8 @@ pub(super) struct Raw {
     pub presets: Given<OneOrMany<Preset>>,
     /// Lists of pages that are asked for before anybody has to wait for them.
     pub warm: Given<List<WarmList>>,
+    /// Warm what is likely to be asked for next: `true`, or how much of it; false by default.
+    pub predict: Given<Short<Predict>>,
     /// Which header dialects are spoken.
     pub headers: Given<Headers>,
     /// The shape of the errors that larder makes.
@@ -356,6 +358,10 @@ pub(super) struct Route {
     pub tags: Given<List<TagTemplate>>,
     /// Tags purged after a 2xx.
     pub purge: Given<List<TagTemplate>>,
+    /// `hot`: what `purge` has hit and is asked for most is fetched again at once; by default nothing is.
+    pub refresh: Given<RefreshWord>,
+    /// Links of stored answers that are fetched, too: preload, prefetch, next; none by default.
+    pub prefetch: Given<List<Relation>>,
     /// A limit on top of the tier.
     pub limit: Given<Limit>,
     /// Requests that are never looked up.
@@ -451,6 +457,35 @@ pub(super) struct EveryRoute {
     pub path: Given<OneOrMany<PathPattern>>,
     pub key: Given<Key>,
     pub bypass_when: Given<BypassWhen>,
+}
+
+/// Warming of what is likely to be asked for next.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "true, false or a map with rate, share and precision"
+)]
+pub(super) struct Predict {
+    #[schemars(skip)]
+    #[serde(skip)]
+    pub off: bool,
+    /// Pages at most; 60/min by default.
+    pub rate: Given<Rate>,
+    /// Share of the requests that the app may have at a time; 5% by default.
+    pub share: Given<Percent>,
+    /// Where a smaller share of the predictions comes true, hardly any is made; 20% by default.
+    pub precision: Given<Percent>,
+}
+
+impl OneLine for Predict {
+    type Line = Flag;
+    fn from_line(line: Flag) -> Self {
+        Self {
+            off: !line.0,
+            ..Self::default()
+        }
+    }
 }
 
 /// Pages that are warmed.

@@ -37,6 +37,8 @@ pub struct Settings {
     pub routes: Arc<Routes>,
     /// Lists of pages that are warmed.
     pub warm: Vec<WarmList>,
+    /// What is likely to be asked for next is warmed, if at all by this.
+    pub predict: Option<Predict>,
     /// What is asked of the app again; the routes know how much of theirs.
     pub audit: Option<Audit>,
     /// Who is told of what cannot wait.
@@ -421,6 +423,17 @@ pub enum RedisDown {
     Allow,
     /// Refuse with 503.
     Deny,
+}
+
+/// `predict:`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Predict {
+    /// Pages a minute at most.
+    pub per_minute: u32,
+    /// Of the requests that the app may have at a time, at most this share, 0.0 to 1.0.
+    pub share: f32,
+    /// Where a smaller share of the predictions comes true, hardly any is made.
+    pub precision: f32,
 }
 
 /// `headers:`

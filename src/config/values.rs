@@ -144,6 +144,8 @@ macro_rules! words {
     };
 }
 
+words!(RefreshWord { Hot = "hot" } later []);
+words!(Relation { Preload = "preload", Prefetch = "prefetch", Next = "next" } later []);
 words!(Mode { Enforce = "enforce", Shadow = "shadow" } later []);
 words!(Down { Local = "local", Allow = "allow", Deny = "deny" } later []);
 words!(Algorithm { SlidingWindow = "sliding_window" } later ["gcra"]);

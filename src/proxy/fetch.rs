@@ -8,6 +8,7 @@ use super::reply::Reply;
 use super::respond::Problem;
 use super::resume::Resume;
 use super::search::Places;
+use super::warm::Origin;
 use super::{Ask, Proxy, Snapshot, forward, purge};
 use crate::cache::{Cache, Entry, Filling, Label, Lease, Lookup, Tier, lease};
 use crate::route::RouteId;
@@ -561,6 +562,12 @@ impl Proxy {
             patience: self.0.cache.patience(),
             manner,
             refresh: visit.client_refresh(),
+            links: (!rule.prefetch.is_empty() && rule.key.per.is_empty() && !visit.is_nobodys)
+                .then(|| Origin {
+                    tls: ask.scheme() == "https",
+                    host: visit.authority().into(),
+                    path: ask.target.path.into(),
+                }),
             ends: rule
                 .key
                 .has_identity()
@@ -646,6 +653,8 @@ pub(super) struct Job {
     pub(super) patience: Duration,
     pub(super) manner: Manner,
     pub(super) refresh: ClientRefresh,
+    /// Where it is from, if links in it are followed.
+    links: Option<Origin>,
     /// When the token ends that the answer is for, where the key is one for each.
     ends: Option<Timestamp>,
 }
@@ -884,6 +893,12 @@ impl Job {
                         }
                     };
                 if is_kept {
+                    if let Some(origin) = &self.links {
+                        let rule = &self.snapshot.settings.routes.all()[self.rule];
+                        let wish = origin.wish(&stored.headers, &rule.prefetch);
+                        let wishes = &self.proxy.0.shared.wishes;
+                        wish.into_iter().for_each(|wish| wishes.leave(wish));
+                    }
                     recorder.store(&handle, None);
                     // What could not be shared before, can be.
                     self.proxy.0.shared.coalescer.set_together(&sought);

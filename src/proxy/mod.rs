@@ -150,6 +150,8 @@ pub struct Shared {
     pub traces: Traces,
     /// How the app does.
     pub pulse: Pulse,
+    /// What requests would like to be warmed.
+    pub wishes: warm::Wishes,
 }
 
 impl Shared {
@@ -171,6 +173,7 @@ impl Shared {
             log: AccessLog::default(),
             traces: Traces::default(),
             pulse: Pulse::default(),
+            wishes: warm::Wishes::default(),
         }
     }
 }
@@ -483,6 +486,9 @@ impl Proxy {
     fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
         let hot = &self.0.shared.hot;
         hot.used(key, ask.visit.now, || ask.what(url()));
+        if ask.visit.snapshot.settings.predict.is_some() {
+            self.observe(ask);
+        }
     }
 
     /// Sends a request through to the app and its answer back, untouched by the store; one that

@@ -2,6 +2,7 @@
 
 use super::body::Body;
 use super::reply::Reply;
+use super::warm::Wish;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
@@ -99,6 +100,9 @@ impl Proxy {
                 done.await.outcome.clone()
             }
         };
+        if ask.found.rule.refresh_hot {
+            self.0.shared.wishes.leave(Wish::Hot);
+        }
         reply.told.note = note.map(|note| match outcome {
             PurgeOutcome::Queued => format!("{note} (queued for the others)"),
             PurgeOutcome::Logged | PurgeOutcome::Local => note,

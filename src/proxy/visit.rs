@@ -75,6 +75,8 @@ pub struct Visit {
     pub(super) headers: HeaderMap,
     /// The request brought the debug token.
     pub(super) debug: bool,
+    /// It is made on nobody's behalf, to warm the store.
+    pub(super) is_nobodys: bool,
     /// Its content, where the key is made of it.
     pub(super) content: OnceLock<Bytes>,
     /// Where the app's interim answers go, if the client knows such.
@@ -106,6 +108,7 @@ impl Visit {
             version: parts.version,
             headers: parts.headers,
             debug,
+            is_nobodys: false,
             content: OnceLock::new(),
             interim: None,
             snapshot,

@@ -25,6 +25,8 @@ const ROUTES_TOLD: usize = 20;
 pub struct Request {
     /// Says what would be hit, and purges nothing.
     pub dry_run: bool,
+    /// Fetches again at once what of it is asked for most (`"refresh": "hot"`).
+    pub refresh_hot: bool,
     parts: Vec<Part>,
 }
 
@@ -83,6 +85,11 @@ impl<'de> Deserialize<'de> for Request {
             Some(Value::Bool(dry_run)) => dry_run,
             Some(_) => return Err(D::Error::custom("dry_run is true or false")),
         };
+        let refresh_hot = match asked.remove("refresh") {
+            None => false,
+            Some(Value::String(word)) if word == "hot" => true,
+            Some(_) => return Err(D::Error::custom("refresh is \"hot\"")),
+        };
         let mut parts = Vec::new();
         match asked.remove("purges") {
             None => {}
@@ -101,7 +108,11 @@ impl<'de> Deserialize<'de> for Request {
         if parts.is_empty() || !asked.is_empty() {
             parts.push(part(Value::Object(asked))?);
         }
-        Ok(Self { dry_run, parts })
+        Ok(Self {
+            dry_run,
+            refresh_hot,
+            parts,
+        })
     }
 }
 
@@ -115,6 +126,7 @@ impl Request {
         };
         Self {
             dry_run: false,
+            refresh_hot: false,
             parts: vec![part],
         }
     }

@@ -47,6 +47,10 @@ pub struct Rule {
     pub tags: Vec<Template>,
     /// Tags purged after a 2xx to an unsafe method.
     pub purge: Vec<Template>,
+    /// What `purge` has hit and is asked for most is fetched again at once.
+    pub refresh_hot: bool,
+    /// What is prefetched of the links that a stored answer names, by their relation.
+    pub prefetch: Vec<String>,
     /// Limits on top of the tier: positions in the configuration's list of limits.
     pub limits: Vec<usize>,
     /// Whether the tiers apply to requests of this path (`limits.paths`) is the limiter's business.
@@ -96,6 +100,8 @@ impl Rule {
             bypass,
             tags: _,
             purge: _,
+            refresh_hot: _,
+            prefetch: _,
             limits: _,
             refresh_ahead: _,
             early_refresh: _,

@@ -200,6 +200,8 @@ pub struct Gauges {
     pub upstream_up: Option<bool>,
     /// The bound on requests that the app has at a time, and how many it has.
     pub upstream_load: Option<(u32, u32)>,
+    /// Predictions that came true, those that did not, and the share that does lately.
+    pub predictions: Option<(u64, u64, f32)>,
     /// Whether caching is switched off.
     pub bypass: Option<bool>,
     /// Whether the process is about to stop.
@@ -1047,6 +1049,12 @@ fn read_gauges(gauges: &Gauges, out: &mut Readout) {
             out.number(family, &[], number as f64);
         }
     }
+    if let Some((came_true, failed, precision)) = gauges.predictions {
+        for (outcome, count) in [("hit", came_true), ("unused", failed)] {
+            out.number("larder_predictions_total", &[outcome], count as f64);
+        }
+        out.number("larder_prediction_precision_ratio", &[], precision.into());
+    }
     for audits in &gauges.audits {
         for (word, count) in audits.found.iter().filter(|(_, count)| *count > 0) {
             let labels = [cut(&audits.route), word];
@@ -1300,6 +1308,7 @@ mod tests {
                 }),
                 upstream_up: Some(true),
                 upstream_load: Some((256, 3)),
+                predictions: Some((6, 2, 0.75)),
                 bypass: Some(false),
                 draining: Some(false),
                 audits: vec![AuditGauges {

@@ -12,10 +12,12 @@ use std::time::Duration;
 const USUAL_WEIGHT: f32 = 1.0 / 64.0;
 /// Weight of one answer in how the app does now.
 const NOW_WEIGHT: f32 = 1.0 / 16.0;
+/// The same of one that is faster than the last ones: while little is asked, it is not long known to be slow.
+const FASTER_WEIGHT: f32 = 1.0 / 8.0;
 /// One answer counts as no slower than so many times the usual.
-const SLOWNESS_MAX: f32 = 16.0;
+const SLOWNESS_MAX: f32 = 4.0;
 /// What takes less than this in seconds is fast, however much faster it usually is.
-const FAST_SECONDS: f32 = 0.005;
+const FAST_SECONDS: f32 = 0.025;
 
 /// Moving averages over all workers.
 #[derive(Debug)]
@@ -52,7 +54,11 @@ impl Pulse {
             return;
         }
         let slowness = took.max(FAST_SECONDS) / known.max(FAST_SECONDS);
-        toward(&self.slowness, slowness.min(SLOWNESS_MAX), NOW_WEIGHT);
+        let weight = match slowness < self.slowness() {
+            true => FASTER_WEIGHT,
+            false => NOW_WEIGHT,
+        };
+        toward(&self.slowness, slowness.min(SLOWNESS_MAX), weight);
         toward(usual, took, USUAL_WEIGHT);
     }
 
@@ -86,7 +92,7 @@ mod tests {
         let (fast, slow) = (metrics.route("fast", "/a"), metrics.route("slow", "/b"));
         let pulse = Pulse::default();
         for _ in 0..100 {
-            pulse.answered(&fast, Duration::from_millis(20), false);
+            pulse.answered(&fast, Duration::from_millis(40), false);
             pulse.answered(&slow, Duration::from_millis(900), false);
         }
         assert!(
@@ -95,12 +101,12 @@ mod tests {
             pulse.slowness()
         );
         for _ in 0..24 {
-            pulse.answered(&fast, Duration::from_millis(70), false);
+            pulse.answered(&fast, Duration::from_millis(140), false);
         }
         assert!(pulse.slowness() > 2.0, "{}", pulse.slowness());
         // In the end that is what is usual.
         for _ in 0..300 {
-            pulse.answered(&fast, Duration::from_millis(70), false);
+            pulse.answered(&fast, Duration::from_millis(140), false);
         }
         assert!(pulse.slowness() < 1.2, "{}", pulse.slowness());
     }

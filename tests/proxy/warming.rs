@@ -390,3 +390,343 @@ async fn ten_thousand_pages_stay_within_their_budget_and_are_hits_before_anybody
     let stats = larder.admin().get("/v1/stats").await.json();
     assert_eq!(stats["hit_ratio"], 1.0);
 }
+
+#[tokio::test]
+async fn what_was_purged_and_is_hot_is_fetched_again_before_anybody_asks() {
+    let app = shop().await;
+    let routes = r#"
+routes:
+  - { name: car, path: "/api/cars/{id}", ttl: 5m, tags: ["car:{id}"] }
+  - { name: fleet, path: "/api/fleet", ttl: 5m, tags: [fleet] }
+  - { name: booking, path: /api/bookings, methods: [POST], purge: [fleet], refresh: hot }
+"#;
+    let larder = larder(&app).yaml(routes).start().await;
+    for path in ["/api/cars/1", "/api/cars/2", "/api/fleet"] {
+        for _ in 0..6 {
+            larder.get(path).await;
+        }
+    }
+    let what = json!({"tags": ["car:1"], "soft": false, "refresh": "hot"});
+    assert_eq!(larder.purge(what).await.status, 200);
+    eventually("it is fetched again", async || {
+        (app.count("/api/cars/1") == 2).then_some(())
+    })
+    .await;
+    eventually("it is stored", async || {
+        let standing = larder.admin().get("/v1/warm").await.json();
+        (standing["jobs"][0]["stored"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(larder.get("/api/cars/1").await.cache(), "HIT");
+    // What was not purged is left alone.
+    assert_eq!((app.count("/api/cars/2"), app.count("/api/fleet")), (1, 1));
+    // The same by a route that purges.
+    larder.client().post("/api/bookings", &[], "").await;
+    eventually("the fleet is fetched again", async || {
+        (app.count("/api/fleet") == 2).then_some(())
+    })
+    .await;
+    assert_eq!(app.count("/api/cars/2"), 1);
+}
+
+#[tokio::test]
+async fn links_of_stored_answers_are_prefetched_once_and_no_further() {
+    let app = App::says(|seen| {
+        let page: u32 = seen.target.rsplit('=').next().unwrap().parse().unwrap();
+        Answer::ok(format!("page {page}")).header(
+            "Link",
+            &format!(
+                "</api/cars?page={}>; rel=next, <https://evil.test/x>; rel=next, </y>; rel=prev",
+                page + 1
+            ),
+        )
+    })
+    .await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /api/*, ttl: 5m, prefetch: [next, preload] }]")
+        .start()
+        .await;
+    larder.get("/api/cars?page=1").await;
+    eventually("the next page is stored", async || {
+        let standing = larder.admin().get("/v1/warm").await.json();
+        (standing["jobs"][0]["stored"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(larder.get("/api/cars?page=2").await.cache(), "HIT");
+    let pages: Vec<_> = app
+        .seen("/api/cars")
+        .into_iter()
+        .map(|seen| seen.target)
+        .collect();
+    assert_eq!(pages, ["/api/cars?page=1", "/api/cars?page=2"]);
+}
+
+#[tokio::test]
+async fn warming_stops_while_users_wait_for_the_app_and_goes_on_after() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| match seen.path() {
+        "/api/slow" => Answer::ok("x").behind(&held),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let upstream = format!("upstream: {{ url: \"{}\", max_in_flight: 2 }}", app.url());
+    let larder = larder(&app).yaml(ROUTES).yaml(&upstream).start().await;
+    let users: Vec<_> = (0..3)
+        .map(|number| {
+            let client = larder.client();
+            let path = format!("/api/slow?{number}");
+            tokio::spawn(async move { client.get(&path).await.status })
+        })
+        .collect();
+    eventually("the app has all that it may have", async || {
+        (app.count("/api/slow") == 2).then_some(())
+    })
+    .await;
+    let json = [("Content-Type", "application/json")];
+    let what = json!({"urls": ["/api/a"], "host": "shop.test"}).to_string();
+    larder.admin().post("/v1/warm", &json, what).await;
+    eventually("it says why it waits", async || {
+        let told = larder.admin().get("/v1/warm").await.json();
+        told["paused"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert_eq!(app.count("/api/a"), 0);
+    gate.open();
+    for user in users {
+        assert_eq!(user.await.unwrap(), 200);
+    }
+    assert_eq!(done(&larder, 1).await["job"]["stored"], 1);
+}
+
+#[tokio::test]
+async fn the_command_line_tells_what_became_of_each_page() {
+    let app = shop().await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let admin = format!("http://{}", larder.admin_address);
+    let host = larder.address.to_string();
+    let run = async |arguments: &[&str]| {
+        let all = [&["warm", "--admin", &admin][..], arguments].concat();
+        let output = larder_cli(&all, "").await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (
+            output.status.code(),
+            text + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let (code, text) = run(&["/api/cars", "/api/never", "--host", &host]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "MISS → stored ",
+        "MISS → not stored: no-store",
+        "2 pages: 1 stored, 0 were fresh, 1 not stored, 0 failed",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert_eq!(larder.get("/api/cars").await.cache(), "HIT");
+    let (code, text) = run(&["--popular-only"]).await;
+    assert!(code == Some(0) && text.contains("1 were fresh"), "{text}");
+    let (code, text) = run(&[]).await;
+    assert!(code == Some(2) && text.contains("lists no pages"), "{text}");
+    app.down().await;
+    let (code, text) = run(&["/api/other", "--host", &host]).await;
+    assert!(
+        code == Some(1) && text.contains("failed: connect"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_mostly_follows_is_warmed_before_it_is_asked_for_within_its_budget() {
+    let app = App::says(|seen| Answer::ok(seen.target.clone())).await;
+    let larder = larder(&app)
+        .yaml("routes: [{ path: /api/*, ttl: 1m }]")
+        .yaml("predict: { rate: 2/min, precision: 10% }")
+        .manual_clock()
+        .start()
+        .await;
+    let ask = async |client: usize, path: &str| {
+        let agent = format!("browser {client}");
+        larder.get_with(path, &[("User-Agent", &*agent)]).await
+    };
+    // Who reads the list mostly reads the first car next.
+    for client in 0..5 {
+        ask(client, "/api/list").await;
+        ask(client, "/api/cars/1").await;
+        larder.advance("2m").await;
+    }
+    let before = app.count("/api/cars/1");
+    ask(9, "/api/list").await;
+    eventually("the car is warmed", async || {
+        (app.count("/api/cars/1") == before + 1).then_some(())
+    })
+    .await;
+    eventually("it is stored", async || {
+        let told = larder.admin().get("/v1/warm").await.json();
+        (told["jobs"][0]["running"] == 0 || told["running"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(ask(9, "/api/cars/1").await.cache(), "HIT");
+    let told = larder.admin().get("/v1/warm").await.json();
+    assert!(told["predict"]["predicted"].as_u64() >= Some(1), "{told}");
+    eventually(
+        "that is counted as a prediction that came true",
+        async || {
+            let told = larder.admin().get("/v1/warm").await.json();
+            (told["predict"]["came_true"].as_u64() >= Some(1)).then_some(())
+        },
+    )
+    .await;
+    let metrics = larder.metrics().await;
+    assert!(
+        metrics.contains("larder_prediction_precision_ratio "),
+        "{metrics}"
+    );
+    // Reloads turn it off.
+    larder.configure("predict: { rate: 2/min, precision: 10% }", "predict: false");
+    larder.signal("HUP");
+    eventually("it has forgotten", async || {
+        let told = larder.admin().get("/v1/warm").await.json();
+        told["predict"].is_null().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restart_of_everything_warms_within_the_bound_while_users_come_first() {
+    // The app counts how many it has at a time, and takes 20 ms for each.
+    let now = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counted, most) = (
+        now.clone(),
+        Arc::new(std::sync::atomic::AtomicUsize::new(0)),
+    );
+    let seen_most = most.clone();
+    let app = App::talks(move |socket| {
+        let (now, most) = (counted.clone(), seen_most.clone());
+        async move {
+            use std::sync::atomic::Ordering::SeqCst;
+            use tokio::io::AsyncWriteExt;
+            let mut socket = tokio::io::BufReader::new(socket);
+            while let Some(seen) = read_head(&mut socket).await {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                now.fetch_sub(1, SeqCst);
+                let body = seen.target;
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                if socket.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pages.txt");
+    let pages: String = (0..400).map(|number| format!("/api/{number}\n")).collect();
+    std::fs::write(&file, pages).unwrap();
+    let upstream = format!("upstream: {{ url: \"{}\", max_in_flight: 8 }}", app.url());
+    let warm = format!(
+        "warm: [{{ file: {}, host: shop.test, on_start: true, concurrency: 16, rate: 1000/s }}]",
+        file.display()
+    );
+    let mut redis = RedisServer::start().await;
+    for round in 0..2 {
+        let larder = larder(&app)
+            .redis(&redis)
+            .yaml(ROUTES)
+            .yaml(&upstream)
+            .yaml(&warm);
+        let larder = Arc::new(larder.start().await);
+        let users: Vec<_> = (0..12)
+            .map(|user| {
+                let larder = larder.clone();
+                tokio::spawn(async move {
+                    let client = larder.client();
+                    for number in (user..400).step_by(7) {
+                        let path = format!("/api/{number}");
+                        let host = [("Host", "shop.test")];
+                        assert_eq!(client.get_with(&path, &host).await.status, 200);
+                    }
+                })
+            })
+            .collect();
+        for user in users {
+            user.await.unwrap();
+        }
+        let told = done(&larder, 1).await;
+        let job = &told["job"];
+        let (stored, fresh) = (
+            job["stored"].as_u64().unwrap(),
+            job["fresh"].as_u64().unwrap(),
+        );
+        assert_eq!(stored + fresh, 400, "round {round}: {job}");
+        let most = most.load(std::sync::atomic::Ordering::SeqCst);
+        // The health probe beside the eight.
+        assert!(most <= 9, "{most} at a time");
+        redis.restart_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_takes_up_other_lists_and_lets_the_same_go_on() {
+    let app = shop().await;
+    let one = "{ urls: [/api/one], host: shop.test, on_start: true }";
+    let larder = larder(&app)
+        .yaml(ROUTES)
+        .yaml(&format!("warm: [{one}]"))
+        .start()
+        .await;
+    done(&larder, 1).await;
+    let two = "{ urls: [/api/two], host: shop.test, on_start: true }";
+    larder.configure(&format!("[{one}]"), &format!("[{one}, {two}]"));
+    larder.signal("HUP");
+    eventually("the other list is warmed", async || {
+        (app.count("/api/two") == 1).then_some(())
+    })
+    .await;
+    let standing = larder.admin().get("/v1/warm").await.json();
+    assert_eq!(standing["jobs"].as_array().unwrap().len(), 2, "{standing}");
+    assert_eq!(app.count("/api/one"), 1);
+}
+
+#[tokio::test]
+async fn an_app_that_turns_slow_is_warmed_slowly_until_it_is_well() {
+    let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_slow = slow.clone();
+    let app = App::says(move |_| {
+        let pause = match is_slow.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Duration::from_millis(400),
+            false => Duration::from_millis(1),
+        };
+        Answer::ok("x").after(pause)
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    let urls = |from: usize, to: usize| -> Vec<String> {
+        (from..to).map(|number| format!("/api/{number}")).collect()
+    };
+    let (job, _) = warm(
+        &larder,
+        json!({"urls": urls(0, 80), "host": "shop.test", "rate": 1000}),
+    )
+    .await;
+    assert_eq!(job["stored"], 80);
+    slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    let json = [("Content-Type", "application/json")];
+    let what = json!({"urls": urls(100, 400), "host": "shop.test", "rate": 1000}).to_string();
+    larder.admin().post("/v1/warm", &json, what).await;
+    eventually("it says that the app is slow", async || {
+        let told = larder.admin().get("/v1/warm").await.json();
+        (told["paused"] == "the app is slower than usual").then_some(())
+    })
+    .await;
+    let before = app.total();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let meanwhile = app.total() - before;
+    assert!(meanwhile <= 4, "{meanwhile} pages in two seconds");
+    slow.store(false, std::sync::atomic::Ordering::SeqCst);
+    larder.says("warming goes on").await;
+}

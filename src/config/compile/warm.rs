@@ -16,6 +16,8 @@ const RATE: Rate = Rate {
     quota: NonZeroU32::new(50).unwrap(),
     window: Duration::from_secs(1),
 };
+/// Predictions where the file says nothing.
+const PREDICTED_A_MINUTE: u32 = 60;
 /// Pages at a time at most.
 const CONCURRENCY_MAX: u32 = 256;
 /// Pages that are asked for most, at most.
@@ -63,6 +65,28 @@ impl Compiler<'_> {
             .take(LISTS_MAX)
             .map(|(index, list)| self.warm_list(list, &format!("warm[{index}]")))
             .collect()
+    }
+
+    pub(super) fn predict(&mut self, raw: &Raw) -> Option<Predict> {
+        let raw = raw.predict.get().map(|short| &short.0);
+        let raw = raw.filter(|predict| !predict.off)?;
+        let per_minute = raw.rate.get().map_or(PREDICTED_A_MINUTE, |rate| {
+            let seconds = rate.0.window.as_secs_f64();
+            (f64::from(rate.0.quota.get()) * 60.0 / seconds) as u32
+        });
+        if per_minute == 0 {
+            self.tell(
+                Code::E117,
+                "predict.rate",
+                "less than one prediction a minute",
+                "write 60/min, or `predict: false`",
+            );
+        }
+        Some(Predict {
+            per_minute,
+            share: raw.share.get().map_or(0.05, |share| share.0 as f32),
+            precision: raw.precision.get().map_or(0.2, |share| share.0 as f32),
+        })
     }
 
     fn warm_list(&mut self, raw: &raw::WarmList, path: &str) -> WarmList {

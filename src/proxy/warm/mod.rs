@@ -6,18 +6,25 @@
 
 mod brake;
 mod lead;
+mod links;
 mod lists;
 mod popular;
+mod predict;
 mod queue;
 mod sitemap;
 mod sources;
 mod warmer;
+mod wishes;
 
 pub use lists::Lists;
 pub use popular::Popular;
+pub use predict::Record;
 pub use queue::{Cause, Line, Pace, Progress};
 pub use sources::Wanted;
 pub use warmer::{Standing, Warmer};
+pub use wishes::{Wish, Wishes};
+
+pub(super) use links::Origin;
 
 use super::body::Body;
 use super::coalesce::{Join, Outcome as Filled};
@@ -249,7 +256,10 @@ impl Proxy {
         };
         let trace = shared.traces.context(&parts.headers);
         let snapshot = shared.snapshot.load_full();
-        Visit::new(snapshot, trace, parts, peer, shared.clock.now())
+        Visit {
+            is_nobodys: true,
+            ..Visit::new(snapshot, trace, parts, peer, shared.clock.now())
+        }
     }
 
     /// Fetches as a request does, and waits until what came of it is in the store.
@@ -286,6 +296,8 @@ impl Proxy {
             }
             Filled::Ready(_) | Filled::Found(_) => Warmed::Stored,
             Filled::Failed(error) => Warmed::Failed(error.word()),
+            // Another sidecar is at it.
+            Filled::Released(Reason::CollapsedFailed) => Warmed::Fresh(left(entry, ask.visit)),
             Filled::Released(reason) => Warmed::NotStored(reason),
         }
     }

@@ -303,12 +303,17 @@ impl Queue {
         soonest.map_or(Step::Rest, Step::Until)
     }
 
-    /// A page that was begun is done.
-    pub fn done(&mut self, id: u64, page: &Page, warmed: Warmed, took: Duration, now: Timestamp) {
+    /// A page that was begun is done. Gives what it was for.
+    pub fn done(
+        &mut self,
+        id: u64,
+        page: &Page,
+        warmed: Warmed,
+        took: Duration,
+        now: Timestamp,
+    ) -> Option<Cause> {
         self.running = self.running.saturating_sub(1);
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
+        let job = self.jobs.get_mut(&id)?;
         job.running = job.running.saturating_sub(1);
         let progress = &mut job.progress;
         progress.done += 1;
@@ -334,6 +339,7 @@ impl Queue {
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         });
         end(job, now);
+        Some(job.progress.cause)
     }
 
     /// How far every job is, the newest first.

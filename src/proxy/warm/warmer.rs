@@ -1,8 +1,9 @@
 //! Carries out what the queue says: one task in the background, on its own connections to app and Redis.
 
 use super::brake::{Brake, Pressure, brake};
+use super::predict::Predictor;
 use super::queue::{Cause, Line, Pace, Progress, Queue, Step};
-use super::{Page, Popular, Warmed};
+use super::{Page, Popular, Record, Warmed};
 use crate::proxy::Proxy;
 use crate::semantics::Timestamp;
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub struct Warmer(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
+    predictor: Mutex<Option<Predictor>>,
     woken: Notify,
     proxy: Proxy,
     popular: Popular,
@@ -39,6 +41,8 @@ pub struct Standing {
     pub running: u32,
     /// What holds it, if anything does and anything waits.
     pub paused: Option<&'static str>,
+    /// How predictions do, where there are any.
+    pub predict: Option<Record>,
     /// Every job that is remembered, the newest first.
     pub jobs: Vec<Progress>,
 }
@@ -52,6 +56,7 @@ impl Warmer {
                 queue: Queue::default(),
                 brake: Brake::Off(u32::MAX),
             }),
+            predictor: Mutex::default(),
             woken: Notify::new(),
             proxy,
             popular,
@@ -107,9 +112,11 @@ impl Warmer {
     /// How warming stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
+        let predict = self.record();
         let state = self.state();
         let (waiting, running) = state.queue.load();
         Standing {
+            predict,
             waiting,
             running,
             paused: state.brake.why().filter(|_| waiting > 0),
@@ -133,13 +140,10 @@ impl Warmer {
             let pressure = proxy.pressure();
             let step = {
                 let mut state = self.state();
-                let held = state.brake.why();
-                state.brake = brake(pressure, state.brake);
-                if state.brake.why() != held && state.queue.load().0 > 0 {
-                    match state.brake.why() {
-                        Some(why) => tracing::info!(why, "warming is held"),
-                        None => tracing::info!("warming goes on"),
-                    }
+                let before = state.brake;
+                state.brake = brake(pressure, before);
+                if state.queue.load().0 > 0 {
+                    tell_of(before, state.brake);
                 }
                 let brake = state.brake;
                 state.queue.next(brake, Instant::now())
@@ -168,7 +172,10 @@ impl Warmer {
 
     fn done(&self, id: u64, page: &Page, warmed: Warmed, took: Duration) {
         let now = self.now();
-        self.state().queue.done(id, page, warmed, took, now);
+        let cause = self.state().queue.done(id, page, warmed, took, now);
+        if cause == Some(Cause::Predicted) {
+            self.predicted(page, warmed);
+        }
         self.0.woken.notify_one();
     }
 
@@ -181,8 +188,24 @@ impl Warmer {
         self.0.proxy.0.shared.clock.now()
     }
 
+    pub(super) fn predictor(&self) -> MutexGuard<'_, Option<Predictor>> {
+        let predictor = self.0.predictor.lock();
+        predictor.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says in the log when the app is not well enough to be warmed, and when it is again. That users come
+/// first happens all the time, and is not said.
+fn tell_of(before: Brake, now: Brake) {
+    match (before, now) {
+        (Brake::Slow(before), Brake::Slow(now)) if before == now => {}
+        (_, Brake::Slow(why)) => tracing::info!(why, "warming goes slowly"),
+        (Brake::Slow(_), Brake::Off(_)) => tracing::info!("warming goes on"),
+        _ => {}
     }
 }
 

@@ -135,6 +135,9 @@ table! {
     Counter "larder_client_errors_total" ["reason"] "Requests refused at the door.";
     Counter "larder_warm_requests_total" ["outcome"]
         "Pages asked for on nobody's behalf: fresh (nothing to do), stored, not_stored, failed.";
+    Counter "larder_predictions_total" ["outcome"]
+        "Pages warmed because they were likely to be asked for next: hit (they were, in time), unused.";
+    Gauge "larder_prediction_precision_ratio" [] "Share of predictions that comes true lately.";
     Gauge "larder_bypass" [] "1 while caching is switched off.";
     Gauge "larder_draining" [] "1 while the process is about to stop.";
     Gauge "larder_build_info" ["version", "revision"] "Always 1; the labels name the build.";
