@@ -565,7 +565,6 @@ mod tests {
             let cache = Cache::new(0, "test", 1 << 20).with_redis(redis.clone(), redis.clone());
             let (follower, clock, recorder) = (cache.clone(), Clock::system(), recorder());
             tokio::spawn(async move {
-                let (clock, recorder) = (crate::clock::Clock::system(), recorder());
                 tokio::join!(
                     follower.follow_purges(&redis, &clock, &recorder),
                     follower.follow_wakes(&redis)
