@@ -234,6 +234,12 @@ async fn a_leader_that_was_paused_for_long_does_not_undo_what_was_fetched_meanwh
     paused.signal("CONT");
     // Who asked it has what the app said then; the store has what was said since.
     all_are(late, "old").await;
+    // What was purged while it was paused is known first.
+    eventually("the purge log is followed again", async || {
+        let health = paused.admin().get("/healthz").await;
+        (health.text().contains("\"purgeLogFollowed\":true")).then_some(())
+    })
+    .await;
     for sidecar in sidecars.iter().chain([&paused]) {
         let answer = sidecar.get_with("/one", &HOST).await;
         assert_eq!(
