@@ -27,10 +27,12 @@ use tokio::time::Instant;
 /// Life of a lease; its living holder renews it each third of that. So long those who wait for a holder that died
 /// wait in vain, at most.
 pub const LEASE_LIFE: Duration = Duration::from_secs(2);
+const RENEWED_EACH: Duration = Duration::from_millis(LEASE_LIFE.as_millis() as u64 / 3);
 /// How long can be read what came of a fetch: longer than anybody takes from his look into the store to the
 /// lease.
 pub const ENDED_LIFE: Duration = Duration::from_secs(3);
-/// Pause between two looks at a lease that is held, while wakes cannot be heard.
+/// Pause between two looks at a lease that is held, while wakes cannot be heard; and before one that could not be renewed
+/// is tried again.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Those who wait for one holder that died do not all look at the same moment.
 const SPREAD: Duration = Duration::from_millis(50);
@@ -82,6 +84,9 @@ pub struct Bid {
 pub enum Taken {
     /// It is ours: fetch.
     Ours(Lease),
+    /// Redis has not said in time: it may be ours. If it is, the others wait for us; if it is not, nothing that
+    /// is said of it has any effect.
+    Perhaps(Lease),
     /// Another fetches.
     Held(Holder),
     /// Another has just fetched, and left this word.
@@ -218,13 +223,15 @@ impl Waiter {
         }
     }
 
-    /// Waits until it is time to look at the lease again, and no longer than `at_most`.
-    pub async fn wait(&mut self, held: Holder, at_most: Duration) {
+    /// Waits until it is time to look at the lease again, and no longer than `at_most`. Returns whether
+    /// somebody said that it has ended.
+    pub async fn wait(&mut self, held: Holder, at_most: Duration) -> bool {
         let mut until = held.left + SPREAD.mul_f64(fastrand::f64());
         if !self.leases.heard.load(Ordering::Acquire) {
             until = until.min(LOOK_EVERY);
         }
-        let _ = tokio::time::timeout(until.min(at_most), self.woken.changed()).await;
+        let woken = tokio::time::timeout(until.min(at_most), self.woken.changed()).await;
+        woken.is_ok()
     }
 }
 
@@ -317,17 +324,20 @@ impl Hold {
 
     /// Puts the end off while the lease is ours.
     async fn keep(&self) {
+        let mut pause = RENEWED_EACH;
         loop {
-            tokio::time::sleep(LEASE_LIFE / 3).await;
+            tokio::time::sleep(pause).await;
             let asked = Instant::now();
-            match self.tell(keep_script(), millis(LEASE_LIFE), 0).await {
+            pause = match self.tell(keep_script(), millis(LEASE_LIFE), 0).await {
                 // Another's by now.
                 Ok(0) => return,
                 Ok(told) => {
                     *self.until() = asked + LEASE_LIFE;
                     self.is_waited_for.store(told == 2, Ordering::Relaxed);
+                    RENEWED_EACH
                 }
-                Err(_) => {}
+                // There is time for more than one try.
+                Err(_) => LOOK_EVERY,
             }
         }
     }
@@ -363,7 +373,7 @@ impl Hold {
 
 impl Cache {
     /// Asks for the lease of `key`, or of the variant of it that `request` selects, as far as that is known:
-    /// one round trip, of `patience` at most. `None`: there is none to be had, without Redis, while
+    /// one round trip, waited for `patience` at most. `None`: there is none to be had, without Redis, while
     /// its purge log is not followed, or while it is full and nothing would be stored. Must be called on this worker's runtime.
     pub async fn take_lease(
         &self,
@@ -398,9 +408,7 @@ impl Cache {
         let keys = [hold.name.as_bytes()];
         let asking = tier.redis().script("lease", take_script(), &keys, &args);
         let Ok(Ok(answer)) = tokio::time::timeout(patience, asking).await else {
-            // It may be ours all the same, and nobody is to wait for that.
-            tokio::spawn(async move { hold.end(AGAIN).await });
-            return None;
+            return Some(Taken::Perhaps(Lease::begin(hold)));
         };
         let number = |value: i64| u64::try_from(value).unwrap_or_default();
         match answer.as_slice() {
@@ -693,6 +701,47 @@ mod tests {
         lease.end(9);
         taken.end(8);
         assert_eq!(one.word().await.1, 8);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_redis_gave_too_late_is_kept_by_who_fetches_anyway() {
+        let server = Server::start().await;
+        let (one, two) = (Sidecar::start(&server).await, Sidecar::start(&server).await);
+        // From here on Redis knows the script.
+        drop(one.lease().await);
+        let after = |token| Bid {
+            over: Some(token),
+            ..Bid::default()
+        };
+        let (key, request) = (key(), HeaderMap::new());
+        let late = async |bid| {
+            server.signal("STOP");
+            let asked = (one.0).take_lease(&key, &request, bid, Duration::from_millis(20));
+            let taken = asked.await.expect("it has been asked");
+            server.signal("CONT");
+            taken
+        };
+        let bid = after(one.word().await.0);
+        let Taken::Perhaps(lease) = late(bid).await else {
+            panic!("Redis is paused");
+        };
+        let name = "test:lease:{07070707070707070707070707070707}";
+        let is_given = || server.cli(&["GET", name]).contains('h');
+        until("it was given", is_given).await;
+        // Nor has anybody else to fetch it, once that is done.
+        let holder = two.holder(Bid::default()).await;
+        lease.end(STORED);
+        assert_eq!(two.word().await, (holder.token, STORED));
+        // One that another has is his.
+        let Taken::Ours(theirs) = two.bid(after(holder.token)).await else {
+            panic!("nobody has it");
+        };
+        let Taken::Perhaps(lease) = late(Bid::default()).await else {
+            panic!("Redis is paused");
+        };
+        lease.end(9);
+        theirs.end(8);
+        assert_eq!(two.word().await.1, 8);
     }
 
     #[tokio::test]

@@ -347,7 +347,9 @@ pub struct Fill {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    wakers: Vec<Waker>,
+    /// Whom to wake, by a number of its own: who waits again, or no longer, is found without a search.
+    wakers: HashMap<u64, Waker>,
+    last_number: u64,
 }
 
 #[derive(Debug)]
@@ -374,6 +376,8 @@ struct Stream {
     held: usize,
     /// Next piece of each reader; `None` = has left. It may be gone.
     readers: Vec<Option<usize>>,
+    /// Which of these have left.
+    free: Vec<usize>,
     /// Where it is stored while it comes in, and how many bytes of it are.
     kept: Option<(Arc<Chunks>, u64)>,
     /// It has outgrown the store: late comers cannot join, and the slowest reader sets the pace.
@@ -450,7 +454,8 @@ impl Fill {
             waiting: AtomicUsize::new(0),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
-                wakers: Vec::new(),
+                wakers: HashMap::new(),
+                last_number: 0,
             }),
         }
     }
@@ -471,6 +476,7 @@ impl Fill {
             gone_bytes: 0,
             held: 0,
             readers: Vec::new(),
+            free: Vec::new(),
             kept: None,
             outgrown: false,
             left: false,
@@ -534,6 +540,7 @@ impl Fill {
 
     /// Waits for the end; the body in one piece, unless it broke off or is too large to be held.
     pub async fn whole(&self) -> Option<Bytes> {
+        let mut seat = Seat::of(self);
         poll_fn(|context| {
             let mut state = self.lock();
             match &state.phase {
@@ -543,7 +550,7 @@ impl Fill {
                     kept: None,
                     ..
                 }) => {
-                    state.wait(context);
+                    state.wait(&mut seat.number, context);
                     Poll::Pending
                 }
                 Phase::Streaming(Stream {
@@ -561,6 +568,7 @@ impl Fill {
 
     /// Waits until no more than `bytes_max` are held for readers. Returns whether anybody still reads.
     pub async fn drained(&self, bytes_max: usize) -> bool {
+        let mut seat = Seat::of(self);
         poll_fn(|context| {
             let mut state = self.lock();
             let Phase::Streaming(stream) = &mut state.phase else {
@@ -576,7 +584,7 @@ impl Fill {
             if stream.held <= bytes_max {
                 return Poll::Ready(true);
             }
-            state.wait(context);
+            state.wait(&mut seat.number, context);
             Poll::Pending
         })
         .await
@@ -594,11 +602,12 @@ impl Fill {
 
     /// Waits for the head.
     pub async fn outcome(self: &Arc<Self>) -> Outcome {
+        let mut seat = Seat::of(self);
         poll_fn(|context| {
             let mut state = self.lock();
             let outcome = match &state.phase {
                 Phase::Waiting => {
-                    state.wait(context);
+                    state.wait(&mut seat.number, context);
                     return Poll::Pending;
                 }
                 Phase::Streaming(stream) if stream.outgrown => Outcome::Released(Reason::TooLarge),
@@ -621,12 +630,11 @@ impl Fill {
         let mut state = self.lock();
         let (slot, length) = match &mut state.phase {
             Phase::Streaming(stream) => {
-                let free = stream.readers.iter().position(Option::is_none);
-                let slot = free.unwrap_or(stream.readers.len());
-                stream
-                    .readers
-                    .resize(stream.readers.len().max(slot + 1), None);
-                stream.readers[slot] = Some(0);
+                let slot = stream.free.pop().unwrap_or(stream.readers.len());
+                match stream.readers.get_mut(slot) {
+                    Some(reader) => *reader = Some(0),
+                    None => stream.readers.push(Some(0)),
+                }
                 (slot, stream.length)
             }
             _ => (0, None),
@@ -638,6 +646,7 @@ impl Fill {
             read: 0,
             length,
             ended: false,
+            number: None,
         }
     }
 
@@ -672,18 +681,47 @@ fn joined<'a>(chunks: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
 }
 
 impl State {
-    fn wait(&mut self, context: &Context<'_>) {
-        if !self
-            .wakers
-            .iter()
-            .any(|waker| waker.will_wake(context.waker()))
-        {
-            self.wakers.push(context.waker().clone());
+    /// `number` is the waiting one's, who has to [`State::forget`] it.
+    fn wait(&mut self, number: &mut Option<u64>, context: &Context<'_>) {
+        let number = *number.get_or_insert_with(|| {
+            self.last_number += 1;
+            self.last_number
+        });
+        self.wakers
+            .entry(number)
+            .and_modify(|waker| waker.clone_from(context.waker()))
+            .or_insert_with(|| context.waker().clone());
+    }
+
+    /// A waker keeps the memory of its task: clients that come and go in front of a slow app would fill it.
+    fn forget(&mut self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.wakers.remove(&number);
         }
     }
 
     fn wake(&mut self) {
-        self.wakers.drain(..).for_each(Waker::wake);
+        self.wakers.drain().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// Somebody's place among those who are woken; free again when dropped.
+struct Seat<'a> {
+    fill: &'a Fill,
+    number: Option<u64>,
+}
+
+impl<'a> Seat<'a> {
+    fn of(fill: &'a Fill) -> Self {
+        Self { fill, number: None }
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            self.fill.lock().forget(self.number);
+        }
     }
 }
 
@@ -698,6 +736,8 @@ pub struct Reader {
     read: u64,
     length: Option<u64>,
     ended: bool,
+    /// Among those who are woken.
+    number: Option<u64>,
 }
 
 impl Reader {
@@ -754,7 +794,7 @@ impl Reader {
         }
         match &stream.end {
             None => {
-                state.wait(context);
+                state.wait(&mut self.number, context);
                 Poll::Pending
             }
             Some(End::Broken) => {
@@ -788,10 +828,12 @@ pub(super) enum Next {
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.fill.lock();
+        state.forget(self.number);
         if let Phase::Streaming(stream) = &mut state.phase
             && let Some(reader) = stream.readers.get_mut(self.slot)
         {
             *reader = None;
+            stream.free.push(self.slot);
             stream.left |= self.read > 0 && !self.ended;
             if stream.outgrown {
                 state.wake();
@@ -973,6 +1015,30 @@ mod tests {
             panic!("it streams");
         };
         assert_eq!((stream.held, stream.gone_bytes), (0, 2_100_000));
+    }
+
+    #[test]
+    fn who_no_longer_waits_is_not_kept_in_mind() {
+        let coalescer = Arc::new(Coalescer::default());
+        let lead = lead(&coalescer, key("a"));
+        let fill = lead.fill().clone();
+        let mut context = Context::from_waker(Waker::noop());
+        let remembered = |fill: &Fill| fill.lock().wakers.len();
+        for _ in 0..10 {
+            let mut gone = Box::pin(fill.outcome());
+            assert!(gone.as_mut().poll(&mut context).is_pending());
+            assert!(gone.as_mut().poll(&mut context).is_pending());
+            assert_eq!(remembered(&fill), 1, "once, however often it is asked");
+        }
+        assert_eq!(remembered(&fill), 0);
+        let mut reader = fill.stream(head(), None);
+        for _ in 0..10 {
+            let mut gone = fill.read();
+            assert!(gone.poll_next(&mut context).is_pending());
+            assert_eq!(gone.slot, 1, "a place that was left is taken again");
+        }
+        assert!(reader.poll_next(&mut context).is_pending());
+        assert_eq!(remembered(&fill), 1);
     }
 
     #[test]

@@ -42,6 +42,11 @@ const WINDOW_BYTES: usize = 256 * 1024;
 const FINISHED_BYTES: u64 = 1024 * 1024;
 const FINISHED_PERCENT: u64 = 50;
 
+/// How far apart those are who have waited for an answer that is not theirs, on the average, and within which time all of
+/// them ask the app.
+const RELEASED_EACH: Duration = Duration::from_millis(1);
+const RELEASED_MAX: Duration = Duration::from_secs(1);
+
 /// For whom a fetch is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
@@ -127,9 +132,9 @@ impl Proxy {
                         // under this key.
                         (key, stale) = (likely, None);
                         joined = join(self.place(ask, key));
-                    } else if reason == Reason::NotModified {
-                        // The leader was told that what it has is current. That is no answer for anybody
-                        // else, but the next fetch is for all.
+                    } else if matches!(reason, Reason::NotModified | Reason::CollapsedFailed) {
+                        // The leader was told that what it has is current, or has brought nothing. That is no
+                        // answer for anybody else, but the next fetch is for all.
                         joined = join(place);
                     }
                     break;
@@ -164,14 +169,20 @@ impl Proxy {
             // A part of something that is not stored anyway is asked for as a part.
             Join::Apart if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
             Join::Apart => self.lead(ask, alone(), stale, why, Manner::Apart).await,
-            Join::Follow(follower) => match self.follow(ask, follower, stale.as_ref(), why).await {
-                Some(outcome) => outcome,
-                None if ask.visit.headers.contains_key(RANGE) => self.part(ask, why).await,
-                None => {
-                    self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
-                        .await
+            Join::Follow(follower) => {
+                let waiting = follower.waiting();
+                match self.follow(ask, follower, stale.as_ref(), why).await {
+                    Some(outcome) => return outcome,
+                    None => {
+                        tokio::time::sleep(released_within(waiting).mul_f64(fastrand::f64())).await
+                    }
                 }
-            },
+                if ask.visit.headers.contains_key(RANGE) {
+                    return self.part(ask, why).await;
+                }
+                self.lead(ask, alone(), stale, Reason::CollapsedFailed, Manner::Apart)
+                    .await
+            }
         }
     }
 
@@ -674,6 +685,13 @@ impl Rest {
             _ => (body, Bytes::new()),
         }
     }
+}
+
+/// Who waited as the so-manieth for what was not his asks the app himself within this time, at a moment of his own:
+/// a few at once, a herd one after the other.
+fn released_within(waiting: usize) -> Duration {
+    let before = u32::try_from(waiting.saturating_sub(1)).unwrap_or(u32::MAX);
+    RELEASED_EACH.saturating_mul(before).min(RELEASED_MAX)
 }
 
 /// Spawns a fetch. Its future is large, and the runtime moves what it is given several times: here
@@ -1357,5 +1375,17 @@ enum Taken {
 fn say(tell: Option<oneshot::Sender<Led>>, led: Led) {
     if let Some(tell) = tell {
         let _ = tell.send(led);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_are_released_at_once_and_a_herd_within_a_second() {
+        let within: Vec<_> = [0, 1, 2, 20, 1_001, 10_000].map(released_within).into();
+        let millis: Vec<_> = within.iter().map(Duration::as_millis).collect();
+        assert_eq!(millis, [0, 0, 1, 19, 1_000, 1_000]);
     }
 }

@@ -105,10 +105,19 @@ impl Job {
                 waits: waiter.is_some(),
             };
             match cache.take_lease(&key, &self.client, bid, patience).await {
-                None if waiter.is_none() => return (Duty::Ask(None), Some("unavailable")),
-                None => {
-                    tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
-                    return (Duty::Ask(None), Some("lost"));
+                lost @ (None | Some(Taken::Perhaps(_))) => {
+                    let word = match waiter {
+                        Some(_) => "lost",
+                        None => "unavailable",
+                    };
+                    if waiter.is_some() {
+                        tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
+                    }
+                    let lease = match lost {
+                        Some(Taken::Perhaps(lease)) => Some(lease),
+                        _ => None,
+                    };
+                    return (Duty::Ask(lease), Some(word));
                 }
                 Some(Taken::Ours(lease)) => {
                     let word = if has_waited { "took_over" } else { "led" };
@@ -145,8 +154,12 @@ impl Job {
                     match &mut waiter {
                         None => waiter = Some(cache.wait_for_lease(&key, &self.client)),
                         Some(waiter) => {
-                            waiter.wait(holder, left).await;
+                            let is_over = waiter.wait(holder, left).await;
                             patience = cache.patience();
+                            // What came of it is there before it is said to be over: that is one round trip less.
+                            if is_over && let Some(entry) = self.look().await {
+                                return (Duty::Found(entry), Some("found"));
+                            }
                         }
                     }
                 }

@@ -96,22 +96,23 @@ impl Hot {
             place.uses += uses;
             return;
         }
+        let what = what();
+        if what.url.len() > URL_BYTES_MAX {
+            return;
+        }
         let mut doubt = 0.0;
         if set.len() == PLACES {
             set.iter_mut().for_each(|place| place.age(second));
             let least = (0..PLACES).min_by(|a, b| set[*a].uses.total_cmp(&set[*b].uses));
             doubt = set.swap_remove(least.unwrap_or_default()).uses;
         }
-        let what = what();
-        if what.url.len() <= URL_BYTES_MAX {
-            set.push(Place {
-                key: *key,
-                uses: doubt + uses,
-                doubt,
-                second,
-                what,
-            });
-        }
+        set.push(Place {
+            key: *key,
+            uses: doubt + uses,
+            doubt,
+            second,
+            what,
+        });
     }
 
     /// Whether `key` is certain to be asked for again and again.
@@ -319,6 +320,19 @@ mod tests {
         assert!(!hot.is_hot(&key(1), START + HALF_LIFE * 2));
         assert_eq!(hot.top(9, START + HALF_LIFE * 2).len(), 1);
         assert!(hot.top(9, START + HALF_LIFE * 10).is_empty());
+    }
+
+    #[test]
+    fn urls_that_are_too_long_to_be_kept_take_nobodys_place() {
+        let hot = Hot::default();
+        (0..8).for_each(|_| used(&hot, 1, START));
+        let long = || What {
+            url: "x".repeat(URL_BYTES_MAX + 1).into(),
+            ..what(2)
+        };
+        (2..20_000).for_each(|number| hot.used(&key(number), START, long));
+        assert!(hot.is_hot(&key(1), START));
+        assert_eq!(hot.top(9, START).len(), 1);
     }
 
     #[test]

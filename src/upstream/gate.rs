@@ -2,7 +2,7 @@
 //!
 //! A cold cache in front of a slow app must not drown it: what is over the bound waits, what cannot
 //! wait is refused. The adaptive bound grows by one for each full round of good answers while it is
-//! in use, and shrinks by a tenth when the app times out, refuses or breaks (additive increase,
+//! in use, and shrinks by a tenth when the app times out (additive increase,
 //! multiplicative decrease: Chiu and Jain, 1989). When the cache has suddenly nothing, the bound starts
 //! low and doubles with each full round of good answers, as TCP does on a fresh path, until it is what
 //! it was.
@@ -32,8 +32,9 @@ struct Inner {
     adaptive: bool,
     limit: AtomicU32,
     good: AtomicU32,
-    /// The bound that is being returned to; 0: none.
-    ramp_to: AtomicU32,
+    /// The bound that is returned to where there is less; 0: none. It never changes where the bound is fixed, so that
+    /// nothing that happens at the same time can leave that too high or too low for good.
+    whole: AtomicU32,
     waiting: AtomicUsize,
 }
 
@@ -57,7 +58,7 @@ impl Gate {
             adaptive,
             limit: AtomicU32::new(limit),
             good: AtomicU32::new(0),
-            ramp_to: AtomicU32::new(0),
+            whole: AtomicU32::new(limit),
             waiting: AtomicUsize::new(0),
         }))
     }
@@ -91,7 +92,7 @@ impl Gate {
         }
         let gone = self.0.turns.forget_permits((limit - RAMP_START) as usize);
         let gone = u32::try_from(gone).unwrap_or(0);
-        self.0.ramp_to.fetch_max(limit, Ordering::Relaxed);
+        self.0.whole.fetch_max(limit, Ordering::Relaxed);
         self.0.limit.fetch_sub(gone, Ordering::Relaxed);
     }
 
@@ -120,15 +121,15 @@ impl Gate {
 
     /// One more for a good answer, as long as the bound is not what it was. Returns whether it was not.
     fn ramp_up(&self) -> bool {
-        let ramp_to = self.0.ramp_to.load(Ordering::Relaxed);
-        if ramp_to == 0 {
+        let whole = self.0.whole.load(Ordering::Relaxed);
+        if self.limit() >= whole {
             return false;
         }
-        if self.0.limit.fetch_add(1, Ordering::Relaxed) + 1 >= ramp_to {
-            self.0.ramp_to.store(0, Ordering::Relaxed);
+        let is_more = self.change(|limit| (limit < whole).then(|| limit + 1));
+        if is_more.is_some() {
+            self.0.turns.add_permits(1);
         }
-        self.0.turns.add_permits(1);
-        true
+        is_more.is_some()
     }
 
     fn grow(&self) {
@@ -145,20 +146,27 @@ impl Gate {
     }
 
     fn shrink(&self, turn: OwnedSemaphorePermit) {
-        let limit = self.limit();
         self.0.good.store(0, Ordering::Relaxed);
         // From here on carefully.
-        self.0.ramp_to.store(0, Ordering::Relaxed);
-        if limit <= ADAPTIVE_MIN {
+        self.0.whole.store(0, Ordering::Relaxed);
+        let tenth = |limit: u32| (limit / 10).clamp(1, limit - ADAPTIVE_MIN);
+        let cut = |limit: u32| (limit > ADAPTIVE_MIN).then(|| limit - tenth(limit));
+        let Some(before) = self.change(cut) else {
             return;
-        }
+        };
         // The failed request's own turn goes, and with it as many free ones as make a tenth.
-        let more = (limit / 10).saturating_sub(1).min(limit - ADAPTIVE_MIN) as usize;
         turn.forget();
-        let gone = 1 + self.0.turns.forget_permits(more);
-        self.0
-            .limit
-            .fetch_sub(u32::try_from(gone).unwrap_or(0), Ordering::Relaxed);
+        let more = tenth(before) - 1;
+        let gone = self.0.turns.forget_permits(more as usize);
+        let kept = more - u32::try_from(gone).unwrap_or(more);
+        self.0.limit.fetch_add(kept, Ordering::Relaxed);
+    }
+
+    /// Makes the bound what `new` says, and returns what it was. Others may do so at the same moment.
+    fn change(&self, new: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+        let limit = &self.0.limit;
+        let changed = limit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
+        changed.ok()
     }
 }
 
@@ -261,6 +269,29 @@ mod tests {
                 "it is back, and grows by itself no more"
             );
             assert_eq!(gate.in_flight(), 0);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn answers_of_all_workers_at_once_never_lift_a_fixed_bound_above_itself() {
+        let gate = Gate::new(MaxInFlight::Fixed(NonZeroU32::new(64).unwrap()));
+        for _ in 0..200 {
+            gate.ramp();
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    let gate = gate.clone();
+                    tokio::spawn(async move {
+                        for _ in 0..100 {
+                            gate.enter(SOON).await.unwrap().done(None);
+                        }
+                    })
+                })
+                .collect();
+            for worker in workers {
+                worker.await.unwrap();
+            }
+            assert_eq!((gate.limit(), gate.in_flight()), (64, 0));
+            assert_eq!(gate.0.turns.available_permits(), 64);
         }
     }
 

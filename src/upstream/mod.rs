@@ -32,6 +32,7 @@ use plain::Wire;
 use pool::Pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use streamed::Sender;
 
 /// Interim answers (1xx) before the answer itself.
@@ -248,10 +249,14 @@ impl Upstream {
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let address = self.address.load_full();
         let patience = address.settings.timeout;
-        // Held until the head is here, as the other is.
-        let _of_route = match of_route {
-            Some(gate) => Some(gate.enter(patience).await?),
-            None => None,
+        // Held until the head is here, as the other is. Who has waited for one waits less for the other.
+        let (_of_route, patience) = match of_route {
+            Some(gate) => {
+                let begun = Instant::now();
+                let turn = gate.enter(patience).await?;
+                (Some(turn), patience.saturating_sub(begun.elapsed()))
+            }
+            None => (None, patience),
         };
         let permit = self.gate.enter(patience).await?;
         let outcome = match body.here().filter(|_| !head.upgrade) {

@@ -438,6 +438,44 @@ async fn a_variant_is_only_shared_with_those_it_is_for() {
 }
 
 #[tokio::test]
+async fn who_has_waited_for_what_is_not_his_asks_the_app_one_after_the_other() {
+    const CLIENTS: usize = 400;
+    let gate = Gate::closed();
+    let (held, number) = (gate.clone(), AtomicUsize::new(0));
+    let asked_at = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = asked_at.clone();
+    let app = App::says(move |_| {
+        told.lock().unwrap().push(Instant::now());
+        let answer = Answer::ok("his").header("Cache-Control", "private");
+        match number.fetch_add(1, Ordering::Relaxed) {
+            0 => answer.behind(&held),
+            _ => answer,
+        }
+    })
+    .await;
+    let larder = larder(&app).yaml(EXACT).start().await;
+    let mut answers = ask(std::slice::from_ref(&larder), "/one", CLIENTS);
+    eventually("all but one wait", async || {
+        let waiting = counted(&larder, "larder_cache_coalescing ").await;
+        (waiting as usize == CLIENTS - 1).then_some(())
+    })
+    .await;
+    let opened = Instant::now();
+    gate.open();
+    while let Some(answer) = answers.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().text(), "his");
+    }
+    assert_eq!(app.count("/one"), CLIENTS);
+    let asked_at = asked_at.lock().unwrap();
+    let early = |at: &&Instant| at.saturating_duration_since(opened) < Duration::from_millis(50);
+    let early = asked_at.iter().filter(early).count();
+    let took = asked_at.last().unwrap().saturating_duration_since(opened);
+    println!("{early} of {CLIENTS} in the first 50 ms, the last after {took:?}");
+    // A millisecond for each, on the average half of that is waited; and at most a second.
+    assert!(took > Duration::from_millis(250), "{took:?}");
+}
+
+#[tokio::test]
 async fn requests_with_credentials_wait_for_nobody_and_are_given_to_nobody() {
     let gate = Gate::closed();
     let held = gate.clone();
