@@ -13,6 +13,7 @@
 //! that no round robin of up to six servers gives; of those that chance gives, it is one in 256.
 
 use crate::semantics::KeyBuilder;
+use http::HeaderValue;
 use serde_json::Value;
 
 /// Questions that one audit puts to the app at most.
@@ -42,7 +43,7 @@ pub enum Who {
     Bare,
 }
 
-/// What is compared of an answer: its status, and its content less what differs each time.
+/// What is compared of an answer: its status, where it leads, and its content less what differs each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Print {
     status: u16,
@@ -73,6 +74,22 @@ impl Print {
         }
     }
 
+    /// The same of an answer that leads somewhere else: a redirect says by its `Location` what others say by
+    /// their content.
+    #[must_use]
+    pub fn leading(self, location: Option<&HeaderValue>) -> Self {
+        let Some(location) = location.filter(|_| matches!(self.status, 300..=399)) else {
+            return self;
+        };
+        let mut digest = KeyBuilder::new("location");
+        digest.part(&self.content);
+        digest.part(location.as_bytes());
+        Self {
+            content: *digest.finish().bytes(),
+            ..self
+        }
+    }
+
     const fn is_success(&self) -> bool {
         matches!(self.status, 200..=299)
     }
@@ -82,7 +99,9 @@ impl Print {
         matches!(self.status, 401 | 403)
     }
 
-    const fn is_failure(&self) -> bool {
+    /// The app fails, or has no time: what it would have said is not known.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
         matches!(self.status, 429 | 500..=599)
     }
 }
@@ -195,10 +214,24 @@ impl Inquiry {
         }
     }
 
-    /// Whether it has come beyond a first doubt that one person was given another's answer.
+    /// Whether somebody's own answer was another than nobody's: the first doubt that one person was given
+    /// another's.
     #[must_use]
     pub fn was_suspicious(&self) -> bool {
-        self.heard.len() > 3
+        self.heard.len() > 2 && self.of(Who::Client).next().is_some()
+    }
+
+    /// What the app said to the client himself, where it knows him.
+    #[must_use]
+    pub fn own(&self) -> Option<Print> {
+        self.of(Who::Client).next().filter(Print::is_success)
+    }
+
+    /// Whether strangers were told something that the client's answer can be held against: what says no to
+    /// them says nothing of what others like him are told.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        self.of(Who::Nobody).any(|print| print.is_success())
     }
 
     /// What follows from what was heard so far.
@@ -396,6 +429,32 @@ mod tests {
             _ => Some(phone),
         });
         assert_eq!(verdict, Verdict::Unkeyed);
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_what_it_says() {
+        let leads = |status, to| print(status, "").leading(Some(&HeaderValue::from_static(to)));
+        assert_eq!(leads(302, "/a"), leads(302, "/a"));
+        assert_ne!(leads(302, "/a"), leads(302, "/b"));
+        assert_eq!(leads(200, "/a"), leads(200, "/b"), "it leads nowhere");
+    }
+
+    #[test]
+    fn a_sender_with_a_version_of_his_own_among_two_by_chance_speaks_against_a_leak() {
+        // He keeps his; strangers get one by chance.
+        let (one, two) = (print(200, "one"), print(200, "two"));
+        let mut chance = [one, two].into_iter().cycle();
+        let mut inquiry = Inquiry::new(one, true);
+        while let Next::Ask(who) = inquiry.next() {
+            let version = if who == Who::Client {
+                two
+            } else {
+                chance.next().unwrap()
+            };
+            inquiry.hear(who, Some(version));
+        }
+        assert_eq!(inquiry.next(), Next::Done(Verdict::Unstable));
+        assert!(inquiry.was_suspicious());
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub struct Given {
     last: Vec<(u64, Print, u64)>,
     steps: u64,
     depends: bool,
+    is_shared: bool,
 }
 
 impl Given {
@@ -36,11 +37,18 @@ impl Given {
             self.depends |= meanwhile.clone().any(|(_, other, _)| *other != what);
         }
         self.last.retain(|(known, ..)| *known != who);
+        self.is_shared |= self.last.iter().any(|(_, other, _)| *other == what);
         if self.last.len() >= CLIENTS_MAX {
             self.last.remove(0);
         }
         self.last.push((who, what, self.steps));
         self.depends
+    }
+
+    /// Whether two were ever given the same.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Whether any two of those who are remembered were last given different answers, for whatever reason.
@@ -57,6 +65,18 @@ pub struct Identities(Mutex<HashMap<Key, Given>>);
 impl Identities {
     /// See [`Given::note`].
     pub fn note(&self, key: &Key, who: u64, what: Print) -> bool {
+        self.with(key, |given| given.note(who, what))
+    }
+
+    /// Notes the same, and tells whether it is known that one answer under this key is for more than one.
+    pub fn share(&self, key: &Key, who: u64, what: Print) -> bool {
+        self.with(key, |given| {
+            let depends = given.note(who, what);
+            given.is_shared() && !depends
+        })
+    }
+
+    fn with<T>(&self, key: &Key, tell: impl FnOnce(&mut Given) -> T) -> T {
         let mut keys = lock(&self.0);
         if keys.len() >= KEYS_MAX
             && !keys.contains_key(key)
@@ -64,7 +84,7 @@ impl Identities {
         {
             keys.remove(&any);
         }
-        keys.entry(*key).or_default().note(who, what)
+        tell(keys.entry(*key).or_default())
     }
 }
 
@@ -107,6 +127,17 @@ mod tests {
             assert!(!given.note(who % 7, page("same")));
         }
         assert!(!given.differ());
+    }
+
+    #[test]
+    fn what_two_were_given_alike_is_shared_until_it_is_proven_to_depend() {
+        let (identities, key) = (Identities::default(), Key::from_bytes([1; 16]));
+        assert!(!identities.share(&key, 1, page("old")) && !identities.share(&key, 1, page("old")));
+        assert!(identities.share(&key, 2, page("old")));
+        // It changes for everybody.
+        assert!(identities.share(&key, 3, page("new")));
+        // And now each is given his own.
+        assert!(identities.share(&key, 1, page("one")) && !identities.share(&key, 3, page("new")));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Evidence {
     pub shadows: Ledger,
     /// Who was given which answer there.
     pub identities: Identities,
+    /// Who was told what when hits were audited.
+    pub told: Identities,
     /// What is looked at to suggest routes.
     pub sights: Sights,
 }

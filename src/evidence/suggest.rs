@@ -18,10 +18,14 @@ use std::time::Duration;
 
 /// Shapes of paths that are told apart; what has another one is counted and no more.
 const SHAPES_MAX: usize = 512;
+/// The longest of them, in bytes; longer ones are counted and no more.
+const SHAPE_BYTES_MAX: usize = 512;
 /// URLs of one shape that are told apart.
 const URLS_MAX: usize = 256;
 /// Names of query parameters that are told of one shape.
 const PARAMETERS_MAX: usize = 12;
+/// The longest of them, in bytes; longer ones are not told.
+const PARAMETER_BYTES_MAX: usize = 64;
 /// Requests of a shape that say anything, and how often the same URL was asked for.
 const ENOUGH: u64 = 20;
 /// At most this share of hits should be stale.
@@ -121,7 +125,8 @@ impl Sights {
     pub fn note(&self, sight: &Sight<'_>) {
         let mut seen = lock(&self.seen);
         let shape = shape_of(sight.path);
-        if seen.shapes.len() >= SHAPES_MAX && !seen.shapes.contains_key(&shape) {
+        let is_full = seen.shapes.len() >= SHAPES_MAX && !seen.shapes.contains_key(&shape);
+        if is_full || shape.len() > SHAPE_BYTES_MAX {
             seen.beyond += 1;
             return;
         }
@@ -135,8 +140,22 @@ impl Sights {
         let end = Timestamp::from_millis(self.until.load(Ordering::Relaxed)).min(now);
         let length = end.since(seen.since?).max(Duration::from_secs(1));
         let (mut routes, mut others) = (Vec::new(), Vec::new());
+        let differing: Vec<_> = (seen.shapes.iter())
+            .filter(|(_, shape)| shape.differing() > 0)
+            .map(|(path, _)| path.as_str())
+            .collect();
+        let alone = |route: Route| {
+            let other = differing.iter().find(|path| stands_for(&route.path, path));
+            match other {
+                Some(path) => Err(format!(
+                    "stands for {} as well, which differs by who asks",
+                    printable(path)
+                )),
+                None => Ok(route),
+            }
+        };
         for (path, shape) in &seen.shapes {
-            match shape.judge(path, length) {
+            match shape.judge(path, length).and_then(alone) {
                 Ok(route) => routes.push(route),
                 Err(why) => others.push(Other {
                     path: path.clone(),
@@ -180,7 +199,8 @@ impl Shape {
             Ok(()) => self.storable += 1,
             Err(reason) => *self.refused.entry(reason).or_default() += 1,
         }
-        for name in &sight.parameters {
+        let names = sight.parameters.iter();
+        for name in names.filter(|name| name.len() <= PARAMETER_BYTES_MAX) {
             if self.parameters.len() < PARAMETERS_MAX {
                 self.parameters.insert((*name).to_owned());
             }
@@ -202,6 +222,11 @@ impl Shape {
         url.last = Some((answer, sight.now));
     }
 
+    /// Of how many URLs two clients were given different answers.
+    fn differing(&self) -> usize {
+        self.urls.values().filter(|url| url.differs).count()
+    }
+
     /// A route, or why there should be none.
     fn judge(&self, path: &str, length: Duration) -> Result<Route, String> {
         let reads = self.requests - self.unsafe_requests;
@@ -212,7 +237,7 @@ impl Shape {
         if !path.chars().all(telling) {
             return Err("its path is not a plain one".to_owned());
         }
-        let differing = self.urls.values().filter(|url| url.differs).count();
+        let differing = self.differing();
         if differing > 0 {
             return Err(format!(
                 "differs by who asks: {differing} of {} URLs",
@@ -446,13 +471,31 @@ fn shape_of(path: &str) -> String {
                 number => drop(write!(shape, "{{id{number}}}")),
             }
         } else {
-            shape.push_str(segment);
+            // What is written in braces would stand for anything.
+            shape.extend(segment.chars().map(|c| match c {
+                '{' | '}' => '?',
+                c => c,
+            }));
         }
     }
     shape
 }
 
-/// Whether a segment names a single thing: a number, a UUID, a digest, or a long word with digits.
+/// Whether a route with the path `pattern` would take requests of the shape `path`.
+fn stands_for(pattern: &str, path: &str) -> bool {
+    let (mut mine, mut theirs) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (mine.next(), theirs.next()) {
+            (None, None) => return true,
+            (Some(mine), Some(theirs)) if mine == theirs => {}
+            (Some(mine), Some(theirs)) if mine.starts_with('{') && !theirs.is_empty() => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether a segment names a single thing: a number, a UUID, a digest, a long word with digits, an address, or
+/// what looks like a token. Those are never shown, so it is better to take one too many for one.
 fn names_one(segment: &str) -> bool {
     let digits = segment.bytes().filter(u8::is_ascii_digit).count();
     let is_hex = segment
@@ -464,6 +507,14 @@ fn names_one(segment: &str) -> bool {
     (digits > 0 && digits == segment.len())
         || (is_hex && segment.len() >= 16)
         || (is_word && digits >= 3 && segment.len() >= 8)
+        || (is_word && !segment.contains('-') && is_mixed(segment) && segment.len() >= 16)
+        || segment.contains('@')
+        || segment.len() >= 40
+}
+
+fn is_mixed(segment: &str) -> bool {
+    let any = |is: fn(&u8) -> bool| segment.bytes().any(|byte| is(&byte));
+    any(u8::is_ascii_uppercase) && any(u8::is_ascii_lowercase)
 }
 
 /// As the configuration writes it: `1h`, `90s`.
@@ -527,6 +578,14 @@ mod tests {
             ("/api/v2/fleet", "/api/v2/fleet"),
             ("/p/bmw-320-2019", "/p/{id}"),
             ("/about-us", "/about-us"),
+            ("/reset/kWqZpLrTbNxVmShD", "/reset/{id}"),
+            (
+                "/verify/eyJhbGciOi.eyJzdWIiOiJhbGljZSJ9.TJVA95OrM7E2cBab30RMHrHD",
+                "/verify/{id}",
+            ),
+            ("/of/alice@example.com", "/of/{id}"),
+            // What a client writes in braces stands for itself alone, and is not suggested.
+            ("/{name}/7", "/?name?/{id}"),
         ] {
             assert_eq!(shape_of(path), shape);
         }

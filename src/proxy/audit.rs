@@ -15,7 +15,7 @@ use crate::semantics::fields::{self, has_credentials, has_telling_cookie};
 use crate::semantics::{Sharing, Timestamp, renewal, validation};
 use crate::upstream::{RequestBody, RequestHead};
 use http::header::{
-    ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, TE, VIA,
+    ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, LOCATION, TE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -84,18 +84,20 @@ impl Watched {
     #[must_use]
     pub fn of(settings: &Settings, before: Option<&Self>) -> Self {
         let rules = settings.routes.all();
-        if rules.iter().all(|rule| rule.scrutiny.audit.is_none()) {
+        let before: Vec<_> = (before.into_iter())
+            .flat_map(|before| before.0.iter().flatten())
+            .filter(|route| route.shut_since.load(Ordering::Relaxed) != 0)
+            .collect();
+        let is_audited = |rule: &Rule| rule.scrutiny.audit.is_some();
+        if before.is_empty() && !rules.iter().any(is_audited) {
             return Self::default();
         }
         let route = |rule: &Rule| {
-            rule.scrutiny.audit?;
             let definition = rule.definition();
-            let mut routes = before
-                .into_iter()
-                .flat_map(|before| before.0.iter().flatten());
-            let kept = routes.find(|route| route.definition == definition);
-            let since = kept.map_or(0, |route| route.shut_since.load(Ordering::Relaxed));
-            Some(Route {
+            let shut = before.iter().find(|route| route.definition == definition);
+            let since = shut.map_or(0, |route| route.shut_since.load(Ordering::Relaxed));
+            // Whoever stops looking has not mended anything: what is shut stays so.
+            (is_audited(rule) || since != 0).then(|| Route {
                 definition,
                 name: Arc::clone(&rule.name),
                 shut_since: AtomicU64::new(since),
@@ -204,14 +206,15 @@ impl Proxy {
         };
         let questions = Questions::of(ask, entry);
         let had_identity = *leaks && questions.client.is_some();
-        let served = Print::of(entry.status().as_u16(), &entry.body(), &settings.ignore);
         let audited = Audited {
             proxy: self.clone(),
             snapshot: Arc::clone(&visit.snapshot),
             rule: rule.id,
             arm,
             questions,
-            coding: entry.headers().get(CONTENT_ENCODING).cloned(),
+            entry: Arc::clone(entry),
+            key: *key,
+            who: ask.asker(),
             age: entry.lifetime().age(visit.now),
             _place: place,
         };
@@ -221,10 +224,9 @@ impl Proxy {
             renewal(status, &entry.headers(), received, ask.policy()).is_some()
         };
         let dropped = (settings.drop_stale && was_guessed()).then_some(*key);
-        let inquiry = Inquiry::new(served, had_identity);
         tokio::spawn(Box::pin(async move {
             let cache = audited.proxy.0.cache.clone();
-            let verdict = audited.run(inquiry).await;
+            let verdict = audited.run(had_identity).await;
             if let (Verdict::Stale, Some(key)) = (verdict, dropped) {
                 cache.remove(&key).await;
             }
@@ -267,7 +269,9 @@ impl Questions {
         others.iter().for_each(|name| drop(bare.remove(name)));
         let told = has_credentials(&visit.headers, policy)
             || has_telling_cookie(&visit.headers, policy)
-            || named_by.is_some_and(|name| client.contains_key(name) && !selects(name));
+            || (client.keys()).any(|name| {
+                (fields::names_sender(name) || named_by == Some(name)) && !selects(name)
+            });
         let query = rule.fetch_query(visit.uri.query());
         Self {
             target: forward::target(&visit.uri, Some(query)),
@@ -293,21 +297,27 @@ struct Audited {
     rule: RouteId,
     arm: &'static str,
     questions: Questions,
-    /// How the content that was served is coded.
-    coding: Option<HeaderValue>,
+    /// What was served, under which key, and to whom.
+    entry: Arc<Entry>,
+    key: Key,
+    who: u64,
     age: Duration,
     _place: Place,
 }
 
 impl Audited {
-    async fn run(self, mut inquiry: Inquiry) -> Verdict {
+    async fn run(self, had_identity: bool) -> Verdict {
         let Some(settings) = &self.snapshot.settings.audit else {
             return Verdict::Failed;
         };
+        let (status, served) = (self.entry.status().as_u16(), self.entry.headers());
+        let print = Print::of(status, &self.entry.body(), &settings.ignore);
+        let coding = served.get(CONTENT_ENCODING);
+        let mut inquiry = Inquiry::new(print.leading(served.get(LOCATION)), had_identity);
         let rate = settings.rate;
         let evidence = &self.proxy.0.shared.evidence;
         let mut asked = 0;
-        let verdict = loop {
+        let mut verdict = loop {
             match inquiry.next() {
                 Next::Done(verdict) => break verdict,
                 Next::Ask(who) => {
@@ -315,27 +325,32 @@ impl Audited {
                         evidence.budget.charge(rate.quota.get(), rate.window);
                     }
                     asked += 1;
-                    inquiry.hear(who, self.ask(who, settings).await);
+                    inquiry.hear(who, self.ask(who, settings, coding).await);
                 }
             }
         };
+        if let Some(own) = inquiry.own() {
+            let is_shared = evidence.told.share(&self.key, self.who, own);
+            if verdict == Verdict::Leak && is_shared && !inquiry.has_control() {
+                // One page for all who may see any: it has changed for all of them.
+                verdict = Verdict::Stale;
+            }
+        }
         let rule = &self.snapshot.settings.routes.all()[self.rule];
         (evidence.audits).found(&rule.name, self.arm, verdict, self.age);
         let is_leak = verdict == Verdict::Leak;
         if is_leak || (verdict == Verdict::Unstable && inquiry.was_suspicious()) {
             let now = self.proxy.0.shared.clock.now();
-            let is_proven = evidence.quarantines.weigh(&rule.definition(), is_leak, now);
-            if is_leak {
-                self.proxy
-                    .leaks(rule, is_proven && settings.quarantine, now)
-                    .await;
+            // Nobody is woken for what more speaks against than for.
+            if evidence.quarantines.weigh(&rule.definition(), is_leak, now) {
+                self.proxy.leaks(rule, settings.quarantine, now).await;
             }
         }
         verdict
     }
 
     /// The app's answer, as it is compared. `None` where there is none, or one that is coded otherwise.
-    async fn ask(&self, who: Who, settings: &Audit) -> Option<Print> {
+    async fn ask(&self, who: Who, settings: &Audit, served: Option<&HeaderValue>) -> Option<Print> {
         let head = RequestHead {
             method: &Method::GET,
             target: &self.questions.target,
@@ -351,13 +366,16 @@ impl Audited {
         let body = tokio::time::timeout(patience, body).await.ok()?;
         let body = body.ok()?.to_bytes();
         let coding = head.headers.get(CONTENT_ENCODING);
-        let is_comparable = coding == self.coding.as_ref() || !head.status.is_success();
-        is_comparable.then(|| Print::of(head.status.as_u16(), &body, &settings.ignore))
+        let is_comparable = coding == served || !head.status.is_success();
+        is_comparable.then(|| {
+            let print = Print::of(head.status.as_u16(), &body, &settings.ignore);
+            print.leading(head.headers.get(LOCATION))
+        })
     }
 }
 
 impl Proxy {
-    /// One person's answer was given to another: tells people and, where that is `proven` and wanted, shuts the route.
+    /// One person's answer was given to another: tells people and, where it `shuts`, shuts the route.
     async fn leaks(&self, rule: &Rule, shuts: bool, now: Timestamp) {
         let shared = &self.0.shared;
         let why = format!(
@@ -371,6 +389,10 @@ impl Proxy {
             false => "The route goes on answering from the store.",
         };
         let text = format!("{}{}. {done}", why[..1].to_uppercase(), &why[1..]);
+        if is_new {
+            // That a route is shut is told, whatever was told of it before.
+            shared.evidence.alarms.settle(LEAK, &rule.name);
+        }
         if shared.evidence.alarms.raise(LEAK, &rule.name, text, now) {
             tracing::error!(
                 alarm = LEAK,

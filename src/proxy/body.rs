@@ -135,8 +135,13 @@ impl Body {
     }
 
     /// Lets `tap` look at what passes, if it comes from the app.
-    pub(super) fn tapped(mut self, by: Box<Tap>) -> Self {
-        if let Content::App { tap, .. } = &mut self.content {
+    pub(super) fn tapped(mut self, mut by: Box<Tap>) -> Self {
+        if let Content::App { body, tap, .. } = &mut self.content {
+            match body.is_end_stream() {
+                // Nobody polls a body that has nothing.
+                true => by.ends(),
+                false => by.expects(body.size_hint().lower()),
+            }
             *tap = Some(by);
         }
         self

@@ -158,7 +158,11 @@ impl Reply {
 
     /// Lets its content be looked at as it passes.
     pub fn tapped(mut self, tap: Option<Box<Tap>>) -> Self {
-        if let (Answer::Made(response), Some(tap)) = (&mut self.answer, tap) {
+        if let (Answer::Made(response), Some(mut tap)) = (&mut self.answer, tap) {
+            if fields::is_event_stream(response.headers()) {
+                // It has no end; a copy would be held for as long as it is listened to.
+                tap.expects(u64::MAX);
+            }
             let body = std::mem::replace(response.body_mut(), Body::empty());
             *response.body_mut() = body.tapped(tap);
         }

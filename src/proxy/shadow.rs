@@ -15,7 +15,7 @@ use crate::semantics::validation::is_conditional;
 use crate::semantics::{self, Exchange, Key, KeyBuilder, Reuse, Stored, Timestamp};
 use crate::upstream::{RequestBody, ResponseBody};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, RANGE};
+use http::header::{CONTENT_ENCODING, LOCATION, RANGE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,17 +134,21 @@ impl Shadow {
         let ignored = self.snapshot.settings.audit.as_ref();
         let ignored = ignored.map_or(&[][..], |audit| &audit.ignore);
         let is_whole = !is_conditional(&self.headers) && !self.headers.contains_key(RANGE);
-        let print = content
-            .as_ref()
-            .filter(|_| is_whole)
-            .map(|content| Print::of(said.status.as_u16(), content, ignored));
+        let print = content.as_ref().filter(|_| is_whole).map(|content| {
+            let print = Print::of(said.status.as_u16(), content, ignored);
+            print.leading(said.headers.get(LOCATION))
+        });
+        // An app that fails has not changed its mind.
+        let print = print.filter(|print| !print.is_failure());
         let depends =
             print.is_some_and(|print| evidence.identities.note(&self.key, self.who, print));
         match (&held, reuse) {
             (Some(entry), Reuse::Fresh | Reuse::StaleWhileRevalidate(_) | Reuse::Stale(_)) => {
-                let served = Print::of(entry.status().as_u16(), &entry.body(), ignored);
+                let headers = entry.headers();
+                let served = Print::of(entry.status().as_u16(), &entry.body(), ignored)
+                    .leading(headers.get(LOCATION));
                 let is_coded_alike =
-                    entry.headers().get(CONTENT_ENCODING) == said.headers.get(CONTENT_ENCODING);
+                    headers.get(CONTENT_ENCODING) == said.headers.get(CONTENT_ENCODING);
                 let verdict = match print.filter(|_| is_coded_alike) {
                     None => Verdict::Failed,
                     Some(print) if print == served => Verdict::Same,

@@ -7,6 +7,7 @@ use crate::semantics::invalidation::is_safe;
 use crate::semantics::search::parameters;
 use crate::semantics::{Exchange, KeyBuilder, Policy, Ttl, fields, storable};
 use crate::upstream::ResponseBody;
+use http::header::LOCATION;
 use http::{Method, Response};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
@@ -61,6 +62,7 @@ impl Proxy {
         url.part(ask.found.rule.url(ask.target).as_bytes());
         let url = url.finish();
         let status = response.status().as_u16();
+        let location = response.headers().get(LOCATION).cloned();
         let path = ask.target.decoded.clone().into_owned();
         let query = ask.target.query.unwrap_or_default().to_owned();
         let (who, now, took) = (ask.asker(), visit.now, visit.began.elapsed());
@@ -74,7 +76,8 @@ impl Proxy {
                 who,
                 is_unsafe,
                 storable,
-                answer: content.map(|content| Print::of(status, &content, &[])),
+                answer: content
+                    .map(|content| Print::of(status, &content, &[]).leading(location.as_ref())),
                 took,
                 now,
             });

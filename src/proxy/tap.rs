@@ -29,6 +29,11 @@ impl Tap {
         })
     }
 
+    /// At least so many bytes will pass. Nothing is copied of what will be too large.
+    pub fn expects(&mut self, bytes: u64) {
+        self.is_too_large |= bytes > BYTES_MAX as u64;
+    }
+
     /// A piece passes.
     pub fn sees(&mut self, frame: &Frame<Bytes>) {
         let Some(data) = frame.data_ref() else { return };

@@ -189,37 +189,64 @@ pub fn is_unkeyed(name: &HeaderName, keyed: &[HeaderName]) -> bool {
     (UNKEYED.contains(&text) || text.starts_with("x-middleware-")) && !keyed.contains(name)
 }
 
-/// Takes out of a request all that names or proves who sends it: credentials, the field `named_by` which users
-/// are known, and cookies but for `kept` ones. What `selects` the answer stays.
+/// Whether a request field most likely names or proves who sends it: credentials, and what calls itself so
+/// (`X-User-Id`, `X-Tenant`, `X-Session`). It is a guess by the name, for those who watch; storing asks for more.
+#[must_use]
+pub fn names_sender(name: &HeaderName) -> bool {
+    const WORDS: [&str; 15] = [
+        "user",
+        "session",
+        "token",
+        "account",
+        "tenant",
+        "customer",
+        "member",
+        "login",
+        "email",
+        "identity",
+        "principal",
+        "subject",
+        "auth",
+        "api-key",
+        "apikey",
+    ];
+    const OTHERS: [&str; 4] = ["user-agent", "csrf", "xsrf", "authority"];
+    let text = name.as_str();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    has(&WORDS) && !has(&OTHERS) && !text.starts_with("sec-")
+}
+
+/// Takes out of a request all that names or proves who sends it: credentials, what calls itself so, the field
+/// `named_by` which users are known, and cookies but for `kept` ones. What `selects` the answer stays.
 pub fn remove_identity(
     headers: &mut HeaderMap,
     named_by: Option<&HeaderName>,
     kept: &[String],
     selects: impl Fn(&HeaderName) -> bool,
 ) {
-    let credentials = [AUTHORIZATION].into_iter().chain(CREDENTIALS);
-    for name in credentials.chain(named_by.cloned()) {
-        if !selects(&name) {
-            headers.remove(&name);
-        }
+    let names = |name: &HeaderName| names_sender(name) || named_by == Some(name);
+    let told: Vec<_> = (headers.keys())
+        .filter(|name| names(name) && !selects(name))
+        .cloned()
+        .collect();
+    for name in &told {
+        headers.remove(name);
     }
     if !selects(&COOKIE) {
         keep_cookies(headers, kept);
     }
 }
 
-/// Tells each value that names or proves who sends a request: credentials, the field `named_by` which users are
-/// known, and cookies that do more than measure.
+/// Tells each value that names or proves who sends a request: credentials, what calls itself so, the field
+/// `named_by` which users are known, and cookies that do more than measure.
 pub fn each_identity(
     headers: &HeaderMap,
     named_by: Option<&HeaderName>,
     mut each: impl FnMut(&[u8]),
 ) {
-    let credentials = [AUTHORIZATION].into_iter().chain(CREDENTIALS);
-    for name in credentials.chain(named_by.cloned()) {
-        for value in headers.get_all(&name) {
-            each(value.as_bytes());
-        }
+    let names = |name: &HeaderName| names_sender(name) || named_by == Some(name);
+    for (_, value) in headers.iter().filter(|(name, _)| names(name)) {
+        each(value.as_bytes());
     }
     for (name, value) in cookies(headers).filter(|(name, _)| !is_analytics(name)) {
         each(name);
@@ -440,6 +467,26 @@ mod tests {
         );
         remove_hop_by_hop(&mut fields);
         assert_eq!(fields, headers("x-stays: 1\ntrailer: x-sum\nte: trailers"));
+    }
+
+    #[test]
+    fn what_calls_itself_somebody_names_the_sender() {
+        let name = |text| HeaderName::from_static(text);
+        for (text, is) in [
+            ("authorization", true),
+            ("proxy-authorization", true),
+            ("x-user-id", true),
+            ("x-tenant", true),
+            ("x-forwarded-user", true),
+            ("user-agent", false),
+            ("sec-fetch-user", false),
+            ("x-csrf-token", false),
+            ("accept-language", false),
+            ("x-request-id", false),
+        ] {
+            assert_eq!(names_sender(&name(text)), is, "{text}");
+        }
+        assert!(CREDENTIALS.iter().all(names_sender));
     }
 
     #[test]

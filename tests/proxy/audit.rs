@@ -376,3 +376,78 @@ async fn an_alarm_is_told_again_where_it_was_not_heard() {
     assert!(!larder.log().contains("hush"));
     assert_eq!(hook.count("/hook"), 2);
 }
+
+#[tokio::test]
+async fn a_field_that_calls_itself_a_user_tells_people_apart() {
+    let app = App::says(|seen| {
+        let name = seen.header("x-user-id").unwrap_or("stranger").to_owned();
+        Answer::public(format!("hello {name}"))
+    })
+    .await;
+    let larder = larder(&app).yaml(&format!("{AUDIT}{ME}")).start().await;
+    larder.get_with("/me", &[("X-User-Id", "alice")]).await;
+    larder.get_with("/me", &[("X-User-Id", "bob")]).await;
+    larder.is_quarantined("me", true).await;
+}
+
+#[tokio::test]
+async fn who_stops_looking_does_not_open_what_leaks() {
+    let app = greeter().await;
+    let larder = larder(&app).yaml(&format!("{AUDIT}{ME}")).start().await;
+    larder.get_with("/me", &[("Cookie", "alice")]).await;
+    larder.get_with("/me", &[("Cookie", "bob")]).await;
+    larder.is_quarantined("me", true).await;
+    larder.configure(AUDIT, "");
+    eventually("the other configuration is in force", async || {
+        let told = larder.admin().get("/v1/audit").await.json();
+        (told["configured"] == false).then_some(())
+    })
+    .await;
+    larder.is_quarantined("me", true).await;
+    let answer = larder.get_with("/me", &[("Cookie", "carol")]).await;
+    assert_eq!(
+        (answer.text(), answer.cache()),
+        ("hello carol".into(), "BYPASS".into())
+    );
+    assert_eq!(larder.release("me").await.status, 200);
+    larder.is_quarantined("me", false).await;
+}
+
+#[tokio::test]
+async fn a_redirect_that_leads_elsewhere_by_now_is_stale() {
+    let to = |to| Answer::new(301, "").header("Location", to);
+    let app = App::says(move |_| to("/here")).await;
+    let larder = larder(&app).yaml(&format!("{AUDIT}{ME}")).start().await;
+    larder.get("/me").await;
+    larder.get("/me").await;
+    assert_eq!(larder.audited("me", 1).await["same"], 1);
+    app.now_says(move |_| to("/there"));
+    larder.get("/me").await;
+    assert_eq!(larder.audited("me", 2).await["stale"], 1);
+}
+
+#[tokio::test]
+async fn one_page_for_all_who_may_see_any_is_stale_and_no_leak() {
+    let page = Arc::new(AtomicU32::new(1));
+    let app = {
+        let page = page.clone();
+        App::says(move |seen| match seen.header("cookie") {
+            Some(_) => Answer::public(format!("prices {}", page.load(Ordering::SeqCst))),
+            None => Answer::new(401, "who are you?"),
+        })
+        .await
+    };
+    let larder = larder(&app).yaml(&format!("{AUDIT}{ME}")).start().await;
+    for name in ["alice", "alice", "bob"] {
+        larder.get_with("/me", &[("Cookie", name)]).await;
+    }
+    larder.audited("me", 2).await;
+    page.store(2, Ordering::SeqCst);
+    larder.get_with("/me", &[("Cookie", "carol")]).await;
+    let found = larder.audited("me", 3).await;
+    assert_eq!(
+        (&found["same"], &found["stale"], &found["leak"]),
+        (&json!(2), &json!(1), &json!(0))
+    );
+    assert!(larder.quarantined().await.is_empty());
+}

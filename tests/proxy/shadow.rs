@@ -140,3 +140,24 @@ async fn what_would_be_stored_is_shared_by_all_sidecars() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn redirects_are_told_apart_and_an_app_that_fails_is_no_change() {
+    let to = |to| Answer::new(301, "").header("Location", to);
+    let app = App::says(move |_| to("/here")).await;
+    let larder = larder(&app).yaml(SHADOW).start().await;
+    larder.get("/cars/1").await;
+    larder.shadowed(1).await;
+    larder.get("/cars/1").await;
+    assert_eq!(larder.shadowed(2).await["same"], 1);
+    app.now_says(|_| Answer::new(503, "later"));
+    assert_eq!(larder.get("/cars/1").await.status, 503);
+    assert_eq!(larder.shadowed(3).await["failed"], 1);
+    app.now_says(move |_| to("/there"));
+    larder.get("/cars/1").await;
+    let found = larder.shadowed(4).await;
+    assert_eq!(
+        (&found["missed"], &found["same"], &found["stale"]),
+        (&1.into(), &1.into(), &1.into())
+    );
+}

@@ -97,3 +97,85 @@ async fn nothing_is_looked_at_before_and_after() {
         (&1.into(), &false.into(), &60.into())
     );
 }
+
+#[tokio::test]
+async fn what_users_are_told_by_a_field_of_their_own_or_beside_a_number_is_not_shared() {
+    let app = App::says(|seen| {
+        let name = seen.header("x-user-id").unwrap_or("stranger").to_owned();
+        match seen.path() {
+            "/api/me" | "/home" => Answer::ok(format!("hello {name}")),
+            path => Answer::ok(path.to_owned()),
+        }
+    })
+    .await;
+    let larder = larder(&app).manual_clock().start().await;
+    larder.look("1h").await;
+    let client = larder.client();
+    for round in 0..60 {
+        // One after the other, so that the answer seems to change but once.
+        let name = if round < 30 { "alice" } else { "bob" };
+        client.get_with("/home", &[("X-User-Id", name)]).await;
+        client.get_with("/api/me", &[("X-User-Id", name)]).await;
+        client.get("/api/42").await;
+        larder.advance("60s").await;
+    }
+    let told = larder.suggested().await;
+    let yaml = told["yaml"].as_str().unwrap();
+    assert_eq!(told["routes"], json!([]), "{yaml}");
+    for why in [
+        "# not /home (60 requests): differs by who asks",
+        "# not /api/{id} (60 requests): stands for /api/me as well",
+    ] {
+        assert!(yaml.contains(why), "{yaml}");
+    }
+}
+
+#[tokio::test]
+async fn odd_paths_make_a_file_that_loads() {
+    let app = App::says(|seen| Answer::ok(seen.path().to_owned())).await;
+    let larder = larder(&app).manual_clock().start().await;
+    larder.look("1h").await;
+    let client = larder.client();
+    let long = format!("/{}", "x".repeat(2_000));
+    let paths = [
+        "/",
+        "/other",
+        "/Other",
+        "/a//b",
+        "/a/",
+        "/a",
+        "/2024",
+        "/2024/5",
+        "/x.y~z_-",
+        "/%7Bid%7D",
+        "/%7Bid%7D/7",
+        "/a%0Ab",
+        "/*",
+        "/a*",
+        "/a%23b",
+        "/a:b",
+        "/a'b",
+        "/%22",
+        "/a%20b",
+        "/%E2%80%A8",
+        "/null",
+        "/true",
+        "/~",
+        "/-",
+        "/...",
+        "/default",
+        &long,
+    ];
+    for _ in 0..30 {
+        for path in paths {
+            client.get(&format!("{path}?%0a%23x=1")).await;
+        }
+        larder.advance("100s").await;
+    }
+    let told = larder.suggested().await;
+    let yaml = told["yaml"].as_str().unwrap();
+    assert!(told["routes"].as_array().unwrap().len() > 8, "{yaml}");
+    let whole = format!("upstream: {}\n{yaml}", app.url());
+    let checked = larder_cli(&["check", "-c", "-", "--strict"], &whole).await;
+    assert!(checked.status.success(), "{checked:?}\n{whole}");
+}
