@@ -17,6 +17,10 @@ use tokio::time::Instant;
 
 /// Between two looks at what the others have shut or opened.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same until the shared marks have been read once: what was shut before this process began is open till then.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// For so long at most.
+const FIRST_LOOKS: Duration = Duration::from_secs(10);
 /// Life of a mark, renewed as long as any sidecar with that route runs.
 const TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Between two renewals of it.
@@ -27,16 +31,20 @@ const MARK_BYTES_MAX: usize = 4 * 1024;
 /// Runs for as long as the process. Where no route is audited it does nothing.
 pub(super) async fn keep(shared: Arc<Shared>, cache: Cache, redis: Option<Redis>) {
     let mut renewed: HashMap<Key, Instant> = HashMap::new();
+    let (began, mut has_read) = (Instant::now(), redis.is_none());
     loop {
         let snapshot = shared.snapshot.load_full();
         let routes: Vec<_> = snapshot.watched.routes().map(|(key, _)| *key).collect();
         shared.evidence.quarantines.keep_only(&routes);
         renewed.retain(|route, _| routes.contains(route));
         if let Some(redis) = redis.as_ref().filter(|redis| redis.is_up()) {
+            let mut is_read = true;
             for route in &routes {
                 // What could not be asked or told is asked and told the next time.
-                let _ = meet(&shared, redis, &snapshot.settings, route, &mut renewed).await;
+                let met = meet(&shared, redis, &snapshot.settings, route, &mut renewed).await;
+                is_read &= met.is_ok();
             }
+            has_read |= is_read;
         }
         let turned = snapshot.watched.obey(&shared.evidence.quarantines);
         for name in &turned.shut {
@@ -53,7 +61,8 @@ pub(super) async fn keep(shared: Arc<Shared>, cache: Cache, redis: Option<Redis>
         if !purges.is_empty() {
             let _ = cache.purge(purges).await;
         }
-        tokio::time::sleep(LOOK).await;
+        has_read |= began.elapsed() >= FIRST_LOOKS;
+        tokio::time::sleep(if has_read { LOOK } else { FIRST_LOOK }).await;
     }
 }
 
