@@ -116,21 +116,15 @@ impl Admin {
     }
 
     /// `GET /v1/suggest`: what follows from what was looked at.
-    pub(super) fn suggestions(&self) -> Result<Reply, Problem> {
+    pub(super) fn suggestions(&self) -> Value {
         let now = self.state.clock.now();
-        let Some(suggestion) = self.state.shared.evidence.sights.suggest(now) else {
-            return Err(unprocessable(
-                "not-looking",
-                "Nobody has looked at traffic yet.",
-                "POST /v1/suggest {\"for\": \"10m\"}, or larder suggest --for 10m.",
-            ));
-        };
+        let suggestion = self.state.shared.evidence.sights.suggest(now);
         let mut told = json!(suggestion);
         told["yaml"] = suggestion.yaml().into();
-        Ok(json(StatusCode::OK, &told))
+        told
     }
 
-    /// `POST /v1/suggest`: looks at what goes to the app, for so long.
+    /// `POST /v1/suggest`: looks at all that goes to the app, for so long.
     pub(super) async fn look<B>(&self, request: Request<B>) -> Result<Reply, Problem>
     where
         B: Body<Data = Bytes> + Send,

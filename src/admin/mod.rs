@@ -198,7 +198,7 @@ impl Admin {
             "/v1/hot" if get => Ok(json(StatusCode::OK, &self.hot())),
             "/v1/audit" if get => Ok(json(StatusCode::OK, &self.audits())),
             "/v1/experiments" if get => Ok(json(StatusCode::OK, &self.experiments())),
-            "/v1/suggest" if get => self.suggestions(),
+            "/v1/suggest" if get => Ok(json(StatusCode::OK, &self.suggestions())),
             "/v1/suggest" if post => self.look(request).await,
             "/v1/audit/release" if post => self.release(request).await,
             "/v1/redis/breaker" if post => self.force_breaker(request).await,

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Suggest {
-    /// Look at traffic for so long first; without it, print what was seen the last time
+    /// Look at all traffic for so long first; without it, print what follows from what was seen so far
     #[arg(long = "for", value_name = "DURATION")]
     length: Option<String>,
     #[command(flatten)]

@@ -38,6 +38,10 @@ const STORABLE_MIN: f64 = 0.5;
 const OTHERS_MAX: usize = 40;
 /// The longest that is looked.
 pub const LOOK_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Requests a second that are looked at by itself, while nobody has asked for more.
+const LOOKS_MAX: u64 = 32;
+/// What somebody has asked for stays to be read for so long after its end.
+const KEPT: Duration = Duration::from_secs(3_600);
 
 /// One request that went to the app, and its answer.
 #[derive(Clone, Debug)]
@@ -62,11 +66,14 @@ pub struct Sight<'a> {
     pub now: Timestamp,
 }
 
-/// What has been seen since looking began. It costs one load of a number while nobody looks.
+/// What has been seen since looking began: by itself at some requests of each second, and at all of them for as long
+/// as somebody has asked for it.
 #[derive(Debug, Default)]
 pub struct Sights {
-    /// In milliseconds; 0: nobody has ever looked.
+    /// Until then at all of them, in milliseconds; 0: nobody has asked for it, or what was seen then was read long ago.
     until: AtomicU64,
+    /// The second (upper half) and how many have been looked at in it.
+    paced: AtomicU64,
     seen: Mutex<Seen>,
 }
 
@@ -75,6 +82,8 @@ struct Seen {
     since: Option<Timestamp>,
     shapes: BTreeMap<String, Shape>,
     beyond: u64,
+    /// Requests that were not looked at, for there were too many.
+    skipped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -102,28 +111,62 @@ struct Url {
 }
 
 impl Sights {
-    /// Whether anybody looks.
+    /// Whether this request is looked at.
     #[must_use]
     pub fn looks(&self, now: Timestamp) -> bool {
-        match self.until.load(Ordering::Relaxed) {
-            0 => false,
-            until => now.as_millis() < until,
+        if self.is_asked(now) {
+            return true;
         }
+        let until = self.until.load(Ordering::Relaxed);
+        if until != 0 {
+            if now < Timestamp::from_millis(until) + KEPT {
+                return false;
+            }
+            self.begin(0, now);
+        }
+        let second = (now.as_millis() / 1_000) << 32;
+        let paced = self.paced.load(Ordering::Relaxed);
+        let looked = match paced & !0xFFFF_FFFF == second {
+            true => paced & 0xFFFF_FFFF,
+            false => 0,
+        };
+        // Two that come at once may count as one.
+        self.paced.store(second | (looked + 1), Ordering::Relaxed);
+        if looked >= LOOKS_MAX {
+            lock(&self.seen).skipped += 1;
+        }
+        looked < LOOKS_MAX
     }
 
-    /// Looks for so long, at most [`LOOK_MAX`]; what was seen before is forgotten.
-    pub fn look(&self, length: Duration, now: Timestamp) {
+    /// Whether somebody has asked for a look at all requests, and it goes on.
+    fn is_asked(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.until.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, until: u64, now: Timestamp) {
         *lock(&self.seen) = Seen {
             since: Some(now),
             ..Seen::default()
         };
-        let until = (now + length.min(LOOK_MAX)).as_millis();
         self.until.store(until, Ordering::Relaxed);
+    }
+
+    /// Looks for so long, at most [`LOOK_MAX`]; what was seen before is forgotten.
+    pub fn look(&self, length: Duration, now: Timestamp) {
+        self.begin((now + length.min(LOOK_MAX)).as_millis(), now);
     }
 
     /// One request was seen.
     pub fn note(&self, sight: &Sight<'_>) {
         let mut seen = lock(&self.seen);
+        let since = *seen.since.get_or_insert(sight.now);
+        if sight.now.since(since) > LOOK_MAX {
+            // What an app did the day before yesterday says little of today.
+            *seen = Seen {
+                since: Some(sight.now),
+                ..Seen::default()
+            };
+        }
         let shape = shape_of(sight.path);
         let is_full = seen.shapes.len() >= SHAPES_MAX && !seen.shapes.contains_key(&shape);
         if is_full || shape.len() > SHAPE_BYTES_MAX {
@@ -133,12 +176,21 @@ impl Sights {
         seen.shapes.entry(shape).or_default().note(sight);
     }
 
-    /// What follows from what was seen until `now`; nothing where nobody has looked.
+    /// What follows from what was seen until `now`.
     #[must_use]
-    pub fn suggest(&self, now: Timestamp) -> Option<Suggestion> {
+    pub fn suggest(&self, now: Timestamp) -> Suggestion {
         let seen = lock(&self.seen);
-        let end = Timestamp::from_millis(self.until.load(Ordering::Relaxed)).min(now);
-        let length = end.since(seen.since?).max(Duration::from_secs(1));
+        let end = match self.until.load(Ordering::Relaxed) {
+            0 => now,
+            until => Timestamp::from_millis(until).min(now),
+        };
+        let length = end.since(seen.since.unwrap_or(end));
+        let looked = length.as_secs();
+        let length = length.max(Duration::from_secs(1));
+        let requests = seen.shapes.values().map(|shape| shape.requests);
+        let requests = requests.sum::<u64>() + seen.beyond;
+        // Each that was looked at stands for as many that were not.
+        let stands_for_each = (requests + seen.skipped) as f64 / requests.max(1) as f64;
         let (mut routes, mut others) = (Vec::new(), Vec::new());
         let differing: Vec<_> = (seen.shapes.iter())
             .filter(|(_, shape)| shape.differing() > 0)
@@ -155,7 +207,7 @@ impl Sights {
             }
         };
         for (path, shape) in &seen.shapes {
-            match shape.judge(path, length).and_then(alone) {
+            match shape.judge(path, length, stands_for_each).and_then(alone) {
                 Ok(route) => routes.push(route),
                 Err(why) => others.push(Other {
                     path: path.clone(),
@@ -172,18 +224,13 @@ impl Sights {
         });
         others.sort_by_key(|other| std::cmp::Reverse(other.requests));
         others.truncate(OTHERS_MAX);
-        Some(Suggestion {
-            seconds: length.as_secs(),
-            requests: seen
-                .shapes
-                .values()
-                .map(|shape| shape.requests)
-                .sum::<u64>()
-                + seen.beyond,
-            looking: self.looks(now),
+        Suggestion {
+            seconds: looked,
+            requests,
+            looking: self.is_asked(now),
             routes,
             others,
-        })
+        }
     }
 }
 
@@ -227,8 +274,8 @@ impl Shape {
         self.urls.values().filter(|url| url.differs).count()
     }
 
-    /// A route, or why there should be none.
-    fn judge(&self, path: &str, length: Duration) -> Result<Route, String> {
+    /// A route, or why there should be none. Of the requests, each seen stands for so many.
+    fn judge(&self, path: &str, length: Duration, stands_for: f64) -> Result<Route, String> {
         let reads = self.requests - self.unsafe_requests;
         if reads == 0 {
             return Err("only requests that change something".to_owned());
@@ -285,11 +332,12 @@ impl Shape {
         let ttl = plain(ttl);
         let hits: f64 = (self.urls.values())
             .map(|url| {
-                let expected = url.requests as f64 / length.as_secs_f64() * ttl.as_secs_f64();
+                let rate = url.requests as f64 * stands_for / length.as_secs_f64();
+                let expected = rate * ttl.as_secs_f64();
                 url.requests as f64 * expected / (1.0 + expected)
             })
             .sum();
-        let per_hour = 3_600.0 / length.as_secs_f64();
+        let per_hour = 3_600.0 / length.as_secs_f64() * stands_for;
         let saved_requests = hits * share * per_hour;
         if saved_requests < 1.0 {
             return Err(format!(
@@ -321,7 +369,7 @@ pub struct Suggestion {
     pub seconds: u64,
     /// Requests that went to the app meanwhile.
     pub requests: u64,
-    /// Whether it goes on.
+    /// Whether a look at all requests that somebody asked for goes on.
     pub looking: bool,
     /// What is worth a route.
     pub routes: Vec<Route>,
@@ -562,7 +610,7 @@ mod tests {
 
     fn looking() -> Sights {
         let sights = Sights::default();
-        assert!(!sights.looks(at(0)) && sights.suggest(at(0)).is_none());
+        assert_eq!(sights.suggest(at(0)).routes, []);
         sights.look(Duration::from_secs(600), at(0));
         assert!(sights.looks(at(599)) && !sights.looks(at(600)));
         sights
@@ -598,7 +646,7 @@ mod tests {
             let path = format!("/api/cars/{}", second % 10);
             sights.note(&sight(&path, 0, &path, second));
         }
-        let suggestion = sights.suggest(at(600)).unwrap();
+        let suggestion = sights.suggest(at(600));
         let [route] = &suggestion.routes[..] else {
             panic!("{suggestion:?}")
         };
@@ -623,7 +671,7 @@ mod tests {
             sights.note(&sight("/slow", 0, &format!("{}", second / 300), second));
             sights.note(&sight("/fast", 0, &format!("{second}"), second));
         }
-        let suggestion = sights.suggest(at(600)).unwrap();
+        let suggestion = sights.suggest(at(600));
         assert_eq!(suggestion.routes[0].ttl, "10s", "{suggestion:?}");
         assert!(suggestion.others[0].why.contains("changes too often"));
     }
@@ -639,7 +687,7 @@ mod tests {
             let own = if second % 50 == 7 { who } else { 0 };
             sights.note(&sight(&path, who, &format!("{path} {own}"), second));
         }
-        let suggestion = sights.suggest(at(600)).unwrap();
+        let suggestion = sights.suggest(at(600));
         assert!(suggestion.routes.is_empty(), "{suggestion:?}");
         assert!(
             suggestion
@@ -665,7 +713,7 @@ mod tests {
             sights.note(&writes);
         }
         sights.note(&sight("/seldom", 0, "x", 1));
-        let suggestion = sights.suggest(at(600)).unwrap();
+        let suggestion = sights.suggest(at(600));
         assert!(suggestion.routes.is_empty());
         let yaml = suggestion.yaml();
         for why in [
@@ -683,7 +731,7 @@ mod tests {
         let mut nasty = sight("/a\u{2028}routes: []\n- x", 0, "x", 1);
         nasty.parameters = vec!["p\u{85}\r\nq"];
         sights.note(&nasty);
-        let yaml = sights.suggest(at(600)).unwrap().yaml();
+        let yaml = sights.suggest(at(600)).yaml();
         assert!(
             yaml.is_ascii() && yaml.lines().all(|line| line.starts_with('#')),
             "{yaml}"
@@ -703,7 +751,7 @@ mod tests {
                 .collect();
             sights.note(&sight(&path, 0, "x", 1));
         }
-        let suggestion = sights.suggest(at(2)).unwrap();
+        let suggestion = sights.suggest(at(2));
         assert_eq!(suggestion.requests, SHAPES_MAX as u64 + 5);
         assert_eq!(suggestion.others.len(), OTHERS_MAX);
     }

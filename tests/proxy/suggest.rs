@@ -35,7 +35,7 @@ async fn shop() -> App {
 async fn traffic_turns_into_routes_that_load_and_save_what_was_said() {
     let app = shop().await;
     let watching = larder(&app).manual_clock().start().await;
-    assert_eq!(watching.admin().get("/v1/suggest").await.status, 422);
+    assert_eq!(watching.suggested().await["routes"], serde_json::json!([]));
     assert_eq!(watching.look("never").await.status, 422);
     assert_eq!(watching.look("1h").await.status, 200);
     let client = watching.client();
@@ -83,7 +83,31 @@ async fn traffic_turns_into_routes_that_load_and_save_what_was_said() {
 }
 
 #[tokio::test]
-async fn nothing_is_looked_at_before_and_after() {
+async fn some_of_all_traffic_is_looked_at_by_itself_and_says_what_it_stands_for() {
+    let app = shop().await;
+    let larder = larder(&app).manual_clock().start().await;
+    for _ in 0..50 {
+        for _ in 0..64 {
+            larder.get("/api/fleet").await;
+        }
+        larder.advance("1s").await;
+    }
+    let told = larder.suggested().await;
+    let route = &told["routes"][0];
+    assert_eq!(route["path"], "/api/fleet", "{told}");
+    assert_eq!(told["looking"], false);
+    let seen = told["requests"].as_u64().unwrap();
+    assert!((1_600..1_700).contains(&seen), "half of them: {told}");
+    let saved = route["saved_requests"].as_f64().unwrap();
+    let all = 64.0 * 3_600.0;
+    assert!(
+        saved > all * 0.8 && saved <= all * 1.1,
+        "an hour of all: {told}"
+    );
+}
+
+#[tokio::test]
+async fn who_asks_for_a_look_sees_what_came_meanwhile_and_nothing_else() {
     let app = shop().await;
     let larder = larder(&app).manual_clock().start().await;
     larder.get("/api/fleet").await;
