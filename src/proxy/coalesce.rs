@@ -353,6 +353,10 @@ struct State {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a fetch, and most come to be this"
+)]
 enum Phase {
     Waiting,
     Streaming(Stream),
