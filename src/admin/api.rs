@@ -125,6 +125,20 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    parse_of(request, example, BODY_BYTES_MAX).await
+}
+
+/// The same of a body of at most `bytes_max` bytes.
+pub(super) async fn parse_of<T, B>(
+    request: Request<B>,
+    example: &str,
+    bytes_max: usize,
+) -> Result<T, Problem>
+where
+    T: DeserializeOwned,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let content_type = request.headers().get(CONTENT_TYPE);
     let media_type = content_type
         .and_then(|value| value.to_str().ok())
@@ -138,14 +152,14 @@ where
             "Send Content-Type: application/json.",
         ));
     }
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = Limited::new(request.into_body(), bytes_max).collect();
     let body = match tokio::time::timeout(BODY_TIMEOUT, Box::pin(body)).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             return Err(Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
-                format!("The body is larger than {} KiB.", BODY_BYTES_MAX / 1024),
+                format!("The body is larger than {} KiB.", bytes_max / 1024),
                 "Send several smaller requests.",
             ));
         }

@@ -1,6 +1,6 @@
 //! `/v1/warm`: pages are warmed, and it is told how far that is.
 
-use super::api::{parse, unprocessable};
+use super::api::{parse_of, unprocessable};
 use super::problem::Problem;
 use super::{Admin, Reply, json};
 use crate::config::warm::{PageHost, PageUrl};
@@ -11,6 +11,8 @@ use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::json;
 
+/// Bytes of a request: that many URLs are more than may wait.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Pages that are asked for most, at most.
 const POPULAR_MAX: usize = 10_000;
 /// Pages at a time at most.
@@ -39,7 +41,7 @@ impl Admin {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let example = r#"{"urls": ["/api/fleet"]}; also sitemap, popular, host, concurrency, rate; {} for the configuration's lists."#;
-        let asked: WarmRequest = parse(request, example).await?;
+        let asked: WarmRequest = parse_of(request, example, BODY_BYTES_MAX).await?;
         let pace = pace(&asked)?;
         let named = !asked.urls.is_empty() || asked.sitemap.is_some() || asked.popular.is_some();
         let warmer = &self.state.warmer;
@@ -56,8 +58,16 @@ impl Admin {
                     "Name urls, a sitemap or popular; or write `warm:` in the configuration.",
                 ));
             }
+            let host = wanted(&asked)?.host;
+            // What is asked for with it, is asked for instead of what the list says.
             let begin = |list| {
-                let (pace, wanted) = (Pace::of(list), Wanted::of(list));
+                let own = Pace::of(list);
+                let pace = Pace {
+                    concurrency: asked.concurrency.unwrap_or(own.concurrency),
+                    rate: asked.rate.unwrap_or(own.rate),
+                };
+                let mut wanted = Wanted::of(list);
+                wanted.host = host.clone().or(wanted.host);
                 warmer.warm(Cause::Asked, list.name(), pace, wanted)
             };
             settings.warm.iter().map(begin).collect()

@@ -123,12 +123,21 @@ pub(super) fn warm(options: &Warm) -> Exit {
             Err(exit) => return exit,
         }
     }
+    let problems = ended.iter().flat_map(|job| job["problems"].as_array());
+    let problems: Vec<&str> = problems.flatten().filter_map(Value::as_str).collect();
+    for problem in &problems {
+        talk(&format!("larder: {problem}"));
+    }
     match options.json {
         true => say(&format!("{}\n", json!({ "jobs": ended }))),
         false => say(&sum(&ended)),
     }
     let failed = ended.iter().any(|job| total(&job["failed"]) > 0);
-    if failed { Exit::Findings } else { Exit::Fine }
+    if failed || !problems.is_empty() {
+        Exit::Findings
+    } else {
+        Exit::Fine
+    }
 }
 
 /// What became of a page.

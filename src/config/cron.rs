@@ -1,7 +1,8 @@
 //! When a job is due, in cron's five fields: minute, hour, day of the month, month, day of the week. UTC.
 //!
-//! Numbers, `*`, lists `1,2`, ranges `1-5` and steps `*/15`; days of the week from 0 (Sunday) to 7. As
-//! crontab(5) has it: where both days are given, either will do.
+//! Numbers, `*`, lists `1,2`, ranges `1-5` and steps `*/15`; days of the week from 0 (Sunday) to 7; months
+//! and days of the week also by the first three letters of their names. As crontab(5) has it: where both
+//! days are given, either will do.
 
 use crate::semantics::Timestamp;
 use std::ops::RangeInclusive;
@@ -19,6 +20,11 @@ pub struct Cron {
     either_day: bool,
 }
 
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
+const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
 /// No day is looked for beyond so many: a 29th of February comes within eight years.
 const DAYS_AHEAD_MAX: u64 = 366 * 8 + 1;
 
@@ -29,15 +35,15 @@ impl Cron {
         let [minutes, hours, days, months, weekdays] = fields[..] else {
             return Err(format!("it has {} fields, not five", fields.len()));
         };
-        let mut week = set(weekdays, 0..=7, "day of the week")?;
+        let mut week = set(weekdays, 0..=7, &WEEKDAYS, "day of the week")?;
         if week & (1 << 7) != 0 {
             week = week & !(1 << 7) | 1;
         }
         let cron = Self {
-            minutes: set(minutes, 0..=59, "minute")?,
-            hours: set(hours, 0..=23, "hour")?,
-            days: set(days, 1..=31, "day")?,
-            months: set(months, 1..=12, "month")?,
+            minutes: set(minutes, 0..=59, &[], "minute")?,
+            hours: set(hours, 0..=23, &[], "hour")?,
+            days: set(days, 1..=31, &[], "day")?,
+            months: set(months, 1..=12, &MONTHS, "month")?,
             weekdays: week,
             either_day: !days.starts_with('*') && !weekdays.starts_with('*'),
         };
@@ -100,12 +106,19 @@ const fn civil(day: u64) -> (u64, u64) {
     (month, of_month)
 }
 
-fn set(field: &str, range: RangeInclusive<u64>, what: &str) -> Result<u64, String> {
+/// The numbers that a field names, as bits. `names` are those of the first numbers of `range`.
+fn set(field: &str, range: RangeInclusive<u64>, names: &[&str], what: &str) -> Result<u64, String> {
     let bad = |part: &str| {
         let (least, most) = (range.start(), range.end());
         format!("`{part}` is no {what}: from {least} to {most}, as 5, 1,2, 1-5, * or */2")
     };
     let number = |text: &str| {
+        if let Some(at) = names
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case(text))
+        {
+            return Some(range.start() + at as u64);
+        }
         let digits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.filter(|_| digits)
@@ -192,6 +205,11 @@ mod tests {
             ("0 0 29 2 *", "2028-02-29T00:00:00"),
             // Either of two days.
             ("0 0 30 * 0", "2026-11-29T00:00:00"),
+            ("0 0 * feb Mon", "2027-02-01T00:00:00"),
+            ("0 0 * * tue-THU", "2026-12-01T00:00:00"),
+            ("0 0 * * 5-7", "2026-11-29T00:00:00"),
+            // `*/2` begins with a star: both days have to do.
+            ("0 0 */2 * 1", "2026-12-07T00:00:00"),
             ("5/20 8,20 * * *", "2026-11-28T20:05:00"),
         ] {
             assert!(
@@ -211,7 +229,8 @@ mod tests {
             ("* * 0 * *", "`0` is no day"),
             ("5-1 * * * *", "`5-1`"),
             ("*/0 * * * *", "`*/0`"),
-            ("* * * jan *", "`jan`"),
+            ("* * * jum *", "`jum` is no month"),
+            ("* mon * * *", "`mon` is no hour"),
             ("0 0 31 2 *", "no such day"),
         ] {
             let said = Cron::parse(text).unwrap_err();

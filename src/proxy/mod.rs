@@ -414,7 +414,7 @@ impl Proxy {
         drop(span);
         if reuse != Reuse::Fresh {
             // A fresh hit is counted where it is renewed.
-            self.count(ask, &key, || ask.url().into());
+            self.count(ask, &key, false, || ask.url().into());
         }
         let (entry, tier) = match held {
             Lookup::Found { entry, tier, .. } => (entry, tier),
@@ -472,7 +472,7 @@ impl Proxy {
     /// What a hit does behind: lengthens a sliding lifetime, or refreshes what is about to expire.
     fn renew(&self, ask: &Ask<'_>, key: Key, entry: &Arc<Entry>) {
         let now = ask.visit.now;
-        self.count(ask, &key, || entry.url().into());
+        self.count(ask, &key, true, || entry.url().into());
         self.audit(ask, &key, entry);
         let lifetime = entry.lifetime();
         self.renew_ahead(ask, key, entry, &lifetime);
@@ -482,12 +482,12 @@ impl Proxy {
         }
     }
 
-    /// Counts a use of `key`, which stands for `url`.
-    fn count(&self, ask: &Ask<'_>, key: &Key, url: impl FnOnce() -> Box<str>) {
+    /// Counts a use of `key`, which stands for `url`; `is_hit`: it was there, and fresh.
+    fn count(&self, ask: &Ask<'_>, key: &Key, is_hit: bool, url: impl FnOnce() -> Box<str>) {
         let hot = &self.0.shared.hot;
         hot.used(key, ask.visit.now, || ask.what(url()));
         if ask.visit.snapshot.settings.predict.is_some() {
-            self.observe(ask);
+            self.observe(ask, is_hit);
         }
     }
 

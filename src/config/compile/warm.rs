@@ -26,7 +26,7 @@ const POPULAR_MAX: u32 = 10_000;
 const EVERY_MIN: Duration = Duration::from_secs(5);
 /// Fields that a user's credentials travel in, that are made here, or that are about one connection or
 /// one client.
-const NOT_SENT: [&str; 18] = [
+const NOT_SENT: [&str; 29] = [
     "authorization",
     "proxy-authorization",
     "cookie",
@@ -45,6 +45,17 @@ const NOT_SENT: [&str; 18] = [
     "if-range",
     "forwarded",
     "via",
+    "if-match",
+    "if-unmodified-since",
+    "cache-control",
+    "pragma",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-csrf-token",
+    "x-real-ip",
 ];
 
 impl Compiler<'_> {

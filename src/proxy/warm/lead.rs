@@ -1,17 +1,21 @@
 //! Who of several sidecars does what one has to do: a lease in Redis, prolonged while its holder lives.
 //!
-//! Without Redis everybody leads for himself: to warm twice is better than not to warm.
+//! Without Redis everybody leads for himself: to warm twice is better than not to warm. But who follows does
+//! not begin by that at once: an outage shorter than a lease changes nothing, so that a stumble of Redis does
+//! not set all sidecars upon the app.
 
 use crate::redis_client::{Outage, Redis, Script};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// A holder that is gone is succeeded after this time at most.
-pub const LEASE: Duration = Duration::from_secs(15);
+pub const LEASE: Duration = Duration::from_secs(10);
+/// A round that nobody has taken up for so long is forgotten.
+const ROUND: Duration = Duration::from_secs(24 * 3_600);
 /// A holder prolongs so often.
-const PROLONG: Duration = Duration::from_secs(4);
+const PROLONG: Duration = Duration::from_secs(3);
 /// Who does not hold asks so often.
-const ASK: Duration = Duration::from_secs(3);
+const ASK: Duration = Duration::from_secs(2);
 /// At the start Redis is given this time to be there before anybody leads for himself.
 const START: Duration = Duration::from_secs(2);
 
@@ -33,7 +37,8 @@ static RELEASED: LazyLock<Script> = LazyLock::new(|| {
 pub struct Lead {
     key: String,
     token: String,
-    began: Instant,
+    /// Until when Redis may be silent before it counts as gone.
+    patient_until: Instant,
     /// When it is asked for next, or prolonged.
     due: Instant,
     standing: Standing,
@@ -67,7 +72,7 @@ impl Lead {
         Self {
             key,
             token: format!("{:032x}", fastrand::u128(..)),
-            began: now,
+            patient_until: now + START,
             due: now,
             standing: Standing::Unknown,
         }
@@ -83,19 +88,26 @@ impl Lead {
             return self.standing;
         }
         let asked = match self.standing {
-            Standing::Leads => match self.prolong(redis).await {
+            // After an outage it may hold yet.
+            Standing::Leads | Standing::Alone => match self.prolong(redis).await {
                 Ok(false) => self.ask(redis).await,
                 prolonged => prolonged,
             },
-            _ => self.ask(redis).await,
+            Standing::Unknown | Standing::Follows => self.ask(redis).await,
         };
-        (self.standing, self.due) = match asked {
-            Ok(true) => (Standing::Leads, now + PROLONG),
-            Ok(false) => (Standing::Follows, now + ASK),
+        match asked {
+            Ok(true) => (self.standing, self.due) = (Standing::Leads, now + PROLONG),
+            Ok(false) => {
+                self.patient_until = now + LEASE;
+                (self.standing, self.due) = (Standing::Follows, now + ASK);
+            }
             // It may only not be there yet.
-            Err(_) if now < self.began + START => (self.standing, now),
-            Err(_) => (Standing::Alone, now + ASK),
-        };
+            Err(_) if self.standing == Standing::Unknown && now < self.patient_until => {}
+            Err(_) if self.standing == Standing::Follows && now < self.patient_until => {
+                self.due = now + ASK;
+            }
+            Err(_) => (self.standing, self.due) = (Standing::Alone, now + ASK),
+        }
         self.standing
     }
 
@@ -109,6 +121,42 @@ impl Lead {
                 .await;
         }
         self.standing = Standing::Unknown;
+    }
+
+    /// Leaves word that a round is under way: were this holder to die, the next takes it up.
+    pub async fn round_begins(&self, redis: Option<&Redis>) {
+        if let Some(redis) = redis {
+            let mut command = redis::cmd("SET");
+            command
+                .arg(self.round())
+                .arg("1")
+                .arg("PX")
+                .arg(ROUND.as_millis() as u64);
+            // Without it, a round that is broken off is not taken up: the next comes at its time.
+            let _ = redis.query("set", &command).await;
+        }
+    }
+
+    /// The round has been led to its end.
+    pub async fn round_ends(&self, redis: Option<&Redis>) {
+        if let (Some(redis), Standing::Leads) = (redis, self.standing) {
+            let mut command = redis::cmd("DEL");
+            command.arg(self.round());
+            let _ = redis.query("del", &command).await;
+        }
+    }
+
+    /// Whether a round was broken off.
+    pub async fn is_round_open(&self, redis: Option<&Redis>) -> bool {
+        let Some(redis) = redis else { return false };
+        let mut command = redis::cmd("GET");
+        command.arg(self.round());
+        let found = redis.query("get", &command).await;
+        found.is_ok_and(|found| found != redis::Value::Nil)
+    }
+
+    fn round(&self) -> String {
+        format!("{}:round", self.key)
     }
 
     async fn ask(&self, redis: &Redis) -> Result<bool, Outage> {

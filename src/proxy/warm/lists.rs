@@ -1,6 +1,6 @@
 //! The lists of the configuration, each warmed by one of all sidecars when it is time to.
 
-use super::lead::{Lead, Standing};
+use super::lead::{LEASE, Lead, Standing};
 use super::sources::Wanted;
 use super::{Cause, Pace, Warmer};
 use crate::config::warm::WarmList;
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Who comes to lead so soon after a moment of the schedule makes up for it: the one before may have died.
+const MISSED_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs());
 /// Between two looks at what is due.
 const LOOK: Duration = Duration::from_millis(200);
 /// The process does not wait longer for its lists before it is ready.
@@ -36,6 +38,8 @@ struct Kept {
     began: Option<Timestamp>,
     /// The next moment of its schedule.
     scheduled: Option<Timestamp>,
+    /// The last moment of its schedule at which another led.
+    missed: Option<Timestamp>,
     /// It need not be waited for (any more).
     settled: bool,
 }
@@ -87,12 +91,18 @@ impl Lists {
                     job: None,
                     began: None,
                     scheduled: list.schedule.and_then(|cron| cron.after(now)),
+                    missed: None,
                     settled: false,
                     list: list.clone(),
                 },
             });
         }
         for mut gone in before {
+            // What is left of its round has another pace, or is not wanted any more.
+            if let Some(job) = gone.job {
+                self.warmer.give_up(job);
+                gone.lead.round_ends(self.redis.as_ref()).await;
+            }
             gone.lead.release(self.redis.as_ref()).await;
         }
     }
@@ -109,16 +119,18 @@ impl Lists {
 
     async fn look_at(&self, one: &mut Kept) {
         let now = self.warmer.proxy().0.shared.clock.now();
+        let redis = self.redis.as_ref();
         if let Some(job) = one.job {
             if self.warmer.is_busy(job) {
                 // Who leads goes on to lead.
-                one.lead.hold(self.redis.as_ref(), Instant::now()).await;
+                one.lead.hold(redis, Instant::now()).await;
                 return;
             }
             one.job = None;
             one.settled = true;
+            one.lead.round_ends(redis).await;
         }
-        let standing = one.lead.hold(self.redis.as_ref(), Instant::now()).await;
+        let standing = one.lead.hold(redis, Instant::now()).await;
         if standing == Standing::Follows {
             one.settled = true;
         }
@@ -132,11 +144,16 @@ impl Lists {
             .is_some_and(|every| one.began.is_some_and(|began| now.since(began) >= every));
         let at_its_time = one.scheduled.is_some_and(|scheduled| scheduled <= now);
         if at_its_time {
+            one.missed = one.scheduled.filter(|_| !leads);
             one.scheduled = list.schedule.and_then(|cron| cron.after(now));
         }
-        if !leads || !(at_once || again || at_its_time) {
+        let made_up = is_new && (one.missed).is_some_and(|at| now.since(at) <= MISSED_MAX);
+        let due = at_once || again || at_its_time || made_up;
+        if !leads || !(due || is_new && one.lead.is_round_open(redis).await) {
             return;
         }
+        one.missed = None;
+        one.lead.round_begins(redis).await;
         one.began = Some(now);
         let (name, pace, wanted) = (list.name(), Pace::of(list), Wanted::of(list));
         one.job = Some(self.warmer.warm(Cause::List, name, pace, wanted));

@@ -42,7 +42,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,8 +87,8 @@ impl Page {
 pub enum Warmed {
     /// It was there, and is fresh for so long.
     Fresh(Duration),
-    /// It was fetched, or confirmed by the app, and is stored.
-    Stored,
+    /// It was fetched, or confirmed by the app, and is stored; fresh for so long.
+    Stored(Duration),
     /// It is not stored, for this reason.
     NotStored(Reason),
     /// There was no answer; the word of what failed.
@@ -101,7 +101,7 @@ impl Warmed {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Fresh(_) => "fresh",
-            Self::Stored => "stored",
+            Self::Stored(_) => "stored",
             Self::NotStored(_) => "not_stored",
             Self::Failed(_) => "failed",
         }
@@ -111,7 +111,7 @@ impl Warmed {
     #[must_use]
     pub const fn why(self) -> Option<&'static str> {
         match self {
-            Self::Fresh(_) | Self::Stored => None,
+            Self::Fresh(_) | Self::Stored(_) => None,
             Self::NotStored(reason) => Some(reason.word()),
             Self::Failed(word) => Some(word),
         }
@@ -228,7 +228,10 @@ impl Proxy {
             let body = Limited::new(response.into_body(), bytes_max)
                 .collect()
                 .await;
-            let body = body.map_err(|_| "it breaks off, or is too large")?;
+            let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+                true => "it is too large",
+                false => "it breaks off",
+            })?;
             Ok(body.to_bytes())
         };
         let asked = tokio::time::timeout(PAGE_TIME_MAX, Box::pin(asking)).await;
@@ -272,8 +275,8 @@ impl Proxy {
     ) -> Warmed {
         match self.fetch(ask, key, stale, why).await {
             Ok(reply) => match reply.brought() {
-                (Ok(()), Some(body)) => self.read_out(ask, body).await,
-                (Ok(()), None) => Warmed::Stored,
+                (Ok(()), Some(body)) => self.read_out(ask, &key, body).await,
+                (Ok(()), None) => self.stored(ask, &key),
                 (Err(reason), _) => Warmed::NotStored(reason),
             },
             Err(problem) => Warmed::Failed(word(&problem)),
@@ -292,9 +295,9 @@ impl Proxy {
         match follower.fill().outcome().await {
             Filled::Streaming(stored, reader) => {
                 let body = self.shared(ask, &stored, reader);
-                self.read_out(ask, body).await
+                self.read_out(ask, &key, body).await
             }
-            Filled::Ready(_) | Filled::Found(_) => Warmed::Stored,
+            Filled::Ready(_) | Filled::Found(_) => self.stored(ask, &key),
             Filled::Failed(error) => Warmed::Failed(error.word()),
             // Another sidecar is at it.
             Filled::Released(Reason::CollapsedFailed) => Warmed::Fresh(left(entry, ask.visit)),
@@ -303,7 +306,7 @@ impl Proxy {
     }
 
     /// Reads the content to its end: who has the last of it may count on the store.
-    async fn read_out(&self, ask: &Ask<'_>, mut body: Body) -> Warmed {
+    async fn read_out(&self, ask: &Ask<'_>, key: &Key, mut body: Body) -> Warmed {
         let bytes_max = ask.visit.snapshot.settings.cache.max_body;
         let mut bytes = 0_u64;
         while let Some(frame) = body.frame().await {
@@ -315,7 +318,17 @@ impl Proxy {
                 return Warmed::NotStored(Reason::TooLarge);
             }
         }
-        Warmed::Stored
+        self.stored(ask, key)
+    }
+
+    /// It is stored: for how long it is fresh, this process's memory tells.
+    fn stored(&self, ask: &Ask<'_>, key: &Key) -> Warmed {
+        let visit = ask.visit;
+        match self.0.cache.peek(key, &visit.headers, visit.now) {
+            Lookup::Found { entry, .. } => Warmed::Stored(left(&entry, visit)),
+            // It has no room there.
+            Lookup::Absent(_) => Warmed::Stored(Duration::ZERO),
+        }
     }
 }
 

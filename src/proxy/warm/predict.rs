@@ -7,7 +7,7 @@
 
 use crate::semantics::Timestamp;
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,15 +35,21 @@ const HOURLY_MAX: usize = 100;
 const BEFORE_HOUR: Duration = Duration::from_secs(120);
 /// Predictions whose outcome is waited for.
 const OPEN_MAX: usize = 4_096;
-/// A prediction that has not come true by then never will.
+/// How long a prediction has to come true while it is not known how long its page is fresh.
 const OPEN_FOR: Duration = Duration::from_secs(300);
+/// No prediction is waited for any longer, however long its page is fresh.
+const OPEN_FOR_MAX: Duration = Duration::from_secs(3_600);
+/// What the budget allows is allowed in each such time.
+const BUDGET_FOR: Duration = Duration::from_secs(60);
+/// More predictions than that are never made in such a time.
+const SPENT_MAX: usize = 10_000;
 /// Weight of one outcome in the precision.
 const OUTCOME_WEIGHT: f32 = 1.0 / 32.0;
 /// While it predicts badly, it tries one in so many.
 const TRY_ONE_IN: u64 = 16;
 
 /// A page, as the tables know it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Known {
     /// By `https`.
     pub tls: bool,
@@ -58,6 +64,8 @@ pub struct Use {
     pub client: u64,
     /// The page.
     pub page: Known,
+    /// It was there, and fresh.
+    pub is_hit: bool,
 }
 
 /// What may be spent.
@@ -74,9 +82,9 @@ pub struct Budget {
 pub struct Record {
     /// Pages that were predicted.
     pub predicted: u64,
-    /// Of them, asked for in time.
+    /// Of them, asked for while what was fetched was fresh, and answered by it.
     pub came_true: u64,
-    /// Of them, not asked for in time.
+    /// Of them, not.
     pub failed: u64,
     /// Share that comes true lately.
     pub precision: f32,
@@ -92,15 +100,26 @@ pub struct Predictor {
     budget: Budget,
     pages: HashMap<Known, Habits>,
     clients: HashMap<u64, (Known, Timestamp)>,
-    /// In the order in which they end.
-    open: VecDeque<(Known, Timestamp)>,
-    waiting: HashMap<Known, Timestamp>,
+    /// What is not predicted again until its time is over.
+    open: HashMap<Known, Open>,
+    /// The same, in the order in which it ends.
+    ends: BTreeSet<(Timestamp, Known)>,
     record: Record,
-    /// The minute, and what has been spent in it.
-    spent: (u64, u32),
+    /// When the predictions of the last [`BUDGET_FOR`] were made.
+    spent: VecDeque<Timestamp>,
     tried: u64,
     /// The hour that was last prepared for.
     prepared: u64,
+}
+
+/// A page that was predicted.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    made: Timestamp,
+    end: Timestamp,
+    /// It is waited for whether it comes true. Otherwise the prediction was for nothing: it is fresh until
+    /// then, or cannot be stored.
+    counts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -123,13 +142,13 @@ impl Predictor {
             budget,
             pages: HashMap::new(),
             clients: HashMap::new(),
-            open: VecDeque::new(),
-            waiting: HashMap::new(),
+            open: HashMap::new(),
+            ends: BTreeSet::new(),
             record: Record {
                 precision: 1.0,
                 ..Record::default()
             },
-            spent: (0, 0),
+            spent: VecDeque::new(),
             tried: 0,
             prepared: 0,
         }
@@ -149,7 +168,9 @@ impl Predictor {
     /// Learns from a use at `now`. Gives what is likely to be asked for next, within the budget.
     pub fn used(&mut self, one: Use, now: Timestamp) -> Vec<Known> {
         self.settle(now);
-        if self.waiting.remove(&one.page).is_some() {
+        // Who did not find it was not helped: it was another variant, or is not there any more.
+        if one.is_hit && self.open.get(&one.page).is_some_and(|open| open.counts) {
+            self.shut(&one.page);
             self.record.came_true += 1;
             self.outcome(1.0);
         }
@@ -212,13 +233,17 @@ impl Predictor {
 
     /// Those that the budget allows; they are waited for from now on.
     fn afford(&mut self, likely: Vec<Known>, now: Timestamp) -> Vec<Known> {
-        let minute = now.as_secs() / 60;
-        if self.spent.0 != minute {
-            self.spent = (minute, 0);
+        while self
+            .spent
+            .front()
+            .is_some_and(|at| now.since(*at) >= BUDGET_FOR)
+        {
+            self.spent.pop_front();
         }
+        let most = (self.budget.per_minute as usize).min(SPENT_MAX);
         let mut made = Vec::new();
         for page in likely {
-            if self.waiting.contains_key(&page) {
+            if self.open.contains_key(&page) {
                 continue;
             }
             if self.record.turned_down {
@@ -227,37 +252,66 @@ impl Predictor {
                     continue;
                 }
             }
-            if self.spent.1 >= self.budget.per_minute || self.waiting.len() >= OPEN_MAX {
+            if self.spent.len() >= most || self.open.len() >= OPEN_MAX {
                 self.record.over_budget += 1;
                 continue;
             }
-            self.spent.1 += 1;
+            self.spent.push_back(now);
             self.record.predicted += 1;
-            self.waiting.insert(page.clone(), now + OPEN_FOR);
-            self.open.push_back((page.clone(), now + OPEN_FOR));
+            self.wait_for(&page, now, now + OPEN_FOR, true);
             made.push(page);
         }
         made
     }
 
-    /// A prediction was for nothing that could be warmed, or was there already: it counts neither way.
-    pub fn forget(&mut self, page: &Known) {
-        if self.waiting.remove(page).is_some() {
-            self.record.predicted -= 1;
+    /// A page that was predicted has been stored, and is `fresh` for so long; zero: that is not known.
+    pub fn stored(&mut self, page: &Known, fresh: Duration, now: Timestamp) {
+        if let Some(open) = self.open.get(page).filter(|open| open.counts)
+            && !fresh.is_zero()
+        {
+            self.wait_for(page, open.made, now + fresh.min(OPEN_FOR_MAX), true);
+        }
+    }
+
+    /// A prediction was for what was there already, `fresh` for so long, or for nothing that could be warmed:
+    /// it counts neither way, and is not made again in that time.
+    pub fn in_vain(&mut self, page: &Known, fresh: Option<Duration>, now: Timestamp) {
+        let Some(made) = self.open.get(page).filter(|open| open.counts) else {
+            return;
+        };
+        let made = made.made;
+        self.record.predicted -= 1;
+        if fresh.is_some()
+            && let Ok(at) = self.spent.binary_search(&made)
+        {
+            // The app was not asked, so that it may be asked for another.
+            self.spent.remove(at);
+        }
+        let fresh = fresh.unwrap_or(OPEN_FOR);
+        self.wait_for(page, made, now + fresh.min(OPEN_FOR_MAX), false);
+    }
+
+    fn wait_for(&mut self, page: &Known, made: Timestamp, end: Timestamp, counts: bool) {
+        self.shut(page);
+        self.ends.insert((end, page.clone()));
+        self.open.insert(page.clone(), Open { made, end, counts });
+    }
+
+    fn shut(&mut self, page: &Known) {
+        if let Some(open) = self.open.remove(page) {
+            self.ends.remove(&(open.end, page.clone()));
         }
     }
 
     /// Ends predictions whose time is over.
     fn settle(&mut self, now: Timestamp) {
-        while let Some((_, end)) = self.open.front()
-            && (*end <= now || self.open.len() > OPEN_MAX * 2)
+        while let Some((end, page)) = self.ends.first()
+            && *end <= now
         {
-            let Some((page, end)) = self.open.pop_front() else {
-                break;
-            };
-            // It came true, or was predicted anew since.
-            if self.waiting.get(&page) == Some(&end) {
-                self.waiting.remove(&page);
+            let page = page.clone();
+            let counted = self.open.get(&page).is_some_and(|open| open.counts);
+            self.shut(&page);
+            if counted {
                 self.record.failed += 1;
                 self.outcome(0.0);
             }
@@ -353,7 +407,15 @@ mod tests {
 
     fn visit(predictor: &mut Predictor, client: u64, path: &str, now: Timestamp) -> Vec<String> {
         let page = page(path);
-        let next = predictor.used(Use { client, page }, now);
+        let is_hit = true;
+        let next = predictor.used(
+            Use {
+                client,
+                page,
+                is_hit,
+            },
+            now,
+        );
         next.iter().map(|next| next.url.to_string()).collect()
     }
 
@@ -378,6 +440,59 @@ mod tests {
         let record = predictor.record();
         assert_eq!(record.predicted - before.predicted, 2, "{record:?}");
         assert_eq!(record.came_true - before.came_true, 1, "{record:?}");
+    }
+
+    /// A predictor that predicts `/b` whenever `/a` is used.
+    fn taught(now: &mut Timestamp) -> Predictor {
+        let mut predictor = Predictor::new(BUDGET);
+        for client in 0..10 {
+            visit(&mut predictor, client, "/a", *now);
+            visit(&mut predictor, client, "/b", *now);
+            *now = *now + OPEN_FOR * 2;
+        }
+        predictor
+    }
+
+    #[test]
+    fn what_is_fresh_already_spends_nothing_of_the_budget() {
+        let mut now = START;
+        let mut predictor = taught(&mut now);
+        assert_eq!(visit(&mut predictor, 99, "/a", now), ["shop.example/b"]);
+        predictor.in_vain(&page("/b"), Some(Duration::from_secs(90)), now);
+        assert!(predictor.spent.is_empty());
+        for client in 100..400 {
+            assert!(visit(&mut predictor, client, "/a", now).is_empty());
+        }
+        assert_eq!(predictor.record().over_budget, 0);
+        let later = now + Duration::from_secs(91);
+        assert_eq!(visit(&mut predictor, 500, "/a", later), ["shop.example/b"]);
+    }
+
+    #[test]
+    fn a_prediction_comes_true_only_while_its_page_is_fresh_and_is_found() {
+        let mut now = START;
+        let mut predictor = taught(&mut now);
+        let before = predictor.record();
+        let mut used_after = |seconds, is_hit| {
+            assert_eq!(visit(&mut predictor, 99, "/a", now).len(), 1);
+            predictor.stored(&page("/b"), Duration::from_secs(60), now);
+            let one = Use {
+                client: 99,
+                page: page("/b"),
+                is_hit,
+            };
+            predictor.used(one, now + Duration::from_secs(seconds));
+            now = now + OPEN_FOR * 2;
+            visit(&mut predictor, 98, "/c", now);
+            let record = predictor.record();
+            (
+                record.came_true - before.came_true,
+                record.failed - before.failed,
+            )
+        };
+        assert_eq!(used_after(59, true), (1, 0));
+        assert_eq!(used_after(61, true), (1, 1));
+        assert_eq!(used_after(59, false), (1, 2));
     }
 
     #[test]
@@ -444,7 +559,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever clients do: the budget of each minute holds, the tables stay within their bounds, and
+        /// Whatever clients do: the budget holds in any sixty seconds, the tables stay within their bounds, and
         /// nothing comes true or fails that was not predicted.
         #[test]
         fn the_budget_and_the_bounds_hold(
@@ -453,14 +568,14 @@ mod tests {
         ) {
             let mut predictor = Predictor::new(Budget { per_minute, precision_min: 0.0 });
             let mut now = START;
-            let mut made: HashMap<u64, u32> = HashMap::new();
+            let mut made: Vec<Timestamp> = Vec::new();
             for (client, path, pause) in uses {
                 now = now + Duration::from_secs(pause);
                 let next = visit(&mut predictor, client, &format!("/{path}"), now);
-                let spent = made.entry(now.as_secs() / 60).or_default();
-                *spent += next.len() as u32;
-                *spent += predictor.before_the_hour(now).len() as u32;
-                prop_assert!(*spent <= per_minute);
+                made.extend(next.iter().map(|_| now));
+                made.extend(predictor.before_the_hour(now).iter().map(|_| now));
+                let lately = made.iter().filter(|at| now.since(**at) < BUDGET_FOR).count();
+                prop_assert!(lately as u32 <= per_minute);
                 let record = predictor.record();
                 prop_assert!(record.came_true + record.failed <= record.predicted);
                 prop_assert!((0.0..=1.0).contains(&record.precision));

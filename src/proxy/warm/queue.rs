@@ -18,9 +18,11 @@ pub const PAGES_MAX: usize = 100_000;
 pub const LINES_MAX: usize = 1_000;
 /// Reasons that are counted apart, of a job; all others are one.
 const REASONS_MAX: usize = 32;
+/// Problems that are told, of a job.
+const PROBLEMS_MAX: usize = 16;
 
 /// Between two looks at how the app does.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How fast pages may be warmed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,7 +80,7 @@ pub struct Line {
     /// Why it is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<&'static str>,
-    /// Seconds that it is fresh yet, where it was there.
+    /// Seconds that it is fresh yet, where it is stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh_seconds: Option<u64>,
     /// Milliseconds that it took.
@@ -108,10 +110,14 @@ pub struct Progress {
     pub not_stored: BTreeMap<&'static str, u64>,
     /// Without an answer, by what failed.
     pub failed: BTreeMap<&'static str, u64>,
-    /// Pages for which there was no room.
+    /// What could not be read of the names of its pages, and why; the first so many.
+    pub problems: Vec<String>,
+    /// Pages for which there was no room, or that were given up.
     pub dropped: u64,
     /// Pages begun in a second at most.
     pub rate: f64,
+    /// Pages done in a second, from its beginning to its end, or so far.
+    pub achieved_rate: f64,
     /// Pages under way at a time at most.
     pub concurrency: u32,
     /// When it began, in milliseconds since 1970.
@@ -131,6 +137,7 @@ struct Job {
     lines: VecDeque<Line>,
     /// Pages may still be added.
     open: bool,
+    began: Instant,
 }
 
 impl Job {
@@ -171,7 +178,13 @@ pub struct Queue {
 impl Queue {
     /// A new job without pages; or, for causes of which there is one job at all times, that. Gives its
     /// number.
-    pub fn open(&mut self, cause: Cause, name: String, pace: Pace, now: Timestamp) -> u64 {
+    pub fn open(
+        &mut self,
+        cause: Cause,
+        name: String,
+        pace: Pace,
+        (now, moment): (Timestamp, Instant),
+    ) -> u64 {
         if cause.is_standing()
             && let Some((id, job)) =
                 (self.jobs.iter_mut()).find(|(_, job)| job.progress.cause == cause)
@@ -192,8 +205,10 @@ impl Queue {
             fresh: 0,
             not_stored: BTreeMap::new(),
             failed: BTreeMap::new(),
+            problems: Vec::new(),
             dropped: 0,
             rate: pace.rate,
+            achieved_rate: 0.0,
             concurrency: pace.concurrency,
             began_ms: now.as_millis(),
             ended_ms: None,
@@ -206,6 +221,7 @@ impl Queue {
             next: None,
             lines: VecDeque::new(),
             open: true,
+            began: moment,
         };
         self.jobs.insert(self.last, job);
         while self.jobs.len() > JOBS_MAX {
@@ -219,10 +235,11 @@ impl Queue {
         self.last
     }
 
-    /// Adds pages to a job; those that find no room are counted as dropped.
-    pub fn add(&mut self, id: u64, pages: impl IntoIterator<Item = Page>) {
+    /// Adds pages to a job; those that find no room are counted as dropped. Gives whether there would be
+    /// room for more.
+    pub fn add(&mut self, id: u64, pages: impl IntoIterator<Item = Page>) -> bool {
         let Some(job) = self.jobs.get_mut(&id) else {
-            return;
+            return false;
         };
         let standing = job.progress.cause.is_standing();
         for page in pages {
@@ -230,7 +247,7 @@ impl Queue {
             {
                 continue;
             }
-            if self.waiting >= PAGES_MAX {
+            if self.waiting >= PAGES_MAX || !job.open {
                 job.progress.dropped += 1;
                 continue;
             }
@@ -238,11 +255,33 @@ impl Queue {
             job.progress.pages += 1;
             job.waiting.push_back(page);
         }
+        self.waiting < PAGES_MAX && job.open
+    }
+
+    /// Something that names pages of a job could not be read.
+    pub fn problem(&mut self, id: u64, problem: String) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            let problems = &mut job.progress.problems;
+            if problems.len() < PROBLEMS_MAX {
+                problems.push(problem);
+            }
+        }
     }
 
     /// No more pages will be added.
     pub fn close(&mut self, id: u64, now: Timestamp) {
         if let Some(job) = self.jobs.get_mut(&id) {
+            job.open = false;
+            end(job, now);
+        }
+    }
+
+    /// What a job has waiting is not warmed any more.
+    pub fn give_up(&mut self, id: u64, now: Timestamp) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            self.waiting -= job.waiting.len();
+            job.progress.dropped += job.waiting.len() as u64;
+            job.waiting.clear();
             job.open = false;
             end(job, now);
         }
@@ -310,20 +349,25 @@ impl Queue {
         page: &Page,
         warmed: Warmed,
         took: Duration,
-        now: Timestamp,
+        (now, moment): (Timestamp, Instant),
     ) -> Option<Cause> {
         self.running = self.running.saturating_sub(1);
         let job = self.jobs.get_mut(&id)?;
         job.running = job.running.saturating_sub(1);
         let progress = &mut job.progress;
         progress.done += 1;
+        let seconds = moment.duration_since(job.began).as_secs_f64();
+        progress.achieved_rate = progress.done as f64 / seconds.max(1e-3);
         let mut fresh_seconds = None;
         match warmed {
             Warmed::Fresh(left) => {
                 progress.fresh += 1;
                 fresh_seconds = Some(left.as_secs());
             }
-            Warmed::Stored => progress.stored += 1,
+            Warmed::Stored(left) => {
+                progress.stored += 1;
+                fresh_seconds = Some(left.as_secs());
+            }
             Warmed::NotStored(reason) => count(&mut progress.not_stored, reason.word()),
             Warmed::Failed(word) => count(&mut progress.failed, word),
         }
@@ -413,6 +457,7 @@ mod tests {
     use std::sync::Arc;
 
     const EPOCH: Timestamp = Timestamp::from_millis(0);
+    const STORED: Warmed = Warmed::Stored(Duration::from_secs(300));
     const GO: Brake = Brake::Off(u32::MAX);
 
     fn page(path: &str) -> Page {
@@ -426,7 +471,12 @@ mod tests {
     }
 
     fn job(queue: &mut Queue, cause: Cause, pages: usize, concurrency: u32, rate: f64) -> u64 {
-        let id = queue.open(cause, "x".into(), Pace { concurrency, rate }, EPOCH);
+        let id = queue.open(
+            cause,
+            "x".into(),
+            Pace { concurrency, rate },
+            (EPOCH, Instant::now()),
+        );
         queue.add(
             id,
             (0..pages).map(|number| page(&format!("/{id}/{number}"))),
@@ -446,7 +496,7 @@ mod tests {
         };
         // One at a time.
         assert_eq!(queue.next(GO, start), Step::Rest);
-        queue.done(id, &first, Warmed::Stored, Duration::from_millis(7), EPOCH);
+        queue.done(id, &first, STORED, Duration::from_millis(7), (EPOCH, start));
         // Ten a second.
         assert_eq!(
             queue.next(GO, start),
@@ -458,7 +508,7 @@ mod tests {
         };
         assert!(queue.is_busy(id));
         let why = Warmed::NotStored(Reason::SetCookie);
-        queue.done(id, &second, why, Duration::ZERO, EPOCH);
+        queue.done(id, &second, why, Duration::ZERO, (EPOCH, Instant::now()));
         let (progress, lines) = queue.told(id, 1).unwrap();
         assert_eq!(
             (progress.state, progress.stored, progress.done),
@@ -505,7 +555,7 @@ mod tests {
             queue.next(Brake::Slow("the app is slow"), start),
             Step::Rest
         );
-        queue.done(id, &page, Warmed::Stored, Duration::ZERO, EPOCH);
+        queue.done(id, &page, STORED, Duration::ZERO, (EPOCH, Instant::now()));
         let soon = start + Duration::from_millis(500);
         assert!(matches!(
             queue.next(Brake::Slow("the app is slow"), soon),
@@ -522,7 +572,12 @@ mod tests {
     fn a_page_waits_once_in_a_job_that_never_ends() {
         let mut queue = Queue::default();
         for _ in 0..3 {
-            let id = queue.open(Cause::Link, "links".into(), Pace::DEFAULT, EPOCH);
+            let id = queue.open(
+                Cause::Link,
+                "links".into(),
+                Pace::DEFAULT,
+                (EPOCH, Instant::now()),
+            );
             queue.add(id, [page("/a"), page("/b")]);
         }
         assert_eq!((queue.load(), queue.progress().len()), ((2, 0), 1));
@@ -581,7 +636,7 @@ mod tests {
                         now = now.max(next.unwrap());
                         if let Some(at) = running.iter().position(|one| one.2 <= now) {
                             let (id, page, _) = running.swap_remove(at);
-                            queue.done(id, &page, Warmed::Stored, Duration::ZERO, EPOCH);
+                            queue.done(id, &page, STORED, Duration::ZERO, (EPOCH, Instant::now()));
                         }
                     }
                 }

@@ -9,6 +9,10 @@ use std::borrow::Cow;
 pub const BYTES_MAX: usize = 10 * 1024 * 1024;
 /// URLs of a sitemap, as its specification has it.
 pub const LOCS_MAX: usize = 50_000;
+/// What gzip begins with (RFC 1952 §2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// Bytes of an entity's name, its `;` included: none that is known is longer.
+const ENTITY_MAX: usize = 12;
 /// Elements inside one another.
 const DEPTH_MAX: usize = 16;
 
@@ -23,6 +27,9 @@ pub enum Sitemap {
 
 /// Reads one. The error says what is wrong with it.
 pub fn read(bytes: &[u8]) -> Result<Sitemap, &'static str> {
+    if bytes.starts_with(&GZIP) {
+        return Err("it is compressed by gzip; name one that is not");
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
     let mut rest = text.trim_start_matches('\u{feff}');
     let mut open: Vec<&str> = Vec::new();
@@ -48,10 +55,11 @@ pub fn read(bytes: &[u8]) -> Result<Sitemap, &'static str> {
             return Err("it has a document type");
         } else if let Some(after) = rest.strip_prefix("</") {
             let (name, after) = behind(after, ">")?;
-            if open.pop() != Some(local(name.trim_end())) {
+            let name = local(name.trim_end());
+            if open.pop() != Some(name) {
                 return Err("its elements do not fit together");
             }
-            if open.len() == 2 && local(name) == "loc" && takes_loc(&open) {
+            if open.len() == 2 && name == "loc" && takes_loc(&open) {
                 if locs.len() == LOCS_MAX {
                     return Err("it has more than 50,000 URLs");
                 }
@@ -109,7 +117,10 @@ fn plain(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('&') {
         out.push_str(before);
-        let known = after.split_once(';').and_then(|(name, behind)| {
+        // No further than an entity reaches: otherwise a text of nothing but `&` took the square of its length.
+        let near = &after[..after.floor_char_boundary(ENTITY_MAX)];
+        let known = near.find(';').and_then(|end| {
+            let (name, behind) = (&after[..end], &after[end + 1..]);
             let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok();
             let code = match name.strip_prefix('#') {
                 Some(hex) if hex.starts_with('x') => number(&hex[1..], 16),
@@ -155,10 +166,14 @@ mod tests {
                 <image:image><image:loc>https://shop.example/a.jpg</image:loc></image:image></url>
               <url><loc><![CDATA[https://shop.example/b?c&d]]></loc></url>
               <url><priority>1</priority><loc/></url>
+              <url><loc
+                >https://shop.example/c&nosuch;&amp&#128663;</loc
+                ></url>
             </urlset>"#;
         let pages = [
             "https://shop.example/a?x=1&y=%32&z=2",
             "https://shop.example/b?c&d",
+            "https://shop.example/c&nosuch;&amp\u{1f697}",
         ];
         assert_eq!(
             read(text.as_bytes()),
@@ -190,12 +205,27 @@ mod tests {
                 "it has a document type",
             ),
             (b"\xff", "it is not UTF-8"),
+            (
+                b"\x1f\x8b\x08\0",
+                "it is compressed by gzip; name one that is not",
+            ),
             (b"< >", "it is not XML"),
         ] {
             assert_eq!(read(text), Err(why), "{}", String::from_utf8_lossy(text));
         }
         let deep = "<a>".repeat(20);
         assert_eq!(read(deep.as_bytes()), Err("its elements are too deep"));
+    }
+
+    #[test]
+    fn what_is_made_to_take_long_does_not() {
+        let text = format!(
+            "<urlset><url><loc>{}</loc></url></urlset>",
+            "&".repeat(BYTES_MAX / 4)
+        );
+        let began = std::time::Instant::now();
+        assert!(read(text.as_bytes()).is_ok());
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
     }
 
     proptest! {

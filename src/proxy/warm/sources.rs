@@ -8,6 +8,7 @@ use crate::proxy::Proxy;
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue};
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,9 +120,12 @@ impl Warmer {
         self.add(id, wanted.urls.iter().flat_map(|url| pages(url, &hosts)));
         if let Some(file) = &wanted.file {
             match read_file(file).await {
-                Ok(text) => self.add(id, urls(&text).flat_map(|url| pages(&url, &hosts))),
+                Ok(text) => {
+                    self.add(id, urls(&text).flat_map(|url| pages(&url, &hosts)));
+                }
                 Err(error) => {
-                    tracing::warn!(file = %file.display(), %error, "the list of pages to warm cannot be read")
+                    let file = file.display();
+                    self.problem(id, format!("the file {file} cannot be read: {error}"));
                 }
             }
         }
@@ -132,11 +136,14 @@ impl Warmer {
             };
             let mut maps = vec![first];
             let mut is_index = true;
-            while let Some(map) = maps.pop() {
+            let mut has_room = true;
+            while let Some(map) = maps.pop().filter(|_| has_room) {
+                self.until_clear().await;
                 let found = match proxy.sitemap(&map).await {
                     Ok(found) => found,
                     Err(why) => {
-                        tracing::warn!(url = map.url(), why, "the sitemap cannot be read");
+                        let url = map.url();
+                        self.problem(id, format!("the sitemap {url} cannot be read: {why}"));
                         continue;
                     }
                 };
@@ -150,7 +157,8 @@ impl Warmer {
                 };
                 let locs = own.pages(&locs);
                 if is_list {
-                    self.add(
+                    // What an index leads to may be more than can ever wait.
+                    has_room = self.add(
                         id,
                         locs.iter()
                             .filter(|url| seen.insert(url.to_string()))
@@ -204,7 +212,7 @@ fn is_tls(said: Option<&PageHost>, settings: &Settings) -> bool {
 
 impl Proxy {
     /// The hosts for pages that name none: the list's own; else those that are served; else the one that
-    /// is asked for most here; else this machine's name, as whoever tries larder out asks by.
+    /// is asked for most here; else what [`local`] says.
     fn hosts(&self, own: Option<&PageHost>, settings: &Settings) -> Hosts {
         let shared = &self.0.shared;
         let mut names: Vec<Arc<str>> = own.map(|own| own.authority.clone()).into_iter().collect();
@@ -220,7 +228,7 @@ impl Proxy {
         if guessed {
             let hottest = shared.hot.top(1, shared.clock.now()).pop();
             let hottest = hottest.and_then(|hot| Some(hot.what.url.split('/').next()?.into()));
-            let local = || format!("localhost:{}", settings.listen.address.port()).into();
+            let local = || local(settings.listen.address).into();
             names.push(hottest.unwrap_or_else(local));
         }
         Hosts { names, guessed }
@@ -235,7 +243,17 @@ impl Proxy {
             ..page.clone()
         };
         let content = self.content_of(&page, sitemap::BYTES_MAX).await?;
-        sitemap::read(&content)
+        let read = tokio::task::spawn_blocking(move || sitemap::read(&content));
+        read.await.unwrap_or(Err("it is not read"))
+    }
+}
+
+/// What whoever tries larder out asks by: the address that it listens on, where that is one.
+fn local(address: SocketAddr) -> String {
+    match (address.ip().is_unspecified(), address.port()) {
+        (true, port) => format!("localhost:{port}"),
+        (false, 80) if address.is_ipv4() => address.ip().to_string(),
+        (false, _) => address.to_string(),
     }
 }
 
@@ -285,7 +303,13 @@ fn urls(text: &str) -> impl Iterator<Item = PageUrl> + '_ {
 async fn read_file(path: &std::path::Path) -> std::io::Result<String> {
     let mut text = String::new();
     let file = tokio::fs::File::open(path).await?;
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).await?;
+    let mut file = file.take(FILE_BYTES_MAX + 1);
+    file.read_to_string(&mut text).await?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        // Cut off somewhere, its last line would be another page.
+        let why = format!("it is larger than {} MiB", FILE_BYTES_MAX >> 20);
+        return Err(std::io::Error::other(why));
+    }
     Ok(text)
 }
 

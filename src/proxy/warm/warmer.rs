@@ -1,8 +1,8 @@
 //! Carries out what the queue says: one task in the background, on its own connections to app and Redis.
 
-use super::brake::{Brake, Pressure, brake};
+use super::brake::{Brake, Pressure, TRICKLE_PAUSE, brake};
 use super::predict::Predictor;
-use super::queue::{Cause, Line, Pace, Progress, Queue, Step};
+use super::queue::{Cause, LOOK_AGAIN, Line, Pace, Progress, Queue, Step};
 use super::{Page, Popular, Record, Warmed};
 use crate::proxy::Proxy;
 use crate::semantics::Timestamp;
@@ -75,8 +75,8 @@ impl Warmer {
     ) -> u64 {
         let now = self.now();
         let mut state = self.state();
-        let id = state.queue.open(cause, name, pace, now);
-        state.queue.add(id, pages);
+        let id = state.queue.open(cause, name, pace, (now, Instant::now()));
+        let _ = state.queue.add(id, pages);
         if !more {
             state.queue.close(id, now);
         }
@@ -91,10 +91,35 @@ impl Warmer {
         &self.0.popular
     }
 
-    /// Adds pages to a job that waits for more.
-    pub fn add(&self, id: u64, pages: impl IntoIterator<Item = Page>) {
-        self.state().queue.add(id, pages);
+    /// Adds pages to a job that waits for more. Gives whether there would be room for others.
+    pub fn add(&self, id: u64, pages: impl IntoIterator<Item = Page>) -> bool {
+        let has_room = self.state().queue.add(id, pages);
         self.0.woken.notify_one();
+        has_room
+    }
+
+    /// Tells that something that names pages of a job could not be read.
+    pub(super) fn problem(&self, id: u64, problem: String) {
+        tracing::warn!(job = id, "{problem}");
+        self.state().queue.problem(id, problem);
+    }
+
+    /// What a job has waiting is not warmed any more.
+    pub(super) fn give_up(&self, id: u64) {
+        let now = self.now();
+        self.state().queue.give_up(id, now);
+    }
+
+    /// Waits until users leave the app room for a question of the warmer's own.
+    pub(super) async fn until_clear(&self) {
+        loop {
+            match brake(self.proxy().pressure(), Brake::Off(u32::MAX)) {
+                Brake::Off(_) => return,
+                // It has to be asked now and then, or nobody would learn that it is well again.
+                Brake::Slow(_) => return tokio::time::sleep(TRICKLE_PAUSE).await,
+                Brake::Stop(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     /// No more pages will be added.
@@ -172,7 +197,10 @@ impl Warmer {
 
     fn done(&self, id: u64, page: &Page, warmed: Warmed, took: Duration) {
         let now = self.now();
-        let cause = self.state().queue.done(id, page, warmed, took, now);
+        let cause = self
+            .state()
+            .queue
+            .done(id, page, warmed, took, (now, Instant::now()));
         if cause == Some(Cause::Predicted) {
             self.predicted(page, warmed);
         }

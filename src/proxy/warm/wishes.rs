@@ -141,17 +141,21 @@ impl Warmer {
         self.predictor().as_ref().map(Predictor::record)
     }
 
-    /// Tells what became of a prediction. What was there already, or is not stored, spared nobody
-    /// anything and cost nothing worth counting.
+    /// Tells what became of a prediction. What was there already, or is not stored, spared nobody anything.
     pub(super) fn predicted(&self, page: &Page, warmed: Warmed) {
-        if warmed == Warmed::Stored {
+        let now = self.proxy().0.shared.clock.now();
+        let mut predictor = self.predictor();
+        let Some(predictor) = predictor.as_mut() else {
             return;
-        }
-        if let Some(predictor) = self.predictor().as_mut() {
-            predictor.forget(&Known {
-                tls: page.tls,
-                url: format!("{}{}", page.host, page.target).into(),
-            });
+        };
+        let page = Known {
+            tls: page.tls,
+            url: format!("{}{}", page.host, page.target).into(),
+        };
+        match warmed {
+            Warmed::Stored(fresh) => predictor.stored(&page, fresh, now),
+            Warmed::Fresh(left) => predictor.in_vain(&page, Some(left), now),
+            Warmed::NotStored(_) | Warmed::Failed(_) => predictor.in_vain(&page, None, now),
         }
     }
 
@@ -172,8 +176,8 @@ impl Warmer {
 
 impl Proxy {
     /// Lets the predictor learn from this use, where the configuration wants it to and it is not somebody's
-    /// own.
-    pub(in crate::proxy) fn observe(&self, ask: &Ask<'_>) {
+    /// own. `is_hit`: it was there, and fresh.
+    pub(in crate::proxy) fn observe(&self, ask: &Ask<'_>, is_hit: bool) {
         let rule = ask.found.rule;
         if !rule.key.per.is_empty() {
             return;
@@ -187,6 +191,7 @@ impl Proxy {
         let who = (ask.caller.token(), ask.caller.ip(), agent);
         wishes.leave(Wish::Used(Use {
             client: wishes.hasher.hash_one(who),
+            is_hit,
             page: Known {
                 tls: ask.scheme() == "https",
                 url: format!("{}{}", ask.visit.authority(), rule.url(ask.target)).into(),
