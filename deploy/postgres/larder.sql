@@ -30,7 +30,8 @@ BEGIN
         -- A column that is missing or null leaves the whole tag out: it is never guessed.
         purged := replace(purged, '{' || named || '}', changed ->> named);
       END LOOP;
-      IF purged IS NOT NULL THEN
+      -- Nor is anything stored by what is no tag; larder would refuse it, with all that waits beside it.
+      IF octet_length(purged) BETWEEN 1 AND 256 AND purged !~ '[\u0001-\u001f\u007f-\u009f]' THEN
         INSERT INTO larder_purges (tag) VALUES (purged);
       END IF;
     END LOOP;

@@ -21,7 +21,13 @@ DECLARE
     'record', CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END,
     'old_record', CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END
   );
-  signature text := encode(hmac(id || '.' || sent || '.' || body::text, secret, 'sha256'), 'base64');
+  -- As Standard Webhooks writes keys, or the key itself.
+  key bytea := CASE
+    WHEN starts_with(secret, 'whsec_') THEN decode(substr(secret, 7), 'base64')
+    ELSE convert_to(secret, 'UTF8')
+  END;
+  signed bytea := convert_to(id || '.' || sent || '.' || body::text, 'UTF8');
+  signature text := encode(hmac(signed, key, 'sha256'), 'base64');
 BEGIN
   PERFORM net.http_post(
     url := url,

@@ -48,18 +48,21 @@ pub(super) async fn send(
         for _ in 0..notices.take_dropped() {
             recorder.purge_told("dropped");
         }
-        let Some(whom) = whom else {
+        if whom.is_none() {
             tokio::time::sleep(LOOK).await;
             continue;
-        };
+        }
         let Ok(notice) = tokio::time::timeout(LOOK, notices.next()).await else {
             continue;
         };
         // Should it come back to any of us, it is known.
         let (door, now) = (&shared.purging, shared.clock.now());
-        let _ = door.is_new(&cache, &notice.id, KNOWN_FOR, now).await;
+        door.done(&cache, &notice.id, KNOWN_FOR, now).await;
         let outcome = match client(&mut sender) {
-            Some(sender) => deliver(sender, &whom, &notice, &shared, &recorder).await,
+            Some(sender) => {
+                let whom = || settings.load().purging.notify.clone();
+                deliver(sender, whom, &notice, &shared, &recorder).await
+            }
             None => Err("TLS cannot be spoken".to_owned()),
         };
         match outcome {
@@ -72,10 +75,10 @@ pub(super) async fn send(
     }
 }
 
-/// Sends it until it is taken, or for long enough.
+/// Sends it until it is taken, or for long enough: to whom the configuration names at each try.
 async fn deliver(
     sender: &Sender,
-    whom: &PurgeNotify,
+    whom: impl Fn() -> Option<PurgeNotify>,
     notice: &Notice,
     shared: &Shared,
     recorder: &Recorder,
@@ -83,7 +86,10 @@ async fn deliver(
     let mut pause = PAUSE;
     let mut tried = 1;
     loop {
-        let once = tokio::time::timeout(TIMEOUT, post(sender, whom, notice, shared));
+        let Some(whom) = whom() else {
+            return Err("nobody is to be told any more".to_owned());
+        };
+        let once = tokio::time::timeout(TIMEOUT, post(sender, &whom, notice, shared));
         let why = match once.await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => why,

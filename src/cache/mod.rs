@@ -57,6 +57,21 @@ pub const FILLS_MAX: usize = 64;
 /// How far in the future a response may seem to have been received: what reading two clocks over a
 /// network may be wrong by.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(1);
+/// What Redis holds of what somebody has begun with,
+const CLAIMED: &[u8] = b"0";
+/// and of what is settled.
+const SETTLED: &[u8] = b"1";
+
+/// Whose a thing is that one of the sidecars is to do; see [`Cache::claim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// This one's.
+    Ours,
+    /// Another has begun with it.
+    Theirs,
+    /// It is done.
+    Settled,
+}
 
 /// Which tier an entry came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -507,21 +522,49 @@ impl Cache {
         self.shared.names.dead_purges()
     }
 
-    /// Whether the sidecars of this namespace see `what` for the first time in so long, and this one first
-    /// of them. `None` where Redis does not tell.
-    pub async fn claim(&self, what: &str, life: Duration) -> Option<bool> {
+    /// Whose `what` is among the sidecars of this namespace: the first to ask has it for so long, until it
+    /// is settled. `None` where Redis does not tell.
+    pub async fn claim(&self, what: &str, life: Duration) -> Option<Claim> {
         let redis = self.redis.as_ref()?.behind();
+        let name = self.shared.names.once(what);
         let mut claim = redis::cmd("SET");
         claim
-            .arg(self.shared.names.once(what))
-            .arg(1)
+            .arg(&name)
+            .arg(CLAIMED)
             .arg("NX")
             .arg("PX")
             .arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
         match redis.query("claim", &claim).await {
-            Ok(redis::Value::Okay) => Some(true),
-            Ok(redis::Value::Nil) => Some(false),
-            Ok(_) | Err(_) => None,
+            Ok(redis::Value::Okay) => return Some(Claim::Ours),
+            Ok(redis::Value::Nil) => {}
+            Ok(_) | Err(_) => return None,
+        }
+        let mut look = redis::cmd("GET");
+        look.arg(name);
+        match redis.query("claim", &look).await {
+            Ok(redis::Value::BulkString(value)) if value == SETTLED => Some(Claim::Settled),
+            // Where it has just ended, the next to ask has it.
+            Ok(_) => Some(Claim::Theirs),
+            Err(_) => None,
+        }
+    }
+
+    /// Whoever claims `what` in the next so long finds it settled.
+    pub async fn settled(&self, what: &str, life: Duration) {
+        let Some(redis) = self.redis.as_ref().map(|tier| tier.behind()) else {
+            return;
+        };
+        let mut settle = redis::cmd("SET");
+        settle
+            .arg(self.shared.names.once(what))
+            .arg(SETTLED)
+            .arg("PX")
+            .arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        if let Err(outage) = redis.query("claim", &settle).await {
+            tracing::debug!(
+                kind = outage.word(),
+                "others do not hear that it is settled"
+            );
         }
     }
 

@@ -40,6 +40,8 @@ enum Content {
     },
     Chunks(Box<Chunks>),
     Shared(Box<Shared>),
+    /// What it broke off with; `None` once that has been said.
+    Broken(Option<Box<BodyError>>),
 }
 
 /// A stored body that is read as it leaves.
@@ -108,6 +110,15 @@ impl Body {
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self::stored(bytes.into(), None)
+    }
+
+    /// One that has broken off before anything of it has left.
+    #[must_use]
+    pub fn broken(error: BodyError) -> Self {
+        Self {
+            content: Content::Broken(Some(Box::new(error))),
+            meter: None,
+        }
     }
 
     /// Pieces of a stored body, in order, and its trailers.
@@ -213,6 +224,7 @@ impl HttpBody for Body {
             Content::App { body, .. } => body.is_end_stream(),
             Content::Chunks(chunks) => chunks.reader.left() == 0 && chunks.trailers.is_none(),
             Content::Shared(_) => false,
+            Content::Broken(error) => error.is_none(),
         }
     }
 
@@ -230,6 +242,7 @@ impl HttpBody for Body {
                 .reader
                 .length()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Content::Broken(_) => SizeHint::default(),
         }
     }
 }
@@ -279,6 +292,7 @@ impl Content {
                 let polled = ready!(shared.poll(context));
                 self.go_on(polled, context)
             }
+            Self::Broken(error) => Poll::Ready(error.take().map(|error| Err(*error))),
         }
     }
 

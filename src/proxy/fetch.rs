@@ -413,6 +413,7 @@ impl Proxy {
     async fn part(&self, ask: &Ask<'_>, why: Reason) -> Result<Reply, Problem> {
         let mut response = self.ask_app(ask, RequestBody::empty()).await?;
         tags::remove(response.headers_mut());
+        groups::remove(response.headers_mut());
         Ok(Reply::app(ask, response, Outcome::Bypass, Reason::Range).because(why))
     }
 
@@ -772,15 +773,16 @@ impl Job {
         }
     }
 
-    /// The app has named these tags in fields of its answer.
-    pub(super) fn is_tagged(&mut self, tags: Vec<String>) {
+    /// The app has named these tags in fields of its answer, and groups that have these.
+    pub(super) fn is_tagged(&mut self, tags: Vec<String>, groups: Vec<String>) {
         self.tags.are_named(tags);
+        self.tags.are_of_groups(groups);
     }
 
     /// Asks the app. What it tags its answer with is kept apart: it is for the store alone.
     async fn ask(&mut self) -> Result<Response<ResponseBody>, UpstreamError> {
         let mut response = self.send().await?;
-        self.is_tagged(tags::take(response.headers_mut()));
+        self.tags.take_from(response.headers_mut());
         Ok(response)
     }
 
@@ -1258,10 +1260,8 @@ impl Job {
             return Some((Arc::new(stale.with(&merged)), false));
         };
         let mut label = stale.label();
-        if self.tags.has_named() {
-            label.tags = self.tags.of(&stored);
-        } else if response.headers().contains_key(groups::CACHE_GROUPS) || key != sought {
-            label.tags = self.tags.with(&stored, &label.tags);
+        if let Some(tags) = (self.tags).confirmed(&stored, &label.tags, key != sought) {
+            label.tags = tags;
         }
         label.position = self.lead.fill().position();
         let entry = Arc::new(stale.renewed(&stored, &label));
@@ -1306,7 +1306,7 @@ impl Job {
         let part = self.held.as_ref().filter(|_| self.rest.is_some());
         Label {
             tags: match part {
-                Some(part) => self.tags.with(stored, &part.label().tags),
+                Some(part) => self.tags.with(stored, part.label().tags.iter()),
                 None => self.tags.of(stored),
             },
             url: self.url.clone(),

@@ -54,8 +54,8 @@ use crate::semantics::invalidation::is_safe;
 use crate::semantics::reuse::is_failure;
 use crate::semantics::search::NO_VARY_SEARCH;
 use crate::semantics::stored::Lifetime;
-use crate::semantics::tags;
 use crate::semantics::{self, Key, Outcome, Policy, Reason, Reuse, Variation};
+use crate::semantics::{groups, tags};
 use crate::telemetry::hot::{Hot, Stampedes, What};
 use crate::telemetry::metrics::{ActiveGuard, Source};
 use crate::telemetry::{AccessLog, Pulse, Recorder, RouteHandle, Span, Traces};
@@ -509,6 +509,7 @@ impl Proxy {
         let tags = tags::take(response.headers_mut());
         let tap = self.sight(ask, &response);
         if !changes {
+            groups::remove(response.headers_mut());
             return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
         }
         if reason == Reason::Method
@@ -534,6 +535,7 @@ impl Proxy {
             Err(problem) => return self.stand_in(ask, stale.map(|(_, entry)| entry), problem),
         };
         tags::remove(response.headers_mut());
+        groups::remove(response.headers_mut());
         if let Some((_, entry)) = &stale
             && is_failure(response.status())
             && self.may_stand_in(ask, entry)

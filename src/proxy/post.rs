@@ -11,7 +11,7 @@ use super::{Ask, Content, Outcome, Plan, Problem, Proxy, Reason, Visit};
 use crate::cache::purge::Position;
 use crate::route::Placeholder;
 use crate::semantics::enclosed::encloses_target;
-use crate::semantics::{Exchange, Timestamp, fields};
+use crate::semantics::{Exchange, Timestamp, fields, groups};
 use crate::upstream::{BodyCopy, ResponseBody};
 use http::Response;
 use std::time::Instant;
@@ -80,10 +80,11 @@ impl Proxy {
         response: Response<ResponseBody>,
         (wanted, tags): (Option<BodyCopy>, Vec<String>),
     ) -> Result<Reply, Problem> {
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let mut purging = Reply::headed(head.clone());
         let purges = self.purge_after(ask, wanted, tags.clone(), &mut purging);
         let purges = purges.await as u64;
+        let groups = groups::take(&get.authority(), &mut head.headers);
         let found = get.snapshot.settings.routes.find(&get.method, ask.target);
         let get = Ask {
             visit: get,
@@ -108,7 +109,7 @@ impl Proxy {
         let lead = self.0.shared.coalescer.alone(key, position);
         let (tell, told) = oneshot::channel();
         let mut job = self.job(&get, lead, None, Manner::Apart);
-        job.is_tagged(tags);
+        job.is_tagged(tags, groups);
         spawn(job.take_in(response, asked.requested, asked.began.elapsed(), Some(tell)));
         let kept = match told.await {
             Ok(Led::Streaming {

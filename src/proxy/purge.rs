@@ -6,15 +6,15 @@ use super::warm::Wish;
 use super::{Ask, Proxy};
 use crate::cache::purge::Scope;
 use crate::cache::{Purge, PurgeOutcome};
-use crate::purging::request::{text_at, user_tag};
+use crate::purging::request::{is_tag, text_at, user_tag};
 use crate::purging::{By, Way};
 use crate::route::{Placeholder, Rule, Target, Template};
 use crate::semantics::line::hex;
 use crate::semantics::search::path_tag;
-use crate::semantics::tags::{TAG_BYTES_MAX, TAGS_MAX};
+use crate::semantics::tags::{self, TAG_BYTES_MAX, TAGS_MAX};
 use crate::semantics::{Stored, Variation, groups, invalidation};
 use crate::upstream::{BodyCopy, RequestBody};
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -58,9 +58,13 @@ impl Proxy {
                 Placeholder::Response(path) => text_at(response.as_ref(), path).map(Cow::Owned),
                 other => ask.value(other),
             };
-            // A tag whose field is missing is left out, never guessed.
-            let templates = ask.found.rule.purge.iter();
-            tags.extend(templates.filter_map(|template| template.render(value)));
+            // A tag whose field is missing is left out, never guessed; so is what nothing can be tagged with.
+            for template in &ask.found.rule.purge {
+                match template.render(value).filter(|tag| is_tag(tag)) {
+                    Some(tag) => tags.push(tag),
+                    None => (self.0.recorder).purge_asked(Way::Route.word(), "skipped"),
+                }
+            }
         }
         let note = (!tags.is_empty()).then(|| format!("purged {}", tags.join(", ")));
         let hard = |scope| Purge { scope, soft: false };
@@ -76,6 +80,7 @@ impl Proxy {
             answer.headers(),
         );
         let ended = groups::ended(&visit.method, &authority, answer.headers());
+        groups::remove(answer.headers_mut());
         asked.extend(ended.into_iter().map(Scope::Tag).map(hard));
         let resources = urls.iter().flat_map(|url| ask.resource_tags(url));
         let (resources, paths): (Vec<_>, Vec<_>) = resources.unzip();
@@ -171,9 +176,18 @@ async fn response_json(ask: &Ask<'_>, answer: &mut Response<Body>) -> Option<Val
         return None;
     }
     let body = std::mem::replace(answer.body_mut(), Body::empty());
-    let bytes = body.collect().await.ok()?.to_bytes();
-    *answer.body_mut() = Body::full(bytes.clone());
-    serde_json::from_slice(&bytes).ok()
+    match body.collect().await {
+        Ok(whole) => {
+            let bytes = whole.to_bytes();
+            *answer.body_mut() = Body::full(bytes.clone());
+            serde_json::from_slice(&bytes).ok()
+        }
+        // The client learns of it as it would have without us.
+        Err(error) => {
+            *answer.body_mut() = Body::broken(error);
+            None
+        }
+    }
 }
 
 /// The tags of a response that is on its way in: most are known from the request, some only from its body.
@@ -185,6 +199,8 @@ pub(super) struct Tags {
     late: Vec<(Template, Vec<(Placeholder, String)>)>,
     /// Those that the app has named in fields of its answer.
     named: Vec<String>,
+    /// Those of the groups that it says it belongs to.
+    groups: Vec<String>,
 }
 
 impl Tags {
@@ -198,6 +214,7 @@ impl Tags {
             ],
             late: Vec::new(),
             named: Vec::new(),
+            groups: Vec::new(),
         };
         if ask.found.rule.key.has_identity()
             && let Some(user) = ask.caller.user()
@@ -233,15 +250,45 @@ impl Tags {
         self.named = tags;
     }
 
-    /// Whether it has named any.
-    pub(super) const fn has_named(&self) -> bool {
-        !self.named.is_empty()
+    /// The app puts its answer into groups that have these tags.
+    pub(super) fn are_of_groups(&mut self, groups: Vec<String>) {
+        self.groups = groups;
+    }
+
+    /// Takes what names tags and groups out of an answer: it is for the store alone.
+    pub(super) fn take_from(&mut self, answer: &mut HeaderMap) {
+        self.named = tags::take(answer);
+        self.groups = groups::take(&self.authority, answer);
+    }
+
+    /// The tags of what the app has confirmed, that had these `before`; `None`: the same. What it names anew
+    /// is in place of what it named, and so are groups; `moved`: it is stored in another place now.
+    pub(super) fn confirmed(
+        &self,
+        stored: &Stored,
+        before: &[Box<str>],
+        moved: bool,
+    ) -> Option<Box<[Box<str>]>> {
+        match (self.named.is_empty(), self.groups.is_empty()) {
+            (true, true) if !moved => None,
+            (true, _) => Some(self.with(stored, before.iter())),
+            (false, false) => Some(self.of(stored)),
+            // Groups are digests, as is what larder itself tags with.
+            (false, true) => {
+                let digests = before.iter().filter(|tag| tag.starts_with('!'));
+                Some(self.with(stored, digests))
+            }
+        }
     }
 
     /// The same as [`Tags::of`], and those that the response had `before`.
-    pub(super) fn with(&self, stored: &Stored, before: &[Box<str>]) -> Box<[Box<str>]> {
+    pub(super) fn with<'a>(
+        &self,
+        stored: &Stored,
+        before: impl Iterator<Item = &'a Box<str>>,
+    ) -> Box<[Box<str>]> {
         let mut tags = self.of(stored).into_vec();
-        tags.extend_from_slice(before);
+        tags.extend(before.cloned());
         tags.sort_unstable();
         tags.dedup();
         tags.truncate(ALL_TAGS_MAX);
@@ -273,7 +320,7 @@ impl Tags {
         tags.truncate(TAGS_MAX);
         // Those that the app names, in whatever field, have bounds of their own.
         tags.extend_from_slice(&self.named);
-        tags.extend(groups::joined(&self.authority, &stored.headers));
+        tags.extend_from_slice(&self.groups);
         tags.sort_unstable();
         tags.dedup();
         tags.into_iter().map(String::into_boxed_str).collect()

@@ -11,7 +11,7 @@ use crate::config::settings::Webhook;
 use crate::limit::Decision;
 use crate::purging::request::url_of;
 use crate::purging::webhook::{self, CONTENT_BYTES_MAX, Claim};
-use crate::purging::{By, Record, Way};
+use crate::purging::{By, Heard, Record, Way};
 use crate::secret;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -130,19 +130,31 @@ impl Proxy {
             self.0.recorder.purge_asked(Way::Webhook.word(), "nothing");
             return Ok(Reply::own(respond::nothing_purged("nothing")));
         };
+        let (door, cache) = (&self.0.shared.purging, &self.0.cache);
+        let repeated = || {
+            self.0.recorder.purge_asked(Way::Webhook.word(), "repeated");
+            Ok(Reply::own(respond::nothing_purged("repeated")))
+        };
+        // What is sent again and again takes nothing of what the rate admits.
+        if door.is_done(id, visit.now) {
+            return repeated();
+        }
+        self.admit_purges(ask, purges.len(), Way::Webhook)?;
         // As old as it may be now, a message of the same name cannot come once more after this.
         let life = webhook.window * 2;
-        let is_new = |id| {
-            let (door, cache) = (&self.0.shared.purging, &self.0.cache);
-            door.is_new(cache, id, life, visit.now)
-        };
-        self.admit_purges(ask, purges.len(), Way::Webhook)?;
-        if !is_new(id).await {
-            self.0.recorder.purge_asked(Way::Webhook.word(), "repeated");
-            return Ok(Reply::own(respond::nothing_purged("repeated")));
+        match door.hear(cache, id, life, visit.now).await {
+            Heard::First => {}
+            Heard::Done => return repeated(),
+            Heard::Underway => {
+                self.0.recorder.purge_asked(Way::Webhook.word(), "underway");
+                return Err(Problem::PurgeUnderway);
+            }
         }
         let record = self.purge_from_outside(ask, purges, Way::Webhook, Some(id.into()));
-        Ok(Reply::own(respond::purged(&*record.await)))
+        let record = record.await;
+        // Not before: a sender that is told so tries no more.
+        door.done(cache, id, life, visit.now).await;
+        Ok(Reply::own(respond::purged(&record)))
     }
 
     /// Admits so many purges, as far as the rate does.

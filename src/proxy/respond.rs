@@ -47,6 +47,8 @@ pub enum Problem {
     NotAPurge(&'static str),
     /// Client: more purges than are taken; seconds to wait.
     TooManyPurges(u64),
+    /// Client: a message of this name is being carried out, and not yet done.
+    PurgeUnderway,
     /// Operator: Redis is away and `limits.redis_down: deny`.
     LimitsUnavailable,
     /// Operator: the proxy is its own app.
@@ -89,9 +91,10 @@ impl Problem {
             Self::Limited(_) | Self::TooManyPurges(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MayNotPurge(_) => StatusCode::UNAUTHORIZED,
             Self::NotAPurge(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::LimitsUnavailable | Self::TooManyTunnels | Self::TooManyWait => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::LimitsUnavailable
+            | Self::TooManyTunnels
+            | Self::TooManyWait
+            | Self::PurgeUnderway => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::App(error) => match error {
@@ -124,6 +127,7 @@ impl Problem {
             Self::MayNotPurge(_) => "UNAUTHORIZED",
             Self::NotAPurge(_) => "NOT_A_PURGE",
             Self::TooManyPurges(_) => "TOO_MANY_PURGES",
+            Self::PurgeUnderway => "PURGE_UNDERWAY",
             Self::LimitsUnavailable => "LIMITS_UNAVAILABLE",
             Self::Loop => "LOOP_DETECTED",
             Self::TooManyTunnels => "TOO_MANY_CONNECTIONS",
@@ -157,6 +161,7 @@ impl Problem {
             Self::MayNotPurge(why) => format!("This may not purge: {why}.").into(),
             Self::NotAPurge(why) => format!("This is no purge: {why}.").into(),
             Self::TooManyPurges(_) => "More purges have come than are taken.".into(),
+            Self::PurgeUnderway => "A message of this name is being carried out.".into(),
             Self::LimitsUnavailable => "Requests cannot be counted at the moment.".into(),
             Self::Loop => {
                 "The proxy received its own request: its upstream leads back to itself.".into()
@@ -187,6 +192,7 @@ impl Problem {
             Self::LimitsUnavailable
             | Self::TooManyTunnels
             | Self::TooManyWait
+            | Self::PurgeUnderway
             | Self::App(UpstreamError::Overloaded) => Some(OVERLOAD_WAIT_SECS),
             _ => None,
         }

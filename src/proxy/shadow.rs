@@ -10,9 +10,9 @@ use crate::cache::{Entry, Label, Lookup, Position};
 use crate::evidence::{Print, Verdict};
 use crate::route::{Content, RouteId};
 use crate::semantics::reuse::ClientRefresh;
-use crate::semantics::tags;
 use crate::semantics::validation::is_conditional;
 use crate::semantics::{self, Exchange, Key, KeyBuilder, Reuse, Stored, Timestamp};
+use crate::semantics::{groups, tags};
 use crate::upstream::{RequestBody, ResponseBody};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, LOCATION, RANGE};
@@ -53,11 +53,17 @@ impl Proxy {
     pub(super) async fn shadow(&self, ask: &Ask<'_>, body: RequestBody) -> Result<Reply, Problem> {
         let shadow = self.begin_shadow(ask);
         let mut response = self.ask_app(ask, body).await?;
-        let named = tags::take(response.headers_mut());
-        let tap = shadow.map(|mut shadow| {
-            shadow.tags.are_named(named);
-            shadow.tap(&response)
-        });
+        let tap = match shadow {
+            Some(mut shadow) => {
+                shadow.tags.take_from(response.headers_mut());
+                Some(shadow.tap(&response))
+            }
+            None => {
+                tags::remove(response.headers_mut());
+                groups::remove(response.headers_mut());
+                None
+            }
+        };
         let reply = Reply::app(ask, response, Outcome::Bypass, Reason::Shadow);
         Ok(reply.tapped(tap))
     }

@@ -13,7 +13,7 @@ pub use listening::Listening;
 pub use notices::Notice;
 pub use request::{Refusal, Request};
 
-use crate::cache::{Cache, Purge, PurgeOutcome, Scope};
+use crate::cache::{Cache, Claim, Purge, PurgeOutcome, Scope};
 use crate::config::settings::Rate;
 use crate::semantics::Timestamp;
 use crate::telemetry::Recorder;
@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 pub const RECORDS_MAX: usize = 100;
 /// Messages that are remembered so that none is taken twice.
 pub const SEEN_MAX: usize = 100_000;
+/// Who has begun with a message and not said in so long that it is done has died of it: the next try is
+/// as good as the first.
+const UNDERWAY_MAX: Duration = Duration::from_secs(10);
 /// Of one record, so many of its purges are told one by one.
 const TOLD_MAX: usize = 16;
 /// Bytes of one of them.
@@ -90,6 +93,17 @@ pub struct Record {
     pub took: Duration,
 }
 
+/// What a message is to whoever hears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The first of its name: to be carried out, and then said to be done.
+    First,
+    /// Another of its name is being carried out, or nobody can tell: to be sent once more.
+    Underway,
+    /// What it asks for has been done.
+    Done,
+}
+
 /// The door. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Purging(Arc<Shared>);
@@ -122,33 +136,42 @@ impl Purging {
         let (count, soft) = (purges.len(), soft.count());
         self.0.notices.add(|| Notice::of(&purges, &by));
         purges.extend(beside);
-        let outcome = cache.purge(purges).await;
-        recorder.purge_asked(by.way.word(), outcome.word());
-        let record = Arc::new(Record {
-            by,
-            told,
-            purges: count,
-            soft,
-            outcome,
-            took: began.elapsed(),
+        // That it is recorded does not hang on whether who asked still waits.
+        let (this, cache, recorder) = (self.clone(), cache.clone(), recorder.clone());
+        let done = tokio::spawn(async move {
+            let outcome = cache.purge(purges).await;
+            recorder.purge_asked(by.way.word(), outcome.word());
+            let record = Arc::new(Record {
+                by,
+                told,
+                purges: count,
+                soft,
+                outcome,
+                took: began.elapsed(),
+            });
+            tracing::info!(
+                action = "purge",
+                by = record.by.way.word(),
+                name = record.by.name.as_deref(),
+                scopes = record.told.join(", "),
+                purges = count,
+                soft = soft == count,
+                outcome = record.outcome.word(),
+                took_ms = record.took.as_secs_f64() * 1e3,
+                "purged"
+            );
+            let mut records = locked(&this.0.records);
+            if records.len() >= RECORDS_MAX {
+                records.pop_front();
+            }
+            records.push_back(Arc::clone(&record));
+            drop(records);
+            record
         });
-        tracing::info!(
-            action = "purge",
-            by = record.by.way.word(),
-            name = record.by.name.as_deref(),
-            scopes = record.told.join(", "),
-            purges = count,
-            soft = soft == count,
-            outcome = record.outcome.word(),
-            took_ms = record.took.as_secs_f64() * 1e3,
-            "purged"
-        );
-        let mut records = locked(&self.0.records);
-        if records.len() >= RECORDS_MAX {
-            records.pop_front();
+        match done.await {
+            Ok(record) => record,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-        records.push_back(Arc::clone(&record));
-        record
     }
 
     /// Admits so many purges from outside, or says how long to wait. Counted for this sidecar alone,
@@ -157,12 +180,38 @@ impl Purging {
         locked(&self.0.admitted).admit(rate, purges, now)
     }
 
-    /// Whether the message `id` is new to all sidecars, for so long. With Redis away, to this one. Where
-    /// so many are remembered already that it cannot be told, it is taken for a known one.
-    pub async fn is_new(&self, cache: &Cache, id: &str, life: Duration, now: Timestamp) -> bool {
+    /// Whether the message `id` is known to be done here already: what costs nothing to say.
+    #[must_use]
+    pub fn is_done(&self, id: &str, now: Timestamp) -> bool {
+        locked(&self.0.seen).is_done(&digest(id.as_bytes()), now)
+    }
+
+    /// What the message `id` is to all sidecars; with Redis away, to this one. Who hears that it is the first
+    /// calls [`Purging::done`] when it is; should it die before, another try of the message is the first.
+    pub async fn hear(&self, cache: &Cache, id: &str, life: Duration, now: Timestamp) -> Heard {
         let digest = digest(id.as_bytes());
-        let is_new = locked(&self.0.seen).add(&digest, life, now);
-        is_new && cache.claim(&digest, life).await != Some(false)
+        let here = locked(&self.0.seen).begin(&digest, now);
+        if here != Heard::First {
+            return here;
+        }
+        match cache.claim(&digest, UNDERWAY_MAX).await {
+            None | Some(Claim::Ours) => Heard::First,
+            Some(Claim::Theirs) => {
+                locked(&self.0.seen).forget(&digest);
+                Heard::Underway
+            }
+            Some(Claim::Settled) => {
+                locked(&self.0.seen).done(&digest, life, now);
+                Heard::Done
+            }
+        }
+    }
+
+    /// What the message `id` asks for is done: one of its name is none for so long, to no sidecar.
+    pub async fn done(&self, cache: &Cache, id: &str, life: Duration, now: Timestamp) {
+        let digest = digest(id.as_bytes());
+        locked(&self.0.seen).done(&digest, life, now);
+        cache.settled(&digest, life).await;
     }
 
     /// What others are to be told of purges that began here.
@@ -215,19 +264,49 @@ impl Admitted {
 
 /// Messages that were taken, for as long as another of the same name is none.
 #[derive(Debug, Default)]
-struct Seen(HashMap<String, Timestamp>);
+struct Seen(HashMap<String, (Timestamp, Heard)>);
 
 impl Seen {
-    fn add(&mut self, digest: &str, life: Duration, now: Timestamp) -> bool {
+    fn get(&self, digest: &str, now: Timestamp) -> Heard {
+        match self.0.get(digest) {
+            Some((until, heard)) if *until > now => *heard,
+            _ => Heard::First,
+        }
+    }
+
+    fn is_done(&self, digest: &str, now: Timestamp) -> bool {
+        self.get(digest, now) == Heard::Done
+    }
+
+    /// What is one too many to remember is not told from one that was heard: never said to be done.
+    fn begin(&mut self, digest: &str, now: Timestamp) -> Heard {
+        let heard = self.get(digest, now);
+        if heard != Heard::First {
+            return heard;
+        }
+        match self.put(digest, now + UNDERWAY_MAX, Heard::Underway, now) {
+            true => Heard::First,
+            false => Heard::Underway,
+        }
+    }
+
+    fn done(&mut self, digest: &str, life: Duration, now: Timestamp) {
+        self.put(digest, now + life, Heard::Done, now);
+    }
+
+    fn forget(&mut self, digest: &str) {
+        self.0.remove(digest);
+    }
+
+    fn put(&mut self, digest: &str, until: Timestamp, heard: Heard, now: Timestamp) -> bool {
         if self.0.len() >= SEEN_MAX {
-            self.0.retain(|_, until| *until > now);
+            self.0.retain(|_, (until, _)| *until > now);
         }
-        let is_known = self.0.get(digest).is_some_and(|until| *until > now);
-        if is_known || self.0.len() >= SEEN_MAX {
-            return false;
+        let has_room = self.0.len() < SEEN_MAX || self.0.contains_key(digest);
+        if has_room {
+            self.0.insert(digest.to_owned(), (until, heard));
         }
-        self.0.insert(digest.to_owned(), now + life);
-        true
+        has_room
     }
 }
 
@@ -279,17 +358,27 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_new_once_in_its_life_and_never_where_it_cannot_be_told() {
+    fn a_message_is_the_first_once_in_its_life_and_again_if_who_began_with_it_died() {
         let mut seen = Seen::default();
         let life = Duration::from_secs(60);
-        assert!(seen.add("a", life, at(100)));
-        assert!(!seen.add("a", life, at(159)));
-        assert!(seen.add("a", life, at(160)));
-        for n in 1..SEEN_MAX {
-            assert!(seen.add(&n.to_string(), life, at(170)));
+        assert_eq!(seen.begin("a", at(100)), Heard::First);
+        assert_eq!(seen.begin("a", at(109)), Heard::Underway);
+        assert_eq!(seen.begin("a", at(110)), Heard::First);
+        seen.done("a", life, at(111));
+        assert_eq!(seen.begin("a", at(170)), Heard::Done);
+        assert_eq!(seen.begin("a", at(171)), Heard::First);
+    }
+
+    #[test]
+    fn one_message_too_many_to_remember_is_never_said_to_be_done() {
+        let mut seen = Seen::default();
+        let life = Duration::from_secs(60);
+        for n in 0..SEEN_MAX {
+            seen.done(&n.to_string(), life, at(100));
         }
-        assert!(!seen.add("b", life, at(170)));
-        assert!(seen.add("b", life, at(230)));
+        assert_eq!(seen.begin("0", at(159)), Heard::Done);
+        assert_eq!(seen.begin("b", at(159)), Heard::Underway);
+        assert_eq!(seen.begin("b", at(160)), Heard::First);
     }
 
     #[test]

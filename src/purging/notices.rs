@@ -3,8 +3,10 @@
 //!
 //! Opens no socket; whoever sends takes from here.
 
-use super::request::written;
-use super::webhook::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+use super::request::{PURGES_MAX, written};
+use super::webhook::{
+    CONTENT_BYTES_MAX, ID_BYTES_MAX, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
+};
 use super::{By, Way, locked};
 use crate::cache::Purge;
 use crate::secret::SigningKey;
@@ -20,6 +22,9 @@ use tokio::sync::Notify;
 /// Messages that wait to be sent; the oldest goes when there is one more.
 pub const NOTICES_MAX: usize = 1_000;
 
+/// Bytes of purges in one of them, unless a single one has more: what is around them fits beside.
+const NOTICE_BYTES: usize = CONTENT_BYTES_MAX - 1_024;
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -30,18 +35,28 @@ pub struct Notice {
 }
 
 impl Notice {
-    pub(super) fn of(purges: &[Purge], by: &By) -> Self {
-        let mut content = written(purges);
-        content["by"] = by.way.word().into();
+    /// What tells of these purges: as many messages as it takes that a webhook accepts each.
+    pub(super) fn of(purges: &[Purge], by: &By) -> Vec<Self> {
         let id = match (by.way, &by.name) {
             // What was heard is told on by the name that it came by: who hears it again knows it.
             (Way::Webhook, Some(id)) => id.to_string(),
             _ => format!("purge_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
         };
-        Self {
-            id,
-            content: format!("{content}\n").into(),
-        }
+        let notice = |(at, some): (usize, &[Purge])| {
+            let mut content = written(some);
+            content["by"] = by.way.word().into();
+            let mut id = id.clone();
+            if at > 0 {
+                let further = format!(".{at}");
+                id.truncate(ID_BYTES_MAX.saturating_sub(further.len()));
+                id.push_str(&further);
+            }
+            Self {
+                id,
+                content: format!("{content}\n").into(),
+            }
+        };
+        split(purges).into_iter().enumerate().map(notice).collect()
     }
 
     /// The fields that it is sent with.
@@ -67,6 +82,21 @@ impl Notice {
     }
 }
 
+/// In order, so many at a time as one message has room for.
+fn split(purges: &[Purge]) -> Vec<&[Purge]> {
+    let (mut parts, mut begin, mut bytes) = (Vec::new(), 0, 0);
+    for (at, purge) in purges.iter().enumerate() {
+        let length = written(std::slice::from_ref(purge)).to_string().len();
+        if at > begin && (at - begin == PURGES_MAX || bytes + length > NOTICE_BYTES) {
+            parts.push(&purges[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += length;
+    }
+    parts.push(&purges[begin..]);
+    parts
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Notices {
@@ -85,16 +115,19 @@ impl Notices {
         }
     }
 
-    pub(super) fn add(&self, notice: impl FnOnce() -> Notice) {
+    pub(super) fn add(&self, notices: impl FnOnce() -> Vec<Notice>) {
         if !self.wanted.load(Ordering::Relaxed) {
             return;
         }
+        let notices = notices();
         let mut waiting = locked(&self.waiting);
-        if waiting.len() >= NOTICES_MAX {
-            waiting.pop_front();
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        for notice in notices {
+            if waiting.len() >= NOTICES_MAX {
+                waiting.pop_front();
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            waiting.push_back(notice);
         }
-        waiting.push_back(notice());
         drop(waiting);
         self.added.notify_one();
     }
@@ -114,5 +147,43 @@ impl Notices {
     #[must_use]
     pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Scope;
+    use std::sync::Arc;
+
+    fn told(way: Way, name: Option<&str>, scopes: impl Iterator<Item = Scope>) -> Vec<Notice> {
+        let purges: Vec<_> = scopes.map(|scope| Purge { scope, soft: true }).collect();
+        let by = By {
+            way,
+            name: name.map(Arc::from),
+            now: Timestamp::from_millis(0),
+        };
+        Notice::of(&purges, &by)
+    }
+
+    #[test]
+    fn no_message_is_more_than_a_webhook_takes_and_each_has_a_name() {
+        let tags = (0..300).map(|n| Scope::Tag(n.to_string()));
+        let urls = (0..30).map(|n| Scope::Url(format!("/{n}/{}", "\"".repeat(4_000))));
+        let id = "x".repeat(ID_BYTES_MAX);
+        let notices = told(Way::Webhook, Some(&id), tags.chain(urls));
+        assert!(notices.len() > 3);
+        let mut count = 0;
+        for notice in &notices {
+            assert!(notice.content.len() <= CONTENT_BYTES_MAX);
+            assert!(notice.id.len() <= ID_BYTES_MAX);
+            let content: serde_json::Value = serde_json::from_slice(&notice.content).unwrap();
+            let purges = content["purges"].as_array().unwrap().len();
+            assert!((1..=PURGES_MAX).contains(&purges));
+            count += purges;
+        }
+        assert_eq!(count, 330);
+        let ids: std::collections::HashSet<_> = notices.iter().map(|notice| &notice.id).collect();
+        assert_eq!((ids.len(), &notices[0].id), (notices.len(), &id));
     }
 }

@@ -6,7 +6,7 @@
 use crate::cache::{Purge, Scope};
 use crate::route::{Routes, Target};
 use crate::semantics::authority::normal_authority;
-use crate::semantics::groups;
+use crate::semantics::{KeyBuilder, groups};
 use http::Method;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value, json};
@@ -187,10 +187,19 @@ impl Part {
     }
 }
 
-/// The tag that everything has which was stored for one user alone.
+/// The tag that everything has which was stored for one user alone. A name that makes no tag is told
+/// by its digest.
 #[must_use]
 pub fn user_tag(id: &str) -> String {
-    format!("user:{id}")
+    let tag = format!("user:{id}");
+    match is_tag(&tag) {
+        true => tag,
+        false => {
+            let mut key = KeyBuilder::new("user");
+            key.part(id.as_bytes());
+            key.finish().tag()
+        }
+    }
 }
 
 /// A field of a JSON text as text; objects and arrays are no text.
@@ -263,8 +272,14 @@ fn pattern(scope: Scope) -> Result<Scope, Refusal> {
     }
 }
 
+/// Whether anything can be purged by this tag.
+#[must_use]
+pub fn is_tag(text: &str) -> bool {
+    (1..=TAG_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 fn named(name: &str, code: &'static str, what: &str) -> Result<(), Refusal> {
-    if (1..=TAG_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+    if is_tag(name) {
         return Ok(());
     }
     Err(Refusal::new(

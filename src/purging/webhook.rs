@@ -22,7 +22,7 @@ pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signa
 /// The largest content, in bytes.
 pub const CONTENT_BYTES_MAX: usize = 64 * 1024;
 /// The longest id, in bytes.
-const ID_BYTES_MAX: usize = 128;
+pub(super) const ID_BYTES_MAX: usize = 128;
 /// Signatures that are looked at.
 const SIGNATURES_MAX: usize = 8;
 

@@ -25,7 +25,7 @@ pub struct Subscription {
 
 impl Subscription {
     /// Subscribes to `channel` on `line`, and waits until the server has agreed.
-    pub async fn begin(line: PrivateLine, channel: &[u8]) -> Result<Self, Outage> {
+    pub async fn begin(line: &PrivateLine, channel: &[u8]) -> Result<Self, Outage> {
         let link = Arc::clone(&line.connected.link);
         let hears = link.listen(MESSAGES_MAX);
         let words = [b"SUBSCRIBE".as_slice(), channel];

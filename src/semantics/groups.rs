@@ -18,6 +18,8 @@ pub const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 pub const CACHE_GROUP_INVALIDATION: HeaderName =
     HeaderName::from_static("cache-group-invalidation");
 
+const FIELDS: [HeaderName; 2] = [CACHE_GROUPS, CACHE_GROUP_INVALIDATION];
+
 /// The tags of the groups that a response of this origin belongs to (RFC 9875 §2). `authority` in
 /// normal form: groups of two origins never meet.
 #[must_use]
@@ -33,6 +35,32 @@ pub fn ended(method: &Method, authority: &str, response: &HeaderMap) -> Vec<Stri
         return Vec::new();
     }
     tags(authority, response, &CACHE_GROUP_INVALIDATION)
+}
+
+/// The groups that it belongs to, and nothing left of either field: what groups an answer has is no
+/// client's business.
+#[must_use]
+pub fn take(authority: &str, response: &mut HeaderMap) -> Vec<String> {
+    if !is_grouped(response) {
+        return Vec::new();
+    }
+    let groups = joined(authority, response);
+    remove(response);
+    groups
+}
+
+/// Removes both fields.
+pub fn remove(response: &mut HeaderMap) {
+    if is_grouped(response) {
+        for field in &FIELDS {
+            response.remove(field);
+        }
+    }
+}
+
+/// Most answers have neither field: to see that costs less than to look both of them up.
+fn is_grouped(response: &HeaderMap) -> bool {
+    response.keys().any(|name| FIELDS.contains(name))
 }
 
 /// Names are compared case-sensitively, parameters mean nothing, and a field that is no list of

@@ -387,3 +387,40 @@ async fn one_larder_tells_another_by_its_webhook() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn however_much_is_purged_at_once_a_webhook_takes_what_it_is_told_of() {
+    let app = App::says(|seen| match seen.method.as_str() {
+        "POST" => {
+            let tags: Vec<_> = (0..127).map(|n| format!("none:{n}")).collect();
+            Answer::ok("")
+                .header("Cache-Tag", &(tags.join(",") + ",car:1"))
+                .header("Cache-Group-Invalidation", "\"a\", \"b\"")
+        }
+        _ => Answer::ok(seen.target.clone()),
+    })
+    .await;
+    let far = larder(&app).yaml(&hook("")).start().await;
+    let url = format!("http://{}/hooks/purge", far.address);
+    let yaml = format!("purge: {{ notify: {{ url: \"{url}\", secret: \"{SECRET}\" }} }}\n{ROUTES}");
+    let near = larder(&app).yaml(&yaml).start().await;
+    for path in ["/cars/1", "/cars/2"] {
+        fill(&far, path).await;
+    }
+    let gone = async |path: &str| {
+        eventually("the other has purged too", async || {
+            (far.get(path).await.cache() != "HIT").then_some(())
+        })
+        .await;
+    };
+    near.client().post("/elsewhere", &[], "").await;
+    gone("/cars/1").await;
+    // As many bytes as the admin port takes are more in a message, where each purge is written out.
+    let mut urls: Vec<_> = (0..8)
+        .map(|n| format!("/{n}/{}", "x".repeat(8_157)))
+        .collect();
+    urls.push("/cars/2".into());
+    let done = near.purge(json!({"urls": urls, "soft": false})).await;
+    assert_eq!(done.status, 200, "{}", done.text());
+    gone("/cars/2").await;
+}

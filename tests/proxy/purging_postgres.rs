@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 const SECRET: &str = "a-secret-that-postgres-knows-too";
+const ENCODED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const ROUTES: &str = r#"
 routes:
   - { name: fleet, path: /cars, ttl: 5m, tags: [cars] }
@@ -134,7 +135,7 @@ async fn a_change_that_postgres_signs_is_believed_by_the_webhook() {
         .await;
     let app = echo().await;
     let yaml = format!(
-        "purge:\n  webhook:\n    path: /hooks/purge\n    secret: {SECRET}\n    \
+        "purge:\n  webhook:\n    path: /hooks/purge\n    secret: \"{SECRET},{ENCODED}\"\n    \
          tables: [{{ table: public.cars, tags: [cars, \"car:{{record.id}}\"] }}]\n{ROUTES}"
     );
     let larder = larder(&app).yaml(&yaml).start().await;
@@ -144,6 +145,12 @@ async fn a_change_that_postgres_signs_is_believed_by_the_webhook() {
         ("DELETE FROM cars WHERE id = 6", "/cars/6"),
     ] {
         fill(&larder, &["/cars", "/cars/9", gone]).await;
+        if gone == "/cars/6" {
+            let exchange = format!(
+                "UPDATE vault.decrypted_secrets SET decrypted_secret = '{ENCODED}' WHERE name = 'larder_secret'"
+            );
+            postgres.sql(&exchange).await;
+        }
         postgres.sql(change).await;
         let sent = postgres
             .sql("DELETE FROM net.sent RETURNING headers, body")
@@ -168,4 +175,26 @@ async fn a_change_that_postgres_signs_is_believed_by_the_webhook() {
         }
         assert_eq!(larder.get("/cars/9").await.cache(), "HIT");
     }
+}
+
+#[tokio::test]
+async fn what_can_be_no_tag_holds_up_no_other() {
+    let postgres = Postgres::start().await;
+    postgres
+        .sql("CREATE TABLE pages (slug text PRIMARY KEY)")
+        .await;
+    postgres.sql(&text("larder.sql")).await;
+    postgres
+        .sql(
+            "CREATE TRIGGER purge AFTER INSERT ON pages FOR EACH ROW EXECUTE FUNCTION larder_purge('{slug}', 'pages'); \
+             INSERT INTO pages VALUES (''), (repeat('x', 257)), (E'two\\nlines'), (U&'\\0085'), ('good');",
+        )
+        .await;
+    // Everything of larder's would be refused for one of them, again and again.
+    assert_eq!(
+        postgres
+            .sql("SELECT string_agg(DISTINCT tag, ' ' ORDER BY tag) FROM larder_purges")
+            .await,
+        "good pages"
+    );
 }

@@ -482,3 +482,90 @@ async fn an_app_cannot_tag_away_what_purges_by_url_and_route_need() {
         assert_eq!(larder.get("/api/fleet").await.cache(), "HIT");
     }
 }
+
+#[tokio::test]
+async fn what_an_answer_is_tagged_and_grouped_with_never_leaves() {
+    let tagged = |answer: Answer| {
+        answer
+            .header("Cache-Control", "max-age=10, must-revalidate")
+            .header("Cache-Groups", "\"cars\"")
+            .header("Cache-Group-Invalidation", "\"none\"")
+            .header("Surrogate-Key", "a")
+    };
+    let app = App::says(move |seen| match seen.header("if-none-match") {
+        Some(_) => tagged(Answer::new(304, "")).header("ETag", "\"1\""),
+        None => tagged(Answer::ok("x")).header("ETag", "\"1\""),
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).manual_clock().start().await;
+    let fields = ["cache-groups", "cache-group-invalidation", "surrogate-key"];
+    let bare = |answer: &Response, what: &str| {
+        for field in fields {
+            assert!(!answer.has(field), "{what}: {field}");
+        }
+    };
+    for cache in ["MISS", "HIT", "REVALIDATED"] {
+        let answer = larder.get("/api/fleet").await;
+        assert_eq!(answer.cache(), cache);
+        bare(&answer, cache);
+        if cache == "HIT" {
+            larder.advance("11s").await;
+        }
+    }
+    // What the app has said only when it confirmed, is heeded as what it said before.
+    let group = json!({"groups": ["cars"], "origin": format!("http://{}", larder.address)});
+    assert_eq!(larder.get("/api/fleet").await.cache(), "HIT");
+    larder.purge(group).await;
+    assert_ne!(larder.get("/api/fleet").await.cache(), "HIT");
+    for (method, path) in [
+        ("HEAD", "/api/cars/1"),
+        ("GET", "/elsewhere"),
+        ("POST", "/elsewhere"),
+        ("DELETE", "/api/fleet"),
+    ] {
+        let answer = larder.client().send(method, path, &[], "").await;
+        bare(&answer, method);
+    }
+    let part = [("Range", "bytes=0-0")];
+    bare(
+        &larder.client().get_with("/api/cars/2", &part).await,
+        "range",
+    );
+}
+
+#[tokio::test]
+async fn what_a_route_purges_by_is_a_tag_or_nothing_and_what_is_missing_is_counted() {
+    let app = App::says(|seen| match seen.target.as_str() {
+        // An answer that breaks off, of which a field is wanted.
+        "/broken" => {
+            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\": 1").then_close()
+        }
+        _ => Answer::ok(seen.target.clone()),
+    })
+    .await;
+    let routes = r#"
+routes:
+  - { name: car, path: "/cars/{id}", ttl: 5m, tags: ["car:{id}"] }
+  - { name: book, path: /book, methods: [POST], purge: ["car:{request.id}"] }
+  - { name: broken, path: /broken, methods: [POST], purge: ["car:{response.id}"] }
+"#;
+    let larder = larder(&app).yaml(routes).start().await;
+    fill(&larder, &["/cars/1"]).await;
+    for id in [json!("x".repeat(300)), json!("a\nb"), json!(null), json!(1)] {
+        larder
+            .client()
+            .post("/book", &[], json!({ "id": id }).to_string())
+            .await;
+    }
+    assert_ne!(larder.get("/cars/1").await.cache(), "HIT");
+    let recent = larder.admin().get("/v1/purges").await.json();
+    assert_eq!(recent["purges"].as_array().unwrap().len(), 1, "{recent}");
+    let metrics = larder.metrics().await;
+    let skipped = "larder_purge_requests_total{way=\"route\",outcome=\"skipped\"} 3";
+    assert!(metrics.contains(skipped), "{metrics}");
+    // It breaks off for the client as for larder, and nobody waits for the rest.
+    let client = larder.client();
+    let answer = client.try_send("POST", "/broken", &[], "");
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), answer).await;
+    assert!(answer.expect("an end").is_err());
+}

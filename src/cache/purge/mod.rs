@@ -36,7 +36,7 @@ pub struct Position {
 }
 
 /// One purge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Purge {
     /// What it hits.
     pub scope: Scope,

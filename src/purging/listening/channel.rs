@@ -4,8 +4,11 @@
 //! What is said while nobody listens is lost; a stream is for what must not be.
 
 use super::super::Way;
-use super::Listening;
-use crate::redis_client::{Outage, Subscription};
+use super::{LOOK, Listening};
+use crate::redis_client::{Outage, PrivateLine, Subscription};
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::pin::pin;
 use std::time::Duration;
 
 /// Messages that are carried out together.
@@ -24,15 +27,22 @@ pub(super) async fn listen(to: &Listening, channel: &str) -> Outage {
 }
 
 async fn listen_to(to: &Listening, channel: &str) -> Result<std::convert::Infallible, Outage> {
-    let line = to.redis.private_line(channel.as_bytes()).await?;
-    let mut subscription = Subscription::begin(line, channel.as_bytes()).await?;
+    let mut line = to.redis.private_line(channel.as_bytes()).await?;
+    let mut subscription = Subscription::begin(&line, channel.as_bytes()).await?;
     tracing::info!(channel, "purges are heard from a channel");
     loop {
-        let mut messages = vec![subscription.next().await?];
+        let (first, renewed) = next(to, channel, &line, &mut subscription).await?;
+        let mut messages: Vec<_> = first.into_iter().collect();
         while messages.len() < BATCH
             && let Some(message) = subscription.waiting()
         {
             messages.push(message);
+        }
+        // The new one has begun to hear before the old one ends: what both have heard is purged twice.
+        if let Some(renewed) = renewed
+            && messages.len() < BATCH
+        {
+            (line, subscription) = renewed;
         }
         let mut purges = Vec::new();
         for message in messages {
@@ -41,9 +51,13 @@ async fn listen_to(to: &Listening, channel: &str) -> Result<std::convert::Infall
                 None => to.malformed(Way::Channel, channel),
             }
         }
+        if purges.is_empty() {
+            continue;
+        }
         let mut once = Vec::with_capacity(purges.len());
+        let mut known = HashSet::with_capacity(purges.len());
         for purge in purges {
-            if !once.contains(&purge) {
+            if known.insert(purge.clone()) {
                 once.push(purge);
             }
         }
@@ -58,6 +72,29 @@ async fn listen_to(to: &Listening, channel: &str) -> Result<std::convert::Infall
         }
         if !once.is_empty() {
             to.carry_out(once, Way::Channel, Some(channel.into())).await;
+        }
+    }
+}
+
+/// What is heard next; or a connection in place of `line`, where that was had by credentials that have been
+/// exchanged since, or leads to a server that has been left.
+async fn next(
+    to: &Listening,
+    channel: &str,
+    line: &PrivateLine,
+    subscription: &mut Subscription,
+) -> Result<(Option<Bytes>, Option<(PrivateLine, Subscription)>), Outage> {
+    let mut heard = pin!(subscription.next());
+    loop {
+        tokio::select! {
+            message = &mut heard => return Ok((Some(message?), None)),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let name = channel.as_bytes();
+        if let Some(renewed) = to.redis.renewed_line(name, line).await
+            && let Ok(subscription) = Subscription::begin(&renewed, name).await
+        {
+            return Ok((None, Some((renewed, subscription))));
         }
     }
 }

@@ -28,6 +28,10 @@ const LEFT_BEHIND: Duration = Duration::from_secs(2);
 const TRIES_MAX: i64 = 3;
 /// Entries kept that nobody has understood, about,
 const DEAD_MAX: usize = 1_000;
+/// of each so many fields,
+const DEAD_FIELDS_MAX: usize = 16;
+/// each cut to so many bytes,
+const DEAD_BYTES_MAX: usize = 1_024;
 /// and for how long.
 const DEAD_TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
 
@@ -150,7 +154,11 @@ impl Reader<'_> {
                 if !again || self.tries(&id).await? < TRIES_MAX {
                     return Ok(());
                 }
-                self.bury(&id, &fields).await?;
+                // Where it cannot be laid aside now, it stays, and stops no other.
+                if let Err(outage) = self.bury(&id, &fields).await {
+                    tracing::debug!(kind = outage.word(), "an entry could not be laid aside");
+                    return Ok(());
+                }
             }
         }
         let mut acknowledge = redis::cmd("XACK");
@@ -202,8 +210,10 @@ impl Reader<'_> {
             .arg(&self.stream.key)
             .arg("id")
             .arg(id);
-        for (name, value) in fields {
-            add.arg(name).arg(value);
+        for (name, value) in fields.iter().take(DEAD_FIELDS_MAX) {
+            for text in [name, value] {
+                add.arg(&text[..text.len().min(DEAD_BYTES_MAX)]);
+            }
         }
         let mut both = redis::pipe();
         both.add_command(add);

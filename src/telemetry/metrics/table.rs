@@ -71,7 +71,7 @@ table! {
     Counter "larder_cache_purged_objects_total" ["tier"]
         "Stored responses that were asked for and found to be purged, and so were fetched anew. A purge itself touches none: what nobody asks for any more is not counted.";
     Counter "larder_purge_requests_total" ["way", "outcome"]
-        "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why they were refused.";
+        "Requests to purge by the way they came in (api, method, route, webhook, channel, stream) and what became of them: logged, queued, local, or why nothing was done.";
     Histogram "larder_purge_visible_seconds" []
         "Time from another sidecar's purge, by Redis's clock and to the millisecond, until it was obeyed here.";
     Counter "larder_purge_notices_total" ["outcome"]

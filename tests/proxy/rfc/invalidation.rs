@@ -174,8 +174,7 @@ async fn an_app_ends_a_group_of_answers_rfc9875_3() {
         .send("POST", "/elsewhere", &elsewhere, "")
         .await;
     assert_eq!(fill().await, [1, 1, 1, 1]);
-    let answer = scene.ask("POST", "/elsewhere", "", ends).await;
-    assert!(answer.has("cache-group-invalidation"));
+    scene.ask("POST", "/elsewhere", "", ends).await;
     assert_eq!(fill().await, [2, 2, 1, 1]);
     // That \"bikes\" lost one of its own does not end it.
     scene
