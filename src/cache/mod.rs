@@ -678,7 +678,12 @@ impl Cache {
             // Read before asking: a purge that comes while Redis answers must hit what it answers.
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
-            match tier.get(key, variant.as_ref(), now, newest).await {
+            let found = tier.get(key, variant.as_ref(), now, newest).await;
+            if !self.shared.purges.is_current() {
+                // It may come from another server than was followed when it was asked.
+                return Lookup::Absent(Reason::Cold);
+            }
+            match found {
                 Ok(Found::Entry(entry)) => {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
