@@ -1389,6 +1389,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_more_is_known_than_the_witness_says_the_log_begins_anew_and_beyond() {
+        const FAR: u64 = 9_999_999_999_999;
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let id = format!("{FAR}-0");
+        server.cli(&["XADD", "test:purges", &id, "k", "tag", "v", "x"]);
+        until("it is replayed", || one.cache.position().log == (FAR, 0)).await;
+        // Both in one step: what was purged since the witness was written is lost.
+        let lose = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[2], '1-0', 'PX', 60000)";
+        server.cli(&["EVAL", lose, "2", "test:purges", "test:end:{test:purges}"]);
+        until("it is begun", || one.cache.position().log.0 > FAR).await;
+        let begun = server.cli(&["XRANGE", "test:purges", "-", "+"]);
+        assert!(begun.contains("genesis"), "{begun}");
+    }
+
+    #[tokio::test]
     async fn a_log_that_is_evicted_before_it_was_read_makes_everything_older_stale() {
         let server = Server::start().await;
         let mut one = Sidecar::start(&server, 1 << 20).ready().await;
