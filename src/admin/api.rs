@@ -85,6 +85,13 @@ impl Admin {
             .filter(|(_, read)| read.count() > 0)
             .map(|(outcome, read)| (outcome.word().to_owned(), quantiles(read)))
             .collect();
+        let visible = (families.iter())
+            .filter(|family| family.row.name == "larder_purge_visible_seconds")
+            .flat_map(|family| &family.series)
+            .find_map(|series| match &series.value {
+                Value::Histogram(read) if read.count() > 0 => Some(quantiles(read)),
+                _ => None,
+            });
         let requests: serde_json::Map<_, _> = Outcome::ALL
             .iter()
             .map(|outcome| {
@@ -107,6 +114,7 @@ impl Admin {
                 "objects": gauges.memory_objects,
             },
             "limits": {"allowed": totals.limits_allowed, "limited": totals.limits_refused},
+            "purges": {"visible": visible},
             "redis": self.state.redis.as_ref().map(|_| json!({
                 "up": gauges.redis.as_ref().is_some_and(|redis| redis.up),
                 "breaker": gauges.redis.as_ref().map(|redis| redis.breaker),

@@ -721,7 +721,12 @@ impl Cache {
             // Read before asking: a purge that comes while Redis answers must hit what it answers.
             let local = self.shared.purges.local();
             let variant = rule.as_ref().map(|rule| rule.key(key, request));
-            match tier.get(key, variant.as_ref(), now, newest).await {
+            let found = tier.get(key, variant.as_ref(), now, newest).await;
+            if !self.shared.purges.is_current() {
+                // It may come from another server than was followed when it was asked.
+                return Lookup::Absent(Reason::Cold);
+            }
+            match found {
                 Ok(Found::Entry(entry)) => {
                     if entry.is_for_all() == variant.is_some() || !entry.matches(request) {
                         return Lookup::Absent(Reason::Vary);
@@ -1424,6 +1429,22 @@ mod tests {
         server.cli(&["DEL", "test:purges", witness]);
         eventually_absent(&one, 1).await;
         begins("genesis").await;
+    }
+
+    #[tokio::test]
+    async fn where_more_is_known_than_the_witness_says_the_log_begins_anew_and_beyond() {
+        const FAR: u64 = 9_999_999_999_999;
+        let server = Server::start().await;
+        let one = Sidecar::start(&server, 1 << 20).ready().await;
+        let id = format!("{FAR}-0");
+        server.cli(&["XADD", "test:purges", &id, "k", "tag", "v", "x"]);
+        until("it is replayed", || one.cache.position().log == (FAR, 0)).await;
+        // Both in one step: what was purged since the witness was written is lost.
+        let lose = "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[2], '1-0', 'PX', 60000)";
+        server.cli(&["EVAL", lose, "2", "test:purges", "test:end:{test:purges}"]);
+        until("it is begun", || one.cache.position().log.0 > FAR).await;
+        let begun = server.cli(&["XRANGE", "test:purges", "-", "+"]);
+        assert!(begun.contains("genesis"), "{begun}");
     }
 
     #[tokio::test]

@@ -194,6 +194,8 @@ async fn visible_after(times: usize) -> Vec<Duration> {
         seen.contains("larder_purge_visible_seconds_count"),
         "{seen}"
     );
+    let stats = larders[0].admin().get("/v1/stats").await.json();
+    assert!(stats["purges"]["visible"]["p99_ms"].is_number(), "{stats}");
     took.sort_unstable();
     took
 }

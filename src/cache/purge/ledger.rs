@@ -11,7 +11,9 @@ use std::time::Duration;
 
 /// Purges kept for a Redis that is away; more become one purge of everything.
 pub const OUTBOX_MAX: usize = 10_000;
-/// A log that was followed until now is current for so long: time to connect anew and to catch up.
+/// So long after its connection was lost nobody doubts memory: time to connect anew and to catch up. Redis is
+/// not read meanwhile, unless keys are divided among servers of which others answer: who answers next may be
+/// a server with older data.
 pub const LOST_MAX: Duration = Duration::from_millis(250);
 /// For so long where its server is away while others of the same Redis answer. Nobody appends to a
 /// server that is gone, so that nothing is missed until its replica takes over; a sidecar that alone
@@ -144,6 +146,11 @@ impl Ledger {
     pub fn unsaid(&self) -> Vec<Pending> {
         let unsaid = self.outbox.iter().filter(|kept| kept.appended.is_none());
         unsaid.cloned().collect()
+    }
+
+    /// Whether the log has taken all of them.
+    pub fn has_said(&self) -> bool {
+        self.outbox.iter().all(|kept| kept.appended.is_some())
     }
 
     /// See [`Table::logged`].
@@ -382,7 +389,8 @@ impl Ledger {
     /// When [`Ledger::tick`] would change something though nothing happens.
     pub fn turns(&self, now: Duration) -> Option<Duration> {
         let lost = self.followed.map(|followed| followed + LOST_MAX);
-        let lost = lost.filter(|_| self.current && !self.has_caught_up());
+        let lost = lost.filter(|_| self.doubt == Doubt::None && !self.has_caught_up());
+        let lost = lost.filter(|lost| *lost > now);
         let settled = Some(self.settled).filter(|settled| *settled > now && self.has_caught_up());
         lost.or(settled)
     }
@@ -393,7 +401,7 @@ impl Ledger {
         let is_settled = now >= self.settled;
         (self.current, self.doubt) = match self.session {
             Some(session) if session.caught_up => (is_settled, Doubt::None),
-            _ if lost_for < LOST_MAX => (is_settled, Doubt::None),
+            _ if lost_for < LOST_MAX => (others_answer && is_settled, Doubt::None),
             Some(session) => (false, Doubt::CatchingUp(session.local)),
             // One server that answers again may have been told anything while we were away.
             None => {
@@ -401,5 +409,72 @@ impl Ledger {
                 (is_away && is_settled, Doubt::CutOff)
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that follows the log of some server.
+    fn followed(now: Duration) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.begins(now, Timestamp::default());
+        ledger.session_begins(now);
+        let look = Look {
+            lost: false,
+            first: (1, 0),
+            server: "a".to_owned(),
+            restarted: false,
+        };
+        ledger.looked(&look, now);
+        ledger.replay((1, 0), Said::Genesis);
+        ledger.heard_of(true, now, Timestamp::default());
+        assert!(ledger.is_current());
+        ledger
+    }
+
+    #[test]
+    fn once_the_connection_is_lost_redis_is_not_read_but_memory_is_not_doubted_at_once() {
+        let now = Duration::from_secs(10);
+        let mut ledger = followed(now);
+        ledger.session_ends(Outage::Connection, now, Timestamp::default());
+        assert!(!ledger.is_current(), "who answers next may be another");
+        assert_eq!(ledger.doubt(), Doubt::None);
+        ledger.session_begins(now);
+        assert!(!ledger.is_current() && ledger.doubt() == Doubt::None);
+        ledger.session_ends(Outage::Connection, now, Timestamp::default());
+        ledger.tick(false, false, now + LOST_MAX);
+        assert_eq!(ledger.doubt(), Doubt::CutOff);
+    }
+
+    #[test]
+    fn where_others_of_the_same_redis_answer_they_are_read_on_for_a_bounded_time() {
+        let now = Duration::from_secs(10);
+        let mut ledger = followed(now);
+        ledger.session_ends(Outage::Connection, now, Timestamp::default());
+        for (later, is_current) in [
+            (Duration::ZERO, true),
+            (LOST_MAX, true),
+            (LOG_AWAY_MAX, false),
+        ] {
+            ledger.tick(false, true, now + later);
+            assert_eq!(ledger.is_current(), is_current, "{later:?}");
+        }
+    }
+
+    #[test]
+    fn a_purge_on_its_way_is_not_said_yet() {
+        let now = Duration::from_secs(10);
+        let mut ledger = followed(now);
+        let all = Purge {
+            scope: Scope::All,
+            soft: false,
+        };
+        let pending = ledger.apply(&[all], now);
+        ledger.keep(&pending);
+        assert!(ledger.due(now).is_empty() && !ledger.has_said());
+        ledger.appended(&pending[0], (2, 0), now);
+        assert!(ledger.has_said());
     }
 }

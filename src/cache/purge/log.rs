@@ -249,9 +249,8 @@ impl PurgeLog {
     /// was away, and shows that this sidecar lives. Once a process, on the background runtime. How long
     /// others' purges took to come here, the `recorder` is told.
     ///
-    /// A log that is lost for a moment, or whose server is away while others of the same Redis answer,
-    /// is taken for current a while longer: see [`LOST_MAX`](super::LOST_MAX) and
-    /// [`LOG_AWAY_MAX`](super::LOG_AWAY_MAX).
+    /// Where its server is away while others of the same Redis answer, the log is taken for current a while
+    /// longer: see [`LOG_AWAY_MAX`](super::LOG_AWAY_MAX).
     pub async fn follow(&self, redis: &Redis, clock: &Clock, recorder: &Recorder) -> Infallible {
         let stream = self.stream.as_bytes();
         let mut tried: Option<Instant> = None;
@@ -267,6 +266,10 @@ impl PurgeLog {
                         ended = self.session(redis, line, clock, recorder) => ended,
                         never = self.turn() => match never {},
                     };
+                    if self.read().has_caught_up() {
+                        // Until there is another, Redis is not read.
+                        pause = Duration::from_millis(fastrand::u64(1..5));
+                    }
                     self.change(|ledger| ledger.session_ends(ended, self.now(), clock.now()));
                     redis.line_ended(ended);
                     if ended == Outage::Forbidden {
@@ -361,7 +364,7 @@ impl PurgeLog {
         let stream = self.stream.as_bytes();
         let mut beaten: Option<Instant> = None;
         let mut looked: Option<Instant> = None;
-        let mut has_said = false;
+        let mut is_due = false;
         // What was purged before this process could hear of it is no delay.
         let is_known = self.position().log != LogId::default();
         loop {
@@ -374,17 +377,24 @@ impl PurgeLog {
                     Ok(()) => looked = Some(Instant::now()),
                     Err(outage) => return outage,
                 }
-                let due = self.read().due(self.now());
-                // What cannot be appended now stays and is tried again at the next look.
-                has_said = self.append(Way::Own(&line), &due).await.is_ok();
+                is_due = true;
             }
-            let (has_caught_up, is_settled) = {
+            if is_due {
+                let due = self.read().due(self.now());
+                // What cannot be appended now stays and is tried again soon.
+                let _ = self.append(Way::Own(&line), &due).await;
+            }
+            let (has_caught_up, is_settled, has_said) = {
                 let ledger = self.read();
-                (ledger.has_caught_up(), ledger.is_settled(self.now()))
+                let is_settled = ledger.is_settled(self.now());
+                let has_said = is_settled || ledger.has_said();
+                (ledger.has_caught_up(), is_settled, has_said)
             };
+            // Others wait for what is said while Redis is left alone.
+            is_due = !is_settled;
             let every = if is_settled { HEARTBEAT } else { SETTLING };
             // To beat is to have said it all.
-            if (is_settled || has_said) && beaten.is_none_or(|at| at.elapsed() >= every) {
+            if has_said && beaten.is_none_or(|at| at.elapsed() >= every) {
                 if let Err(outage) = self.beat(&line).await {
                     return outage;
                 }
