@@ -993,7 +993,9 @@ mod tests {
         }
         assert_eq!((answered, turned_away), (20, 80));
         assert!(redis.is_up() && redis.status().opened == 0);
-        assert_eq!((redis.utilization(), redis.utilization()), (1.0, 0.0));
+        // A probe of its own may be under way the second time.
+        let (most, now) = (redis.utilization(), redis.utilization());
+        assert!((most - 1.0).abs() < 1e-6 && now <= 0.05, "{most} and {now}");
         until("more connections are made", || {
             redis.status().connections > 1
         })

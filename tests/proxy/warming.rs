@@ -172,6 +172,11 @@ async fn a_list_is_warmed_at_the_start_and_renewed_before_it_ends() {
         (app.count("/api/fleet") == 2).then_some(())
     })
     .await;
+    eventually("what came is stored", async || {
+        let answer = larder.get_with("/api/fleet", &host).await;
+        (answer.header("age") == "0").then_some(())
+    })
+    .await;
     larder.advance("3m").await;
     assert_eq!(larder.get_with("/api/fleet", &host).await.cache(), "HIT");
     assert_eq!(app.count("/api/fleet"), 2);
