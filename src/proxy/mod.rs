@@ -73,6 +73,7 @@ use resume::Resume;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
+use tokio::sync::oneshot;
 use visit::Visit;
 
 /// One configuration with what is made from it once: a request sees exactly one of these.
@@ -496,22 +497,64 @@ impl Proxy {
     async fn pass(
         &self,
         ask: &Ask<'_>,
-        mut body: RequestBody,
+        body: RequestBody,
         reason: Reason,
         changes: bool,
     ) -> Result<Reply, Problem> {
-        let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
-        let asked = post::Asked::begin(self);
+        if changes {
+            return self.outliving(ask, body, reason).await;
+        }
         if reason == Reason::Shadow {
             return Box::pin(self.shadow(ask, body)).await;
         }
         let mut response = self.ask_app(ask, body).await?;
+        tags::remove(response.headers_mut());
+        groups::remove(response.headers_mut());
+        let tap = self.sight(ask, &response);
+        Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap))
+    }
+
+    /// The same of a request that changes something, which outlives its client: whether he waits for the
+    /// answer or not, it purges what it would have.
+    async fn outliving(
+        &self,
+        ask: &Ask<'_>,
+        body: RequestBody,
+        reason: Reason,
+    ) -> Result<Reply, Problem> {
+        let (proxy, visit) = (self.clone(), ask.visit.copy());
+        let span = ask.span.child("pass");
+        let (tell, told) = oneshot::channel();
+        fetch::spawn(async move {
+            let snapshot = &visit.snapshot;
+            let target = Target::parse(visit.uri.path(), visit.uri.query());
+            let identity = &snapshot.identity;
+            let ask = Ask {
+                visit: &visit,
+                target: &target,
+                found: &snapshot.settings.routes.find(&visit.method, &target),
+                caller: &identity.caller(visit.peer.address, &visit.headers, visit.now),
+                span: &span,
+                search: (proxy.0.shared.searches).find(|| visit.authority(), target.path),
+            };
+            let changing = pin!(proxy.change(&ask, body, reason));
+            // He may have gone.
+            let _ = tell.send(redis_client::as_one(changing).await);
+        });
+        told.await.unwrap_or(Err(Problem::Internal))
+    }
+
+    async fn change(
+        &self,
+        ask: &Ask<'_>,
+        mut body: RequestBody,
+        reason: Reason,
+    ) -> Result<Reply, Problem> {
+        let wanted = purge::wanted(ask.found.rule, &ask.visit.method, &mut body);
+        let asked = post::Asked::begin(self);
+        let mut response = self.ask_app(ask, body).await?;
         let tags = tags::take(response.headers_mut());
         let tap = self.sight(ask, &response);
-        if !changes {
-            groups::remove(response.headers_mut());
-            return Ok(Reply::app(ask, response, Outcome::Bypass, reason).tapped(tap));
-        }
         if reason == Reason::Method
             && let Some(get) = asked.get(ask, &response)
         {

@@ -115,16 +115,26 @@ impl Visit {
         }
     }
 
+    /// The same, for what outlives this one.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            snapshot: self.snapshot.clone(),
+            uri: self.uri.clone(),
+            headers: self.headers.clone(),
+            content: self.content.clone(),
+            interim: self.interim.clone(),
+            ..*self
+        }
+    }
+
     /// The same, had it been a GET of its target.
     pub(super) fn as_get(&self) -> Self {
         Self {
             method: Method::GET,
-            snapshot: self.snapshot.clone(),
-            uri: self.uri.clone(),
-            headers: self.headers.clone(),
             content: OnceLock::new(),
             interim: None,
-            ..*self
+            ..self.copy()
         }
     }
 

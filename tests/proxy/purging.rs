@@ -189,3 +189,34 @@ async fn a_url_is_purged_in_whatever_spelling() {
         assert_eq!(after.cache(), "MISS", "{spelling}");
     }
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_app_has_answered_takes_no_purge_with_it() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = App::says(move |seen| match seen.method.as_str() {
+        "POST" => Answer::new(201, "{}").behind(&held),
+        _ => Answer::ok(seen.target.clone()),
+    })
+    .await;
+    let larder = larder(&app).yaml(ROUTES).start().await;
+    fill(&larder).await;
+    let client = larder.client();
+    let booking = tokio::spawn(async move {
+        let json = [("Content-Type", "application/json")];
+        client.post("/api/bookings", &json, r#"{"carId":1}"#).await
+    });
+    eventually("the app is asked", async || {
+        (app.count("/api/bookings") == 1).then_some(())
+    })
+    .await;
+    booking.abort();
+    assert!(booking.await.is_err());
+    assert_eq!(larder.get("/api/cars/1").await.cache(), "HIT");
+    gate.open();
+    eventually("what it has changed is purged", async || {
+        (larder.get("/api/cars/1").await.cache() != "HIT").then_some(())
+    })
+    .await;
+    assert_eq!(larder.get("/api/cars/2").await.cache(), "HIT");
+}
