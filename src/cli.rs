@@ -1084,15 +1084,7 @@ fn ask(port: &AdminPort, given: Option<&str>, path: &str) -> Result<serde_json::
         body: None,
         timeout: STATS_TIMEOUT,
     };
-    let (status, answer) = request.send().map_err(|(exit, why)| fail(exit, &why))?;
-    match (status, serde_json::from_str(&answer)) {
-        (200..=299, Ok(answer)) => Ok(answer),
-        (200..=299, Err(_)) => Err(fail(
-            Exit::Unreachable,
-            "the answer is not one of a larder like this",
-        )),
-        _ => Err(refused("it does not say", &answer, status)),
-    }
+    request.told("it does not say")
 }
 
 fn healthcheck(options: &Healthcheck) -> Exit {
@@ -1126,6 +1118,19 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
+    /// The answer as JSON; where it is refused, `what` came of it.
+    fn told(&self, what: &str) -> Result<serde_json::Value, Exit> {
+        let (status, answer) = self.send().map_err(|(exit, why)| fail(exit, &why))?;
+        match (status, serde_json::from_str(&answer)) {
+            (200..=299, Ok(answer)) => Ok(answer),
+            (200..=299, Err(_)) => Err(fail(
+                Exit::Unreachable,
+                "the answer is not one of a larder like this",
+            )),
+            _ => Err(refused(what, &answer, status)),
+        }
+    }
+
     /// Status and body of the answer, or how to exit and why.
     fn send(&self) -> Result<(u16, String), (Exit, String)> {
         let usage = |why: &str| (Exit::Usage, format!("--admin {}: {why}", self.admin));

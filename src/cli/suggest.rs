@@ -1,6 +1,6 @@
 //! `larder suggest`: what traffic is worth a route, as YAML.
 
-use super::{AdminPort, Exit, Request, ask, fail, refused, say, talk, token};
+use super::{AdminPort, Exit, Request, ask, say, talk, token};
 use clap::Args;
 use std::time::Duration;
 
@@ -62,14 +62,9 @@ fn look(options: &Suggest, length: &str) -> Result<(), Exit> {
         body: Some(serde_json::json!({ "for": length }).to_string()),
         timeout: TIMEOUT,
     };
-    match request.send() {
-        Ok((200..=299, _)) => {
-            talk(&format!(
-                "larder looks at what goes to the app for {length}; `larder suggest` prints it at any time"
-            ));
-            Ok(())
-        }
-        Ok((status, answer)) => Err(refused("it cannot look", &answer, status)),
-        Err((exit, why)) => Err(fail(exit, &why)),
-    }
+    request.told("it cannot look")?;
+    talk(&format!(
+        "larder looks at what goes to the app for {length}; `larder suggest` prints it at any time"
+    ));
+    Ok(())
 }

@@ -75,7 +75,8 @@ impl Cron {
 
     /// `day` counts from 1970-01-01, a Thursday.
     fn has_day(&self, day: u64) -> bool {
-        let (month, of_month) = civil(day);
+        let midnight = Timestamp::from_millis(day.saturating_mul(86_400_000));
+        let (_, month, of_month) = midnight.date();
         let (by_month, by_week) = (has(self.days, of_month), has(self.weekdays, (day + 4) % 7));
         let is_day = match self.either_day {
             true => by_month || by_week,
@@ -87,23 +88,6 @@ impl Cron {
 
 const fn has(set: u64, number: u64) -> bool {
     set & (1 << number) != 0
-}
-
-/// Month and day of the month of a day since 1970-01-01 (Gregorian; Hinnant's days_from_civil, solved for
-/// the date).
-const fn civil(day: u64) -> (u64, u64) {
-    let day = day + 719_468;
-    let of_era = day % 146_097;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let of_month = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    (month, of_month)
 }
 
 /// The numbers that a field names, as bits. `names` are those of the first numbers of `range`.

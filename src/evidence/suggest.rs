@@ -74,6 +74,8 @@ pub struct Sights {
     until: AtomicU64,
     /// The second (upper half) and how many have been looked at in it.
     paced: AtomicU64,
+    /// Requests that were not looked at since, for there were too many.
+    skipped: AtomicU64,
     seen: Mutex<Seen>,
 }
 
@@ -82,8 +84,6 @@ struct Seen {
     since: Option<Timestamp>,
     shapes: BTreeMap<String, Shape>,
     beyond: u64,
-    /// Requests that were not looked at, for there were too many.
-    skipped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +133,7 @@ impl Sights {
         // Two that come at once may count as one.
         self.paced.store(second | (looked + 1), Ordering::Relaxed);
         if looked >= LOOKS_MAX {
-            lock(&self.seen).skipped += 1;
+            self.skipped.fetch_add(1, Ordering::Relaxed);
         }
         looked < LOOKS_MAX
     }
@@ -144,11 +144,17 @@ impl Sights {
     }
 
     fn begin(&self, until: u64, now: Timestamp) {
-        *lock(&self.seen) = Seen {
+        self.forget(&mut lock(&self.seen), now);
+        self.until.store(until, Ordering::Relaxed);
+    }
+
+    /// What is seen is seen from `now` on.
+    fn forget(&self, seen: &mut Seen, now: Timestamp) {
+        *seen = Seen {
             since: Some(now),
             ..Seen::default()
         };
-        self.until.store(until, Ordering::Relaxed);
+        self.skipped.store(0, Ordering::Relaxed);
     }
 
     /// Looks for so long, at most [`LOOK_MAX`]; what was seen before is forgotten.
@@ -162,10 +168,7 @@ impl Sights {
         let since = *seen.since.get_or_insert(sight.now);
         if sight.now.since(since) > LOOK_MAX {
             // What an app did the day before yesterday says little of today.
-            *seen = Seen {
-                since: Some(sight.now),
-                ..Seen::default()
-            };
+            self.forget(&mut seen, sight.now);
         }
         let shape = shape_of(sight.path);
         let is_full = seen.shapes.len() >= SHAPES_MAX && !seen.shapes.contains_key(&shape);
@@ -190,7 +193,8 @@ impl Sights {
         let requests = seen.shapes.values().map(|shape| shape.requests);
         let requests = requests.sum::<u64>() + seen.beyond;
         // Each that was looked at stands for as many that were not.
-        let stands_for_each = (requests + seen.skipped) as f64 / requests.max(1) as f64;
+        let stands_for_each =
+            (requests + self.skipped.load(Ordering::Relaxed)) as f64 / requests.max(1) as f64;
         let (mut routes, mut others) = (Vec::new(), Vec::new());
         let differing: Vec<_> = (seen.shapes.iter())
             .filter(|(_, shape)| shape.differing() > 0)

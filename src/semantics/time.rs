@@ -43,8 +43,9 @@ impl Timestamp {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// Year, month (January is 1) and day.
-    fn date(self) -> (u64, u64, u64) {
+    /// Year, month (January is 1) and day, in UTC.
+    #[must_use]
+    pub fn date(self) -> (u64, u64, u64) {
         let days = self.as_secs() / 86_400;
         // Years are counted from March, so that the leap day comes last (H. Hinnant's civil_from_days).
         let shifted = days + 719_468;
